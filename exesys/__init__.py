@@ -1,0 +1,33 @@
+"""ExeSys: a self-hosted job server. Plain Python functions, called over a bus.
+
+The names below are loaded when first used, so that `import exesys` in a
+function module costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exesys.bus.client import AsyncClient, Client
+    from exesys.errors import ExesysError, JobError
+    from exesys.functions import function
+
+__version__ = "0.1.0"
+__all__ = ["AsyncClient", "Client", "ExesysError", "JobError", "__version__", "function"]
+
+_HOMES = {
+    "AsyncClient": "exesys.bus.client",
+    "Client": "exesys.bus.client",
+    "ExesysError": "exesys.errors",
+    "JobError": "exesys.errors",
+    "function": "exesys.functions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'exesys' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,201 @@
+"""A command: what a client sends, checked. Pure; the same checks at every door.
+
+REST, the Python client and the router all build commands here, so a name
+that one of them refuses, all refuse. Data is already packed (see `codec`):
+only the slot that runs the function opens it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from exesys import codec
+from exesys.errors import BadCommand, TooLarge, nearest
+
+END = "end_job"
+DEFAULT_FROM = "client"
+DEFAULT_QUEUE = "default"
+DEFAULT_PRIORITY = 4
+MAX_TARGETS = 10_000
+MAX_SECONDS = 366 * 86_400
+MAX_RETRIES = 1_000
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_FIELDS = ("from", "to", "cmd", "data", "job_id")
+_NAME_RULE = "Use 1 to 128 of the characters A-Z a-z 0-9 _ . -"
+
+
+class Limits(NamedTuple):
+    """How much one command may be. Units in the names."""
+
+    data_bytes: int = 1 << 20
+    depth: int = 100
+
+
+class Command(NamedTuple):
+    """One checked command.
+
+    `data` is msgpack; `options` holds only what was given, under the names
+    of the wire (`at` as RFC 3339 text). `to` joins a list by commas.
+    """
+
+    from_: str
+    to: str
+    cmd: str
+    data: bytes
+    job_id: str
+    options: Mapping[str, Any]
+
+    @property
+    def digest(self) -> bytes:
+        """Nine bytes that tell whether two commands ask for the same work."""
+        return hashlib.blake2b(self.cmd.encode() + b"\0" + self.data, digest_size=9).digest()
+
+
+def check_name(value: Any, field: str) -> str:
+    """Return the name, or raise BadCommand saying what is wrong with it."""
+    if type(value) is str and NAME.fullmatch(value):
+        return value
+    if not isinstance(value, str):
+        problem = f"`{field}` must be a string, not {_json_type(value)}."
+    elif not value:
+        problem = f"`{field}` is empty."
+    elif len(value) > 128:
+        problem = f"`{field}` has {len(value)} characters."
+    else:
+        bad = next(char for char in value if not NAME.fullmatch(char))
+        problem = f"`{field}` holds the character {bad!r}."
+    raise BadCommand(problem, field=field, fix=_NAME_RULE)
+
+
+def check_to(value: Any) -> str:
+    """Return the target, a list joined by commas."""
+    if not isinstance(value, (list, tuple)):
+        return check_name(value, "to")
+    if not 1 <= len(value) <= MAX_TARGETS:
+        raise BadCommand(f"`to` lists {len(value)} names.", field="to", fix=f"List 1 to {MAX_TARGETS:,} names.")
+    names = [check_name(name, "to") for name in value]
+    if len(set(names)) != len(names):
+        raise BadCommand("`to` lists a name twice.", field="to", fix="List each name once.")
+    return ",".join(names)
+
+
+def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
+    def check(key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise BadCommand(f"`{key}` must be a number, not {_json_type(value)}.", field=key)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise BadCommand(f"`{key}` is {value}.", field=key, fix=f"Give {low:g} to {high:,.0f} {unit}.")
+        return value
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[str, Any], int]:
+    def check(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give a whole number, {low} to {high:,}.")
+        return value
+
+    return check
+
+
+def _moment(key: str, value: Any) -> str:
+    due_ms(value)
+    return str(value)
+
+
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "queue": lambda key, value: check_name(value, key),
+    "priority": _whole(0, 9),
+    "delay_s": _number(0, MAX_SECONDS, "seconds"),
+    "at": _moment,
+    "timeout_s": _number(0.01, MAX_SECONDS, "seconds"),
+    "retries": _whole(0, MAX_RETRIES),
+    "backoff_s": _number(0, 86_400, "seconds"),
+    "result_ttl_s": _number(1, MAX_SECONDS, "seconds"),
+}
+
+
+def due_ms(at: Any) -> int:
+    """Turn RFC 3339 text into milliseconds since 1970. Raises BadCommand."""
+    fix = "Write it like 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00."
+    if not isinstance(at, str):
+        raise BadCommand(f"`at` must be a string, not {_json_type(at)}.", field="at", fix=fix)
+    try:
+        moment = dt.datetime.fromisoformat(at)
+    except ValueError:
+        raise BadCommand(f"`at` is {at!r:.60}, which is no date and time.", field="at", fix=fix) from None
+    if moment.tzinfo is None:
+        raise BadCommand(f"`at` is {at!r:.60}, which has no time zone.", field="at", fix=fix)
+    return int(moment.timestamp() * 1000)
+
+
+def check_options(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the options, each checked. Raises BadCommand naming the key."""
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
+        check = OPTIONS.get(key)
+        if check is None:
+            raise _unknown_key(key)
+        checked[key] = check(key, value)
+    if "at" in checked and "delay_s" in checked:
+        raise BadCommand("`at` and `delay_s` are both given.", field="at", fix="Give one of them.")
+    return checked
+
+
+def build(from_: Any, to: Any, cmd: Any, data: bytes, job_id: Any, options: Mapping[Any, Any]) -> Command:
+    """Make a command from parts. Raises BadCommand; the data is not looked at."""
+    return Command(
+        check_name(from_, "from"),
+        check_to(to),
+        check_name(cmd, "cmd"),
+        data,
+        check_name(job_id, "job_id"),
+        check_options(options) if options else {},
+    )
+
+
+def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
+    """Make a command from the JSON object a client sent over REST.
+
+    `new_id` makes the job_id when there is none. Raises BadCommand or TooLarge.
+    """
+    if not isinstance(body, dict):
+        raise BadCommand(
+            f"a command must be a JSON object, not {_json_type(body)}.",
+            fix='Send {"from": …, "to": …, "cmd": …, "data": …, "job_id": …}.',
+        )
+    if "cmd" not in body:
+        unknown = [key for key in body if key not in _FIELDS and key not in OPTIONS]
+        if unknown:
+            raise _unknown_key(unknown[0])
+        raise BadCommand("`cmd` is missing.", field="cmd", fix="Name the function to run.")
+    codec.check_depth(body.get("data"), limits.depth)
+    data = codec.pack(body.get("data"))
+    if len(data) > limits.data_bytes:
+        raise TooLarge(
+            f"the data has {len(data):,} bytes; at most {limits.data_bytes:,} are allowed.",
+            field="data",
+            fix="Send less, store it elsewhere and send a reference, or raise [limits] data_bytes.",
+        )
+    options = {key: value for key, value in body.items() if key not in _FIELDS}
+    job_id = body["job_id"] if "job_id" in body else new_id()
+    return build(body.get("from", DEFAULT_FROM), body.get("to", END), body["cmd"], data, job_id, options)
+
+
+def _unknown_key(key: Any) -> BadCommand:
+    known = [*_FIELDS, *OPTIONS]
+    close = nearest(str(key), known)
+    fix = f"Did you mean `{close}`?" if close else f"Known keys: {', '.join(known)}."
+    return BadCommand(f"the key {str(key)[:60]!r} is unknown.", field=str(key)[:60], fix=fix)
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

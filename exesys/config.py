@@ -1,0 +1,331 @@
+"""The settings: one immutable, validated object. Pure: text in, `Config` out.
+
+Every key of `etc/exesys.ini` is a field below, with its default and its rule,
+and can also be set as `EXESYS_<SECTION>_<KEY>`. `environment.py` does the
+reading. A wrong value raises ConfigError naming file, line, key and what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exesys.command import NAME
+from exesys.errors import ConfigError, nearest
+
+LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
+UNIX_PATH_MAX_BYTES = 107
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the text of one key becomes a value. `parse` raises ValueError."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+def _int(low: int, high: int) -> Rule:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Rule(parse, f"a whole number, {low} to {high}")
+
+
+def _seconds(low: float, high: float) -> Rule:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Rule(parse, f"seconds, {low:g} to {high:g}")
+
+
+def _bytes(low: int, high: int) -> Rule:
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"(\d+)\s*([kmg]?)b?", text.strip().lower())
+        if not match:
+            raise ValueError
+        value = int(match[1]) * _UNITS[match[2]]
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Rule(parse, f"bytes, {low} to {high}; k, m and g are understood")
+
+
+def _matching(pattern: str, allowed: str) -> Rule:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return Rule(parse, allowed)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names or not all(NAME.fullmatch(name) for name in names):
+        raise ValueError
+    return names
+
+
+_FREE = Rule(str, "any text")
+_PORT = _int(1, 65_535)
+_AUTO_PORT = Rule(_int(0, 65_535).parse, "a port, 1 to 65535, or 0 to choose a free one")
+_HOST = _matching(LOOPBACK.pattern, "a loopback address such as 127.0.0.1 (wider needs tokens, which are not here yet)")
+
+
+def _key(default: Any, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
+
+
+@dataclass(frozen=True)
+class Functions:
+    path: str = _key("modules", Rule(str, "directories, with ':' between"))
+
+
+@dataclass(frozen=True)
+class Rest:
+    host: str = _key("127.0.0.1", _HOST)
+    port: int = _key(5000, _PORT)
+    threads: int = _key(64, _int(4, 1024))
+    connections: int = _key(2000, _int(10, 100_000))
+
+
+@dataclass(frozen=True)
+class Web:
+    host: str = _key("127.0.0.1", _HOST)
+    port: int = _key(5001, _PORT)
+    path: str = _key("", Rule(str, "a directory of your own pages, or empty"))
+
+
+@dataclass(frozen=True)
+class Redis:
+    url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"))
+    data_url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 of the same server"))
+    server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
+    port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
+    prefix: str = _key("", _matching(r"(\{[A-Za-z0-9_-]{1,16}\})?", "empty, or a hash tag like {s07}"))
+
+
+@dataclass(frozen=True)
+class Mongo:
+    uri: str = _key("", _matching(r"(mongodb(\+srv)?://.+)?", "mongodb://…, or empty"))
+    port: int = _key(0, _AUTO_PORT)
+    server: str = _key("", Rule(str, "the path of a mongod, 'none' for no private server, or empty to search"))
+    database: str = _key("exesys", _matching(r"[A-Za-z0-9_-]{1,60}", "letters, digits, _ and -, at most 60"))
+
+
+@dataclass(frozen=True)
+class Bus:
+    endpoint: str = _key(
+        "",
+        _matching(
+            r"(ipc://.+|tcp://(127(\.\d{1,3}){3}|localhost):\d{1,5})?", "ipc:///path, tcp://127.0.0.1:port, or empty"
+        ),
+    )
+    heartbeat_s: float = _key(1.0, _seconds(0.05, 60))
+    misses: int = _key(5, _int(2, 100))
+    pending: int = _key(20_000, _int(100, 1_000_000))
+
+
+@dataclass(frozen=True)
+class Worker:
+    slots: int = _key(2, _int(1, 1024))
+    queues: tuple[str, ...] = _key(("default",), Rule(_names, "names of queues, with ',' between"))
+    prefetch: int = _key(16, _int(0, 1000))
+    max_jobs: int = _key(100_000, _int(1, 1_000_000_000))
+    memory_bytes: int = _key(1 << 30, _bytes(32 << 20, 1 << 44))
+    grace_s: float = _key(20.0, _seconds(0, 3600))
+    kill_grace_s: float = _key(2.0, _seconds(0, 600))
+    import_timeout_s: float = _key(30.0, _seconds(0.5, 3600))
+
+
+@dataclass(frozen=True)
+class Limits:
+    body_bytes: int = _key(8 << 20, _bytes(1024, 1 << 30))
+    data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
+    depth: int = _key(100, _int(1, 400))
+    array: int = _key(1000, _int(1, 100_000))
+    queue_depth: int = _key(5_000_000, _int(1, 1_000_000_000))
+    timeout_s: float = _key(3600.0, _seconds(0.01, 366 * 86_400))
+    max_crashes: int = _key(3, _int(1, 1000))
+    max_losses: int = _key(10, _int(1, 1000))
+    result_ttl_s: float = _key(86_400.0, _seconds(1, 366 * 86_400))
+    error_ttl_s: float = _key(14 * 86_400.0, _seconds(1, 366 * 86_400))
+    log_bytes: int = _key(64 << 10, _bytes(1024, 16 << 20))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, and where the project and its home are.
+
+    `root` is the project's directory (relative paths in the ini start
+    there); `home` holds run/, data/ and log/.
+    """
+
+    root: Path
+    home: Path
+    ini: Path | None = None
+    functions: Functions = Functions()
+    rest: Rest = Rest()
+    web: Web = Web()
+    redis: Redis = Redis()
+    mongo: Mongo = Mongo()
+    bus: Bus = Bus()
+    worker: Worker = Worker()
+    limits: Limits = Limits()
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "log"
+
+    @property
+    def bus_endpoint(self) -> str:
+        return self.bus.endpoint or f"ipc://{self.run}/bus"
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis.url or f"unix://{self.run}/redis?db=0"
+
+    @property
+    def redis_data_url(self) -> str:
+        """The database functions work in: never the one that holds job state."""
+        if self.redis.data_url:
+            return self.redis.data_url
+        base, _, query = self.redis_url.partition("?")
+        options = [part for part in query.split("&") if part and not part.startswith("db=")]
+        if not base.startswith("unix://"):
+            base = re.sub(r"^(\w+://[^/]*)(/\d*)?$", r"\1", base)
+        return f"{base}?{'&'.join([*options, 'db=1'])}"
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://{self.rest.host}:{self.rest.port}"
+
+    @property
+    def web_url(self) -> str:
+        return f"http://{self.web.host}:{self.web.port}"
+
+    @property
+    def module_dirs(self) -> tuple[Path, ...]:
+        return tuple(self.root / part for part in self.functions.path.split(":") if part)
+
+    @property
+    def lease_s(self) -> float:
+        """How long a worker may be silent before its jobs go elsewhere."""
+        return self.bus.heartbeat_s * self.bus.misses
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "functions": Functions,
+    "rest": Rest,
+    "web": Web,
+    "redis": Redis,
+    "mongo": Mongo,
+    "bus": Bus,
+    "worker": Worker,
+    "limits": Limits,
+}
+
+
+def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, cwd: Path) -> Config:
+    """Build the settings from the ini's text and the environment.
+
+    `EXESYS_HOME` counts from `cwd`, its default `var` from `root`. Raises
+    ConfigError.
+    """
+    source = str(ini) if ini else "the settings"
+    given = _read_ini(text, source)
+    home = cwd / environ["EXESYS_HOME"] if environ.get("EXESYS_HOME") else root / "var"
+    parts: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        values: dict[str, Any] = {}
+        for key in dataclasses.fields(section):
+            variable = f"EXESYS_{name}_{key.name}".upper()
+            if variable in environ:
+                values[key.name] = _value(key, environ[variable], f"the environment variable {variable}")
+            elif key.name in given.get(name, {}):
+                line = _line_of(text, name, key.name)
+                values[key.name] = _value(key, given[name][key.name], f"{source}, line {line}: [{name}] {key.name}")
+        parts[name] = section(**values)
+    config = Config(root=root, home=home.absolute(), ini=ini, **parts)
+    return _check_paths(config)
+
+
+def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="\0")
+    try:
+        parser.read_string(text, source)
+    except configparser.Error as error:
+        raise ConfigError(f"{' '.join(str(error).split())}.", fix="See etc/exesys.ini for the form.") from error
+    for name in parser.sections():
+        if name not in SECTIONS:
+            line = _line_of(text, name, None)
+            raise _unknown(f"{source}, line {line}: the section [{name}]", name, list(SECTIONS))
+        known = [key.name for key in dataclasses.fields(SECTIONS[name])]
+        for key in parser[name]:
+            if key not in known:
+                line = _line_of(text, name, key)
+                raise _unknown(f"{source}, line {line}: the key `{key}` of [{name}]", key, known)
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _value(key: dataclasses.Field[Any], text: str, where: str) -> Any:
+    rule: Rule = key.metadata["rule"]
+    try:
+        return rule.parse(text.strip())
+    except ValueError:
+        raise ConfigError(f"{where} is {text!r}.", field=key.name, fix=f"Allowed: {rule.allowed}.") from None
+
+
+def _unknown(what: str, word: str, known: list[str]) -> ConfigError:
+    close = nearest(word, known)
+    return ConfigError(f"{what} is unknown.", fix=f"Did you mean `{close}`?" if close else f"Known: {', '.join(known)}.")
+
+
+def _line_of(text: str, section: str, key: str | None) -> int:
+    """Find the line a key (or a section's head) stands on; configparser forgets it."""
+    inside = False
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.startswith(f"[{section}]")
+            if inside and key is None:
+                return number
+        elif inside and key and re.match(rf"{re.escape(key)}\s*[=:]", stripped, re.IGNORECASE):
+            return number
+    return 0
+
+
+def _check_paths(config: Config) -> Config:
+    # The longest socket beside the front one is that of a worker: bus.w-<16 hex>.
+    longest = len(str(config.run / "bus.w-0123456789abcdef").encode())
+    if longest > UNIX_PATH_MAX_BYTES:
+        raise ConfigError(
+            f"EXESYS_HOME is {config.home}: its sockets' names would have {longest} bytes,"
+            f" and a unix socket's name holds {UNIX_PATH_MAX_BYTES}.",
+            field="EXESYS_HOME",
+            fix="Choose a shorter directory.",
+        )
+    return config

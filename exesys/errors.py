@@ -1,0 +1,185 @@
+"""Every error ExeSys tells a person about: one base, one stable code each.
+
+An error crosses the bus and REST as the four fields of `Problem`: `code` is
+stable and meant for programs, `message` is a sentence, `field` names the
+part of the input at fault (or ""), and `fix` says what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+
+class Problem(NamedTuple):
+    """What an error looks like on the bus and in a REST answer."""
+
+    code: str
+    message: str
+    field: str = ""
+    fix: str = ""
+
+
+class ExesysError(Exception):
+    """The base of all errors raised on purpose.
+
+    `code` and `status` (the HTTP status) belong to the class; the sentence,
+    the field and the fix belong to the case.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.fix}".rstrip()
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(self.code, self.message, self.field, self.fix)
+
+
+class ConfigError(ExesysError):
+    """A setting is wrong; the message names file, line and key."""
+
+    code = "bad_config"
+
+
+class BootError(ExesysError):
+    """The system cannot start or stop as asked."""
+
+    code = "cannot_start"
+
+
+class StateError(ExesysError):
+    """A step was asked to move in a way the table of states forbids."""
+
+    code = "bad_state"
+    status = 409
+
+
+class ProtocolError(ExesysError):
+    """A peer sent bytes that are no valid message. It costs only that peer."""
+
+    code = "bad_message"
+    status = 400
+
+
+class BadJson(ExesysError):
+    code = "bad_json"
+    status = 400
+
+
+class BadCommand(ExesysError):
+    """A field of a command is missing, unknown or out of its range."""
+
+    code = "bad_field"
+    status = 400
+
+
+class NotFound(ExesysError):
+    code = "not_found"
+    status = 404
+
+
+class NotAllowed(ExesysError):
+    code = "method_not_allowed"
+    status = 405
+
+
+class Conflict(ExesysError):
+    """The same job_id, from and to exist with another cmd or data."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooLarge(ExesysError):
+    code = "too_large"
+    status = 413
+
+
+class NotJson(ExesysError):
+    code = "not_json"
+    status = 415
+
+
+class UnknownFunction(ExesysError):
+    code = "unknown_cmd"
+    status = 422
+
+
+class QueueFull(ExesysError):
+    code = "queue_full"
+    status = 429
+
+
+class Unavailable(ExesysError):
+    """The router, the store or all workers are away; try again soon."""
+
+    code = "unavailable"
+    status = 503
+
+
+class JobError(ExesysError):
+    """A job ended in error. Raised where its result is asked for.
+
+    `type` is the name of the exception class in the function, or one of
+    `Timeout`, `Crashed`, `WorkerLost`; `attempts` counts how often it was
+    dispatched; `traceback` is the remote one, when there is one.
+    """
+
+    code = "job_failed"
+
+    def __init__(self, type: str, message: str, attempts: int, traceback: str = "") -> None:
+        super().__init__(f"{type}: {message}" if message else type)
+        self.type = type
+        self.text = message
+        self.attempts = attempts
+        self.traceback = traceback
+
+
+class ResultTimeout(ExesysError, TimeoutError):
+    """The result was not there in the time the caller gave."""
+
+    code = "result_timeout"
+
+
+_BY_CODE: dict[str, type[ExesysError]] = {
+    kind.code: kind
+    for kind in (
+        StateError,
+        ProtocolError,
+        BadJson,
+        BadCommand,
+        NotFound,
+        NotAllowed,
+        Conflict,
+        TooLarge,
+        NotJson,
+        UnknownFunction,
+        QueueFull,
+        Unavailable,
+    )
+}
+
+
+def from_problem(fields: Sequence[Any]) -> ExesysError:
+    """Build the error a peer described. An unknown code becomes the base class."""
+    problem = Problem(*(str(part) for part in fields[:4]))
+    kind = _BY_CODE.get(problem.code, ExesysError)
+    return kind(problem.message, field=problem.field, fix=problem.fix)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Name the known word most like `word`, or "" when none is alike."""
+    # difflib costs milliseconds to import and is needed only for bad input.
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return close[0] if close else ""
