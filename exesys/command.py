@@ -199,3 +199,9 @@ def _unknown_key(key: Any) -> BadCommand:
 def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")
+
+
+def parts_of(ref: str) -> tuple[str, str]:
+    """Split a step's ref, `from:job_id` or `from>to:job_id`, into from and job_id."""
+    first, _, job_id = ref.partition(":")
+    return first.partition(">")[0], job_id

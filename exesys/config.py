@@ -114,7 +114,9 @@ class Web:
 @dataclass(frozen=True)
 class Redis:
     url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"))
-    data_url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 of the same server"))
+    data_url: str = _key(
+        "", _matching(r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 of the same server")
+    )
     server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
     port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
     prefix: str = _key("", _matching(r"(\{[A-Za-z0-9_-]{1,16}\})?", "empty, or a hash tag like {s07}"))
@@ -301,7 +303,9 @@ def _value(key: dataclasses.Field[Any], text: str, where: str) -> Any:
 
 def _unknown(what: str, word: str, known: list[str]) -> ConfigError:
     close = nearest(word, known)
-    return ConfigError(f"{what} is unknown.", fix=f"Did you mean `{close}`?" if close else f"Known: {', '.join(known)}.")
+    return ConfigError(
+        f"{what} is unknown.", fix=f"Did you mean `{close}`?" if close else f"Known: {', '.join(known)}."
+    )
 
 
 def _line_of(text: str, section: str, key: str | None) -> int:

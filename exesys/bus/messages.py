@@ -1,0 +1,277 @@
+"""The messages of the bus: what they say, not how they look as bytes.
+
+Each is an immutable tuple whose annotations are its schema: `wire.py` checks
+incoming arrays against them. The grammar for writing a client in another
+language is in `docs/protocol.md`; the pattern is ZeroMQ's Majordomo (guide,
+chapter 4) with credit, attempts and acknowledged results added.
+
+A *tag* is a number the client chooses; answers carry it back. A *ref* names
+a step: `from:job_id`, or `from>to:job_id` for a fan-out.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+VERSION = 1
+
+
+class Outcome(IntEnum):
+    """How an attempt ended, as the worker saw it."""
+
+    done = 0
+    failed = 1  # the function raised, or ran out of time or memory
+    crashed = 2  # the slot's process died
+    returned = 3  # given back before it was started
+
+
+# --- conversation ---------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """The first message of every peer, and again after a router's restart."""
+
+    version: int
+    role: str  # client, worker, controller
+    session: str  # made new at each boot of the peer
+    token: str  # reserved for access rules
+    info: dict[str, Any]
+
+
+class Welcome(NamedTuple):
+    version: int
+    session: str
+    epoch: int  # rises at every start of the router
+    heartbeat_s: float
+    misses: int
+    limits: dict[str, Any]
+    endpoints: dict[str, Any]  # results, events, and jobs for a worker
+    shard: str  # reserved: this router's prefix
+    shards: dict[str, Any]  # reserved: prefix -> endpoint
+
+
+class Bye(NamedTuple):
+    session: str
+    reason: str
+
+
+class Error(NamedTuple):
+    code: str
+    message: str
+    field: str
+    fix: str
+
+
+class Moved(NamedTuple):
+    """Reserved for several routers: these tags belong to another shard."""
+
+    tags: tuple[int, ...]
+    shard: str
+    endpoint: str
+
+
+# --- clients --------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """One command of a SUBMIT. `data` is msgpack inside msgpack's bin type."""
+
+    tag: int
+    from_: str
+    to: Any  # a name, or a list of names
+    cmd: str
+    data: bytes
+    job_id: str
+    options: dict[str, Any]
+    notify: bool  # send DONE when it ends
+
+
+class Submit(NamedTuple):
+    items: tuple[Item, ...]
+
+
+class Answer(NamedTuple):
+    """The state of one step.
+
+    `body` is the result's bytes in state 3, [error bytes, attempts] in state
+    4, nil before; with state -1 it is [code, message, field, fix].
+    """
+
+    tag: int
+    state: int
+    body: Any
+
+
+class SubmitAck(NamedTuple):
+    answers: tuple[Answer, ...]
+
+
+class Done(NamedTuple):
+    answers: tuple[Answer, ...]
+
+
+class Query(NamedTuple):
+    tag: int
+    job_id: str
+    from_: str
+    to: str
+    notify: bool
+
+
+class Status(NamedTuple):
+    queries: tuple[Query, ...]
+
+
+class StatusReply(NamedTuple):
+    answers: tuple[Answer, ...]
+
+
+class Busy(NamedTuple):
+    """These commands were not taken; send them again after `retry_s`."""
+
+    tags: tuple[int, ...]
+    reason: str
+    retry_s: float
+
+
+# --- workers --------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    ref: str
+    attempt: int
+    to: str
+    cmd: str
+    data: bytes
+    timeout_s: float
+
+
+class Jobs(NamedTuple):
+    epoch: int
+    jobs: tuple[Job, ...]
+
+
+class Held(NamedTuple):
+    ref: str
+    attempt: int
+
+
+class Note(NamedTuple):
+    """What a running step has to tell: progress from 0 to 1, and its log so far."""
+
+    ref: str
+    attempt: int
+    fraction: float
+    text: str
+    log: str
+
+
+class Report(NamedTuple):
+    """One finished attempt. `body` is msgpack: the result, or the error's map."""
+
+    ref: str
+    attempt: int
+    outcome: int
+    body: bytes
+    log: str
+    began_ms: int
+    ended_ms: int
+
+
+class Result(NamedTuple):
+    session: str
+    reports: tuple[Report, ...]
+
+
+class ResultAck(NamedTuple):
+    acks: tuple[Held, ...]
+
+
+class Heartbeat(NamedTuple):
+    """Credit in absolute numbers: how many jobs the worker may hold in all.
+
+    `slots` of them run at once, the rest is prefetch. A client sends zeros.
+    """
+
+    session: str
+    epoch: int
+    slots: int
+    capacity: int
+    held: tuple[Held, ...]
+    notes: tuple[Note, ...]
+
+
+class StopName(NamedTuple):
+    type: str
+    uuid: str
+
+
+class HeartbeatAck(NamedTuple):
+    session: str
+    epoch: int
+    seq: int  # of the newest event published
+    stops: tuple[StopName, ...]  # the newest, in case their event was lost
+
+
+class Drain(NamedTuple):
+    """A worker takes no more jobs and will say BYE when its last one ended."""
+
+    session: str
+
+
+# --- events ---------------------------------------------------------------
+
+
+class Stop(NamedTuple):
+    """From the controller: this runner is to stop. `uuid` may be empty: all of a type."""
+
+    type: str
+    uuid: str
+
+
+class Sync(NamedTuple):
+    """Ask for a SNAPSHOT of the named parts: stops, workers, functions, figures."""
+
+    tag: int
+    parts: tuple[str, ...]
+
+
+class Snapshot(NamedTuple):
+    tag: int
+    epoch: int
+    seq: int
+    parts: dict[str, Any]
+
+
+class Event(NamedTuple):
+    """Published on PUB behind a topic frame; a gap in `seq` means: send SYNC."""
+
+    epoch: int
+    seq: int
+    body: Any
+
+
+Message = (
+    Hello
+    | Welcome
+    | Bye
+    | Error
+    | Moved
+    | Submit
+    | SubmitAck
+    | Done
+    | Status
+    | StatusReply
+    | Busy
+    | Jobs
+    | Result
+    | ResultAck
+    | Heartbeat
+    | HeartbeatAck
+    | Drain
+    | Stop
+    | Sync
+    | Snapshot
+    | Event
+)

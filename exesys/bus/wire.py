@@ -1,0 +1,141 @@
+"""Framing: messages to bytes and back. Nothing else in the house packs a frame.
+
+A frame is one msgpack array: the kind's name, then the message's fields in
+order; nested tuples are arrays. What arrives is checked against the
+annotations in `messages.py`, field by field; anything amiss raises
+ProtocolError and nothing else.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from exesys.bus import messages as m
+from exesys.errors import ProtocolError
+
+MAX_FRAME_BYTES = 64 << 20
+
+_TO_ROUTER: dict[str, type[Any]] = {
+    "HELLO": m.Hello,
+    "SUBMIT": m.Submit,
+    "STATUS": m.Status,
+    "RESULT": m.Result,
+    "HB": m.Heartbeat,
+    "STOP": m.Stop,
+    "SYNC": m.Sync,
+    "DRAIN": m.Drain,
+    "BYE": m.Bye,
+}
+_FROM_ROUTER: dict[str, type[Any]] = {
+    "WELCOME": m.Welcome,
+    "SUBMIT_ACK": m.SubmitAck,
+    "STATUS": m.StatusReply,
+    "DONE": m.Done,
+    "BUSY": m.Busy,
+    "ERROR": m.Error,
+    "MOVED": m.Moved,
+    "JOB": m.Jobs,
+    "RESULT_ACK": m.ResultAck,
+    "HB_ACK": m.HeartbeatAck,
+    "SNAPSHOT": m.Snapshot,
+    "EVENT": m.Event,
+    "BYE": m.Bye,
+}
+_KIND_OF = {kind: name for table in (_TO_ROUTER, _FROM_ROUTER) for name, kind in table.items()}
+
+Check = Callable[[Any, str], Any]
+
+
+def encode(message: m.Message) -> bytes:
+    """Turn a message into the bytes of its frame."""
+    packed: bytes = msgpack.packb([_KIND_OF[type(message)], *message])
+    return packed
+
+
+def decode_at_router(frame: bytes) -> m.Message:
+    """Read a frame that a peer sent. Raises ProtocolError."""
+    return _decode(frame, _ROUTER_CHECKS)
+
+
+def decode_at_peer(frame: bytes) -> m.Message:
+    """Read a frame that the router sent. Raises ProtocolError."""
+    return _decode(frame, _PEER_CHECKS)
+
+
+def _decode(frame: bytes, checks: dict[str, Check]) -> m.Message:
+    try:
+        array = msgpack.unpackb(frame)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"the frame is not msgpack: {error!r:.200}") from error
+    if type(array) is not list or not array or type(array[0]) is not str:
+        raise ProtocolError("the frame is not an array that begins with the name of a message")
+    check = checks.get(array[0])
+    if check is None:
+        raise ProtocolError(f"the message {array[0]!r:.40} is unknown here")
+    name = array.pop(0)
+    message: m.Message = check(array, name)
+    return message
+
+
+def _checker(kind: Any) -> Check:
+    """Build the check for one annotation."""
+    if kind is Any:
+        return lambda value, where: value
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _list_of(_checker(typing.get_args(kind)[0]))
+    if isinstance(kind, type) and issubclass(kind, tuple):
+        return _array_of(kind)
+    allowed: tuple[type, ...] = {float: (float, int), dict: (dict,)}.get(origin or kind, (kind,))
+
+    def scalar(value: Any, where: str) -> Any:
+        if type(value) not in allowed:
+            raise ProtocolError(f"{where} must be {allowed[0].__name__}, not {type(value).__name__}")
+        return value
+
+    return scalar
+
+
+def _list_of(check: Check) -> Check:
+    def every(value: Any, where: str) -> Any:
+        if type(value) is not list:
+            raise ProtocolError(f"{where} must be an array, not {type(value).__name__}")
+        return tuple([check(item, where) for item in value])
+
+    return every
+
+
+def _array_of(kind: Any) -> Check:
+    """Check an array's fields and make the tuple. One pass for the plain ones: this is the hot path."""
+    hints = typing.get_type_hints(kind)
+    names = tuple(hints)
+    plain: list[tuple[int, type]] = []
+    others: list[tuple[int, Check]] = []
+    for position, hint in enumerate(hints.values()):
+        if hint in (int, str, bytes, bool):
+            plain.append((position, hint))
+        elif hint is not Any:
+            others.append((position, _checker(hint)))
+    size = len(names)
+
+    def check(value: Any, where: str) -> Any:
+        if type(value) is not list or len(value) != size:
+            raise ProtocolError(f"{where} must be an array of {size}: {', '.join(names)}")
+        for position, expected in plain:
+            if type(value[position]) is not expected:
+                got = type(value[position]).__name__
+                raise ProtocolError(f"{where}.{names[position]} must be {expected.__name__}, not {got}")
+        for position, nested in others:
+            value[position] = nested(value[position], f"{where}.{names[position]}")
+        return kind._make(value)
+
+    return check
+
+
+_ROUTER_CHECKS = types.MappingProxyType({name: _array_of(kind) for name, kind in _TO_ROUTER.items()})
+_PEER_CHECKS = types.MappingProxyType({name: _array_of(kind) for name, kind in _FROM_ROUTER.items()})

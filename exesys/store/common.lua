@@ -1,0 +1,77 @@
+-- Shared by the scripts that move steps. Stands behind the key functions and
+-- before each script. The prefix is in the key functions; all of a script's
+-- keys carry it.
+
+local call = redis.call
+local QUEUE, PRIORITY = 'default', 4
+local FINAL = { data_available = 3, error = 4 }
+
+local function job_of(ref)
+  return string.match(ref, ':(.*)$')
+end
+
+-- The score in a ready queue: higher priorities first, then order of arrival.
+local function score(priority, order)
+  return (9 - priority) * 35184372088832 + order
+end
+
+-- Put a step in state start on its ready queue, behind its equals.
+local function make_ready(ref)
+  local fields = call('HMGET', key.record(ref, 'start'), 'queue', 'priority')
+  local order = call('INCR', key.order())
+  call('ZADD', key.ready(fields[1] or QUEUE), score(tonumber(fields[2] or PRIORITY), order), ref)
+end
+
+-- Put a step that a worker held back where it stood in its queue.
+local function put_back(ref, old_score)
+  local queue = call('HGET', key.record(ref, 'start'), 'queue') or QUEUE
+  call('ZADD', key.ready(queue), old_score, ref)
+end
+
+-- The state a step stands in: its name is the end of the one key that exists.
+local function state_of(ref)
+  for number, name in ipairs(STATES) do
+    if call('EXISTS', key.record(ref, name)) == 1 then
+      return number - 1, name
+    end
+  end
+end
+
+-- What a client gets to see of a finished step, as in messages.Answer.
+local function body_of(ref, name)
+  if name == 'data_available' then
+    return call('HGET', key.record(ref, name), 'result')
+  elseif name == 'error' then
+    return call('HMGET', key.record(ref, name), 'error', 'attempt')
+  end
+  return false
+end
+
+-- A step ended for good: its record expires, and its job's index with the
+-- last of its steps. `:open` is there only in jobs of several steps.
+local function retire(ref, name, ttl_s)
+  call('EXPIRE', key.record(ref, name), ttl_s)
+  local index = key.job(job_of(ref))
+  local open = call('HGET', index, ':open')
+  if not open or call('HINCRBY', index, ':open', -1) <= 0 then
+    call('EXPIRE', index, ttl_s)
+  end
+  if call('EXISTS', key.log(ref)) == 1 then
+    call('EXPIRE', key.log(ref), ttl_s)
+  end
+end
+
+-- Fields that only a step under way needs.
+local function shed(record)
+  call('HDEL', record, 'peer', 'worker', 'sent', 'progress', 'note')
+end
+
+-- processing → error. `body` is msgpack of the error's type and message.
+local function fail(ref, body, now_ms, ttl_s)
+  local record = key.record(ref, 'processing')
+  shed(record)
+  call('HSET', record, 'error', body, 'ended', now_ms)
+  call('RENAME', record, key.record(ref, 'error'))
+  call('ZADD', key.dead(), now_ms, ref)
+  retire(ref, 'error', ttl_s)
+end

@@ -1,0 +1,56 @@
+"""Every key name, for Python and for the Lua scripts alike.
+
+The table below is the only place that knows how a key is spelled; `prelude`
+turns it into Lua functions that stand before every script. All names begin
+with one prefix, empty by default, so that a shard can own `{s07}`.
+"""
+
+from __future__ import annotations
+
+from exesys.states import State
+
+# name -> (pattern, what is there)
+PATTERNS: dict[str, tuple[str, str]] = {
+    "record": ("%s:%s", "hash: a step; its ref and its state's name"),
+    "job": ("exesys:job:%s", "hash: the steps of a job, first part of their ref -> to; `:open` counts unfinished ones"),
+    "log": ("exesys:log:%s", "hash: attempt -> what that attempt printed and logged"),
+    "ready": ("exesys:ready:%s", "sorted set: refs of a queue by (9 - priority) * 2^45 + order"),
+    "held": ("exesys:held:%s", "sorted set: refs a worker session holds, with their ready score"),
+    "delayed": ("exesys:delayed", "sorted set: refs by the millisecond they are due"),
+    "dead": ("exesys:dead", "sorted set: refs in error by the millisecond they failed"),
+    "jobs": ("exesys:jobs", "stream: job_ids in order of arrival"),
+    "order": ("exesys:order", "integer: the last order number given out"),
+    "sessions": ("exesys:sessions", "set: worker sessions that may hold jobs"),
+    "functions": ("exesys:functions", "msgpack: the catalogue the workers announced last"),
+    "epoch": ("exesys:epoch", "integer: starts of the router"),
+    "turn": ("exesys:turn", "text: epoch and number of the last turn committed"),
+    "controller": ("exesys:controller", "text: session of the active controller; expires"),
+    "runners": ("exesys:runners", "set: type:uuid of every runner not ended"),
+    "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),
+}
+
+
+class Keys:
+    """Spells key names under one prefix (a Redis Cluster hash tag, or "")."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+
+    def __call__(self, name: str, *parts: str) -> str:
+        """Spell the key `name` of `PATTERNS`, filled with `parts`."""
+        return self.prefix + PATTERNS[name][0] % parts
+
+    def prelude(self) -> str:
+        """Return Lua that defines `key.NAME(…)` and the table `STATES`."""
+        lines = [f"local STATES = {{{', '.join(repr(state.name) for state in State)}}}", "local key = {}"]
+        for name, (pattern, _) in PATTERNS.items():
+            arguments = ["a", "b"][: pattern.count("%s")]
+            pieces = (self.prefix + pattern).split("%s")
+            spelled = " .. ".join(
+                part
+                for pair in zip([f"'{piece}'" for piece in pieces], [*arguments, "''"], strict=True)
+                for part in pair
+                if part != "''"
+            )
+            lines.append(f"function key.{name}({', '.join(arguments)}) return {spelled} end")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,20 @@
+-- Keep what running steps tell of themselves: progress and log so far.
+--
+-- KEYS   the steps' records in processing
+-- ARGV   per step: ref, attempt, fraction (-1: none), text, log ('': none)
+-- Finds  log
+--
+-- Whole values, never appended ones: a note that comes twice changes nothing.
+
+for i, record in ipairs(KEYS) do
+  local ref, attempt, fraction, text, log = unpack(ARGV, 5 * i - 4, 5 * i)
+  if call('HGET', record, 'attempt') == attempt then
+    if fraction ~= '-1' then
+      call('HSET', record, 'progress', fraction, 'note', text)
+    end
+    if log ~= '' then
+      call('HSET', key.log(ref), attempt, log)
+    end
+  end
+end
+return 0

@@ -1,0 +1,128 @@
+"""What one turn of the router asks of the store, and what the store answers.
+
+The router's core fills a `Turn`; the store runs it as one pipeline of a few
+scripts that take many jobs each (group commit) and fills the answers. Every
+request is idempotent, so that a turn whose answers were lost with the
+connection is simply run again. The order inside a turn is fixed: reports,
+releases, submits, claims, then reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from exesys.bus.messages import Held, Job, Note, Report
+from exesys.command import Command
+from exesys.states import State
+
+
+class Placed(NamedTuple):
+    """A checked command on its way into the store.
+
+    `options` already hold the function's own defaults; `peer` is
+    `session.tag` of the client to tell about the end, or "".
+    """
+
+    command: Command
+    options: dict[str, Any]
+    peer: str
+    due_ms: int  # 0: at once
+
+
+class Taken(NamedTuple):
+    """The store's answer to a placed command."""
+
+    verdict: str  # new, same, conflict, full
+    ref: str
+    state: State
+    body: Any  # as in messages.Answer
+
+
+class Closed(NamedTuple):
+    """A report to commit; `jitter` in [0, 1) spreads the back-off."""
+
+    session: str
+    report: Report
+    jitter: float
+
+
+class Ended(NamedTuple):
+    """The store's answer to a report, or a step that ended in a release."""
+
+    ref: str
+    attempt: int
+    stale: bool
+    state: State
+    peer: str
+    body: Any
+
+
+class Claim(NamedTuple):
+    """Up to `count` jobs from `queues` for one worker's session."""
+
+    session: str
+    count: int
+    queues: tuple[str, ...]
+
+
+class Claimed(NamedTuple):
+    session: str
+    jobs: tuple[Job, ...]
+
+
+class Lookup(NamedTuple):
+    job_id: str
+    from_: str
+    to: str
+
+
+class Found(NamedTuple):
+    ref: str
+    state: State | None  # None: no such step
+    body: Any
+
+
+@dataclass
+class Turn:
+    """One group commit: the requests of a turn."""
+
+    now_ms: int = 0  # wall clock, only ever stored
+    reports: list[Closed] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # sessions whose jobs go back
+    placed: list[Placed] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)  # worker sessions to remember
+    recalls: list[str] = field(default_factory=list)  # sessions: what do they hold?
+    reloads: list[Held] = field(default_factory=list)  # jobs to send once more
+    catalogue: bytes = b""  # what the workers can do, to remember
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.reports
+            or self.lost
+            or self.placed
+            or self.claims
+            or self.lookups
+            or self.notes
+            or self.opened
+            or self.recalls
+            or self.reloads
+            or self.catalogue
+        )
+
+
+@dataclass
+class Answers:
+    """The answers to a turn, each list in the order of its requests."""
+
+    ended: list[Ended] = field(default_factory=list)
+    lost: list[tuple[int, list[Ended]]] = field(default_factory=list)  # still held, steps that failed for good
+    taken: list[Taken] = field(default_factory=list)
+    claimed: list[Claimed] = field(default_factory=list)
+    next_due_ms: int = 0  # when the next delayed step is due; 0: none waits
+    found: list[Found] = field(default_factory=list)
+    recalled: list[tuple[Held, ...]] = field(default_factory=list)
+    reloaded: list[Job] = field(default_factory=list)
