@@ -26,7 +26,10 @@ MAX_SECONDS = 366 * 86_400
 MAX_RETRIES = 1_000
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+REF = re.compile(rf"{NAME.pattern}(>[A-Za-z0-9_.,-]+)?:{NAME.pattern}")
 _FIELDS = ("from", "to", "cmd", "data", "job_id")
+# A record's key begins with its step's `from`; these begin the system's own keys.
+RESERVED = frozenset({"exesys", "run"})
 _NAME_RULE = "Use 1 to 128 of the characters A-Z a-z 0-9 _ . -"
 
 
@@ -151,8 +154,10 @@ def check_options(given: Mapping[Any, Any]) -> dict[str, Any]:
 
 def build(from_: Any, to: Any, cmd: Any, data: bytes, job_id: Any, options: Mapping[Any, Any]) -> Command:
     """Make a command from parts. Raises BadCommand; the data is not looked at."""
+    if check_name(from_, "from") in RESERVED:
+        raise BadCommand(f"`from` is {from_!r}, a name of the system's own.", field="from", fix="Choose another name.")
     return Command(
-        check_name(from_, "from"),
+        from_,
         check_to(to),
         check_name(cmd, "cmd"),
         data,

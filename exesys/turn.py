@@ -59,10 +59,10 @@ class Ended(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Up to `count` jobs from `queues` for one worker's session."""
+    """Up to `most` jobs from `queues` for one worker's session."""
 
     session: str
-    count: int
+    most: int
     queues: tuple[str, ...]
 
 

@@ -8,9 +8,9 @@ ProtocolError and nothing else.
 
 from __future__ import annotations
 
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgpack
@@ -49,6 +49,7 @@ _FROM_ROUTER: dict[str, type[Any]] = {
 _KIND_OF = {kind: name for table in (_TO_ROUTER, _FROM_ROUTER) for name, kind in table.items()}
 
 Check = Callable[[Any, str], Any]
+Checks = Mapping[str, Check]
 
 
 def encode(message: m.Message) -> bytes:
@@ -67,7 +68,7 @@ def decode_at_peer(frame: bytes) -> m.Message:
     return _decode(frame, _PEER_CHECKS)
 
 
-def _decode(frame: bytes, checks: dict[str, Check]) -> m.Message:
+def _decode(frame: bytes, checks: Checks) -> m.Message:
     try:
         array = msgpack.unpackb(frame)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -137,5 +138,5 @@ def _array_of(kind: Any) -> Check:
     return check
 
 
-_ROUTER_CHECKS = types.MappingProxyType({name: _array_of(kind) for name, kind in _TO_ROUTER.items()})
-_PEER_CHECKS = types.MappingProxyType({name: _array_of(kind) for name, kind in _FROM_ROUTER.items()})
+_ROUTER_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _TO_ROUTER.items()})
+_PEER_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _FROM_ROUTER.items()})

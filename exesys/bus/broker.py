@@ -1,0 +1,539 @@
+"""The router's core: messages and time in, a turn and effects out. No IO, no clock.
+
+One loop turn is: `receive` what the sockets gave, `plan` a turn for the
+store, and when its answers are there `apply` them; after each, `effects` are
+to be carried out. The store is the truth. What is kept here can be lost at
+any moment: connections, credit, and who waits for what; a client that asks
+again and a worker that says HELLO again bring it all back.
+
+Answers go out only after the commit they speak of. The ready queue is not
+held here: claims pop from the store for as much credit as there is, so memory
+stays flat at any backlog.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from exesys import codec, command
+from exesys.bus import messages as m
+from exesys.bus.roster import Peer, Roster, Sent, Worker
+from exesys.catalogue import Catalogue
+from exesys.config import Config
+from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, ProtocolError, QueueFull, Unavailable
+from exesys.turn import Answers, Claimed, Closed, Ended, Found, Lookup, Placed, Taken, Turn
+
+ROLES = ("client", "worker", "controller")
+SESSION = re.compile(r"[0-9a-f]{16}")
+RESEND_S = 2.0
+STORE_LATE_S = 1.0
+BUSY_RETRY_S = 0.2
+AWAY_RETRY_S = 1.0
+MOST_STOPS = 1000
+NEWEST_STOPS = 32
+MOST_WAITERS = 100_000
+
+
+class Send(NamedTuple):
+    """Send a message to a peer of the front socket."""
+
+    address: bytes
+    message: m.Message
+
+
+class Dispatch(NamedTuple):
+    """Push jobs to a worker."""
+
+    session: str
+    message: m.Jobs
+
+
+class Publish(NamedTuple):
+    topic: str
+    message: m.Event
+
+
+class OpenWorker(NamedTuple):
+    """Bind a PUSH for this worker and call `worker_opened` with its endpoint."""
+
+    session: str
+
+
+class CloseWorker(NamedTuple):
+    session: str
+
+
+Effect = Send | Dispatch | Publish | OpenWorker | CloseWorker
+Origin = tuple[str, int, bool]  # session, tag, notify
+
+
+@dataclass
+class Pending:
+    """What came in since the last turn, and for whom."""
+
+    turn: Turn = field(default_factory=Turn)
+    placed_by: list[Origin] = field(default_factory=list)
+    asked_by: list[Origin] = field(default_factory=list)
+    reload_for: dict[m.Held, str] = field(default_factory=dict)
+    reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
+
+
+class Broker:
+    """The router without its sockets. `jitter` gives a random number in [0, 1)."""
+
+    def __init__(
+        self,
+        config: Config,
+        epoch: int,
+        sessions: list[str],
+        catalogue: Catalogue,
+        now: float,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.epoch = epoch
+        self.catalogue = catalogue
+        self.roster = Roster(config.lease_s)
+        self.roster.expect(sessions, now)
+        self.endpoints: dict[str, Any] = {}
+        self.garbage = 0
+        self.figures = {"accepted": 0, "done": 0, "failed": 0, "turns": 0}
+        self._jitter = jitter
+        self._effects: list[Effect] = []
+        self._pending = Pending()
+        self._underway = Pending()
+        self._waiters: dict[str, list[tuple[str, int]]] = {}
+        self._stops: OrderedDict[m.StopName, None] = OrderedDict()
+        self._seq = 0
+        self._hungry = True  # there may be ready steps
+        self._due_ms = 0
+        self._store_late_at: float | None = None
+        self._check_at = now  # when to look for silent peers again
+        self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
+            m.Submit: self._on_submit,
+            m.Status: self._on_status,
+            m.Heartbeat: self._on_heartbeat,
+            m.Stop: self._on_stop,
+            m.Sync: self._on_sync,
+            m.Drain: self._on_drain,
+            m.Bye: self._on_bye,
+        }
+
+    def effects(self) -> list[Effect]:
+        """Return what is to be done, and forget it."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- in: messages ----------------------------------------------------
+
+    def receive(self, address: bytes, message: m.Message, now: float) -> None:
+        """Take a message from the front socket."""
+        if isinstance(message, m.Hello):
+            self._on_hello(address, message, now)
+            return
+        peer = self.roster.peers.get(address)
+        if peer is None:
+            self._refuse(address, "unknown_session", "say HELLO first: this router does not know you")
+            return
+        peer.seen = now
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            self._refuse(address, "not_allowed", "results go to the results socket")
+            return
+        handler(peer, message, now)
+
+    def garbled(self, address: bytes, error: ProtocolError) -> None:
+        """A peer sent no valid message: it is told so, and it alone is concerned."""
+        self.garbage += 1
+        if address:
+            self._effects.append(Send(address, m.Error(*error.problem)))
+
+    def results(self, message: m.Result) -> None:
+        """Take finished attempts from the results socket."""
+        pending = self._pending
+        worker = self.roster.workers.get(message.session)
+        held = worker.held if worker is not None else {}
+        for report in message.reports:
+            attempt = (report.ref, report.attempt)
+            if attempt in pending.reported:
+                continue
+            if not 0 <= report.outcome <= 3 or not (report.ref in held or command.REF.fullmatch(report.ref)):
+                self.garbage += 1
+                continue
+            pending.reported.add(attempt)
+            pending.turn.reports.append(Closed(message.session, report, self._jitter()))
+
+    def _refuse(self, address: bytes, code: str, text: str) -> None:
+        self._effects.append(Send(address, m.Error(code, text, "", "")))
+
+    def _on_hello(self, address: bytes, hello: m.Hello, now: float) -> None:
+        if hello.version != m.VERSION:
+            text = f"this router speaks version {m.VERSION} of the protocol, not {hello.version}"
+            return self._refuse(address, "bad_version", text)
+        if hello.role not in ROLES or not SESSION.fullmatch(hello.session):
+            text = f"HELLO needs a role of {', '.join(ROLES)} and a session of 16 hexadecimal digits"
+            return self._refuse(address, "bad_hello", text)
+        if self.roster.was_lost(hello.session):
+            return self._refuse(address, "session_lost", "this session was given up; start a new one")
+        peer = Peer(address, hello.session, hello.role, now)
+        if hello.role == "worker":
+            try:
+                self._admit_worker(peer, hello.info)
+            except ExesysError as error:
+                self._refuse(address, "bad_hello", error.message)
+            return None
+        self.roster.admit(peer)
+        self._effects.append(Send(address, self._welcome(hello.session, {})))
+        return None
+
+    def _admit_worker(self, peer: Peer, info: dict[str, Any]) -> None:
+        catalogue = Catalogue.from_wire(info.get("catalogue"))
+        queues = info.get("queues")
+        if not isinstance(queues, list) or not queues:
+            raise BadCommand("a worker's HELLO needs `queues`", field="queues")
+        checked = tuple(command.check_name(queue, "queues") for queue in queues)
+        self.roster.admit(peer)
+        known = self.roster.workers.get(peer.session)
+        worker = Worker(peer, checked, catalogue, {key: info[key] for key in info if key != "catalogue"})
+        if known is not None:
+            worker.held, worker.slots, worker.capacity = known.held, known.slots, known.capacity
+        self.roster.workers[peer.session] = worker
+        turn = self._pending.turn
+        turn.opened.append(peer.session)
+        turn.recalls.append(peer.session)
+        self._learn()
+        self._effects.append(OpenWorker(peer.session))
+
+    def worker_opened(self, session: str, endpoint: str) -> None:
+        """The worker's PUSH is bound: it may be welcomed."""
+        worker = self.roster.workers[session]
+        self._effects.append(Send(worker.peer.address, self._welcome(session, {"jobs": endpoint})))
+
+    def _welcome(self, session: str, extra: dict[str, Any]) -> m.Welcome:
+        config = self.config
+        limits = {
+            "data_bytes": config.limits.data_bytes,
+            "depth": config.limits.depth,
+            "log_bytes": config.limits.log_bytes,
+        }
+        endpoints = {**self.endpoints, **extra}
+        prefix = config.redis.prefix
+        return m.Welcome(
+            m.VERSION, session, self.epoch, config.bus.heartbeat_s, config.bus.misses, limits, endpoints, prefix, {}
+        )
+
+    def _learn(self) -> None:
+        """Make the catalogue that of the workers present, and have it remembered."""
+        merged = Catalogue.merge([worker.catalogue for worker in self.roster.workers.values()])
+        if merged != self.catalogue:
+            self.catalogue = merged
+            self._pending.turn.catalogue = codec.pack(merged.to_wire())
+
+    def _on_submit(self, peer: Peer, message: m.Submit, now: float) -> None:
+        late = self._store_late_at is not None and now >= self._store_late_at
+        if late or len(self._pending.turn.placed) >= self.config.bus.pending:
+            reason, retry_s = ("store", AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
+            tags = tuple(item.tag for item in message.items)
+            self._effects.append(Send(peer.address, m.Busy(tags, reason, retry_s)))
+            return
+        refused = []
+        for item in message.items:
+            try:
+                self._place(peer, item)
+            except ExesysError as error:
+                refused.append(_refusal(item.tag, error))
+        if refused:
+            self._effects.append(Send(peer.address, m.SubmitAck(tuple(refused))))
+
+    def _place(self, peer: Peer, item: m.Item) -> None:
+        tag, from_, to, cmd, data, job_id, given, notify = item
+        built = command.build(from_, to, cmd, data, job_id, given)
+        limits = self.config.limits
+        codec.check_packed(data, limits.data_bytes, limits.depth)
+        if not (self.catalogue.functions or self.catalogue.broken):
+            raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
+        defaults = self.catalogue.resolve(cmd).options
+        options = {**defaults, **built.options} if defaults else dict(built.options)
+        # Negative: counted from the moment of the commit.
+        due_ms = command.due_ms(options["at"]) if "at" in options else -int(options.get("delay_s", 0) * 1000)
+        # The client's address goes into the record, so that no memory grows with the backlog.
+        address = f"{peer.session}.{tag}" if notify else ""
+        self._pending.turn.placed.append(Placed(built, options, address, due_ms))
+        self._pending.placed_by.append((peer.session, tag, notify))
+
+    def _on_status(self, peer: Peer, message: m.Status, now: float) -> None:
+        refused = []
+        for tag, job_id, from_, to, notify in message.queries:
+            try:
+                command.check_name(job_id, "job_id")
+                command.check_name(from_, "from")
+                command.check_to(to.split(","))
+            except ExesysError as error:
+                refused.append(_refusal(tag, error))
+                continue
+            self._pending.turn.lookups.append(Lookup(job_id, from_, to))
+            self._pending.asked_by.append((peer.session, tag, notify))
+        if refused:
+            self._effects.append(Send(peer.address, m.StatusReply(tuple(refused))))
+
+    def _on_heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:
+        worker = self.roster.workers.get(peer.session)
+        if worker is not None:
+            worker.slots, worker.capacity = max(beat.slots, 0), max(beat.capacity, 0)
+            if worker.recalled:
+                for held in worker.missing(beat, now, RESEND_S):
+                    self._pending.turn.reloads.append(held)
+                    self._pending.reload_for[held] = peer.session
+            self._pending.turn.notes += [note for note in beat.notes if note.ref in worker.held]
+        newest = tuple(self._stops)[-NEWEST_STOPS:]
+        self._effects.append(Send(peer.address, m.HeartbeatAck(peer.session, self.epoch, self._seq, newest)))
+
+    def _on_stop(self, peer: Peer, stop: m.Stop, now: float) -> None:
+        if peer.role != "controller":
+            return self._refuse(peer.address, "not_allowed", "only the controller sends STOP")
+        name = m.StopName(stop.type, stop.uuid)
+        self._stops[name] = None
+        self._stops.move_to_end(name)
+        while len(self._stops) > MOST_STOPS:
+            self._stops.popitem(last=False)
+        topic = f"stop.{stop.type}.{stop.uuid}" if stop.uuid else f"stop.{stop.type}"
+        self._publish(topic, list(name))
+        return None
+
+    def _publish(self, topic: str, body: Any) -> None:
+        self._seq += 1
+        self._effects.append(Publish(topic, m.Event(self.epoch, self._seq, body)))
+
+    def _on_sync(self, peer: Peer, sync: m.Sync, now: float) -> None:
+        parts: dict[str, Callable[[], Any]] = {
+            "stops": lambda: [list(name) for name in self._stops],
+            "workers": lambda: [_describe(worker, now) for worker in self.roster.workers.values()],
+            "functions": self.catalogue.to_wire,
+            "figures": lambda: {**self.figures, "garbage": self.garbage, "peers": len(self.roster.peers)},
+        }
+        wanted = {name: parts[name]() for name in sync.parts if name in parts}
+        self._effects.append(Send(peer.address, m.Snapshot(sync.tag, self.epoch, self._seq, wanted)))
+
+    def _on_drain(self, peer: Peer, drain: m.Drain, now: float) -> None:
+        worker = self.roster.workers.get(peer.session)
+        if worker is not None:
+            worker.draining = True
+
+    def _on_bye(self, peer: Peer, bye: m.Bye, now: float) -> None:
+        if self.roster.dismiss(peer):
+            # It gave everything back; what it still holds in the store was under way to it.
+            self._pending.turn.lost.append(peer.session)
+            self._effects.append(CloseWorker(peer.session))
+            if self.roster.workers:
+                self._learn()
+
+    # --- in: time and the store's health ---------------------------------
+
+    def tick(self, now: float) -> None:
+        """Give up whoever was silent for a lease."""
+        if now < self._check_at:
+            return
+        self._check_at = now + self.config.bus.heartbeat_s / 2
+        silent, lost = self.roster.overdue(now)
+        for peer in silent:
+            self._effects.append(Send(peer.address, m.Bye(peer.session, "silent for too long")))
+        for session in lost:
+            self._effects.append(CloseWorker(session))
+            self._publish("ev.worker", ["lost", session])
+        self._pending.turn.lost += lost
+        if lost and self.roster.workers:
+            self._learn()
+
+    def store_slow(self, since: float) -> None:
+        """The turn under way began at `since` and has no answer yet."""
+        self._store_late_at = since + STORE_LATE_S
+
+    def store_back(self) -> None:
+        """The connection is new: claims whose answers were lost are found by asking."""
+        self._pending.turn.recalls += list(self.roster.workers)
+        self._hungry = True
+
+    def wake_in_s(self, now: float, now_ms: int) -> float:
+        """Return how long the loop may sleep if nothing comes in."""
+        wait = self._check_at - now
+        if self._due_ms:
+            wait = min(wait, (self._due_ms - now_ms) / 1000)
+        return max(wait, 0.0)
+
+    # --- out: the turn ----------------------------------------------------
+
+    def plan(self, now_ms: int) -> Turn | None:
+        """Return the next turn, or None when there is nothing to ask of the store."""
+        if self._due_ms and now_ms >= self._due_ms:
+            self._hungry = True
+        turn = self._pending.turn
+        if turn.placed or self._hungry:
+            turn.claims = self.roster.claims()
+        if not turn:
+            return None
+        turn.now_ms = now_ms
+        turn.placed = [
+            placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 else placed for placed in turn.placed
+        ]
+        self._underway, self._pending = self._pending, Pending()
+        self.figures["turns"] += 1
+        return turn
+
+    def apply(self, turn: Turn, answers: Answers, now: float) -> None:
+        """Act on the answers to the turn under way."""
+        self._store_late_at = None
+        underway, self._underway = self._underway, Pending()
+        told: _Told = defaultdict(lambda: defaultdict(list))
+        self._apply_reports(turn, answers.ended, told)
+        for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
+            self._hungry = True
+            if left:
+                self._pending.turn.lost.append(session)
+            for ended in failed:
+                self._tell_end(ended, ended.body, told)
+        self._apply_submits(underway, answers.taken, told)
+        self._apply_claims(turn, answers, now)
+        self._apply_lookups(underway, answers.found, told)
+        for session, held in zip(turn.recalls, answers.recalled, strict=True):
+            self._recalled(session, held)
+        for job in answers.reloaded:
+            session = underway.reload_for[m.Held(job.ref, job.attempt)]
+            self._effects.append(Dispatch(session, m.Jobs(self.epoch, (job,))))
+        for session, kinds in told.items():
+            peer = self.roster.sessions.get(session)
+            if peer is not None:
+                for kind, items in kinds.items():
+                    self._effects.append(Send(peer.address, kind(tuple(items))))
+
+    def _apply_reports(self, turn: Turn, ended: list[Ended], told: _Told) -> None:
+        for closed, end in zip(turn.reports, ended, strict=True):
+            report = closed.report
+            worker = self.roster.workers.get(closed.session)
+            if worker is not None:
+                sent = worker.held.get(report.ref)
+                if sent is not None and sent.attempt == report.attempt:
+                    del worker.held[report.ref]
+                told[closed.session][m.ResultAck].append(m.Held(report.ref, report.attempt))
+            if end.stale:
+                continue
+            if end.state.final:
+                body = report.body if report.outcome == m.Outcome.done else end.body
+                self._tell_end(end, body, told)
+            else:
+                self._hungry = True
+
+    def _tell_end(self, end: Ended, body: Any, told: _Told) -> None:
+        self.figures["done" if end.state == 3 else "failed"] += 1
+        listeners = self._waiters.pop(end.ref, []) if self._waiters else []
+        if end.peer:
+            session, _, tag = end.peer.rpartition(".")
+            listeners = [(session, int(tag)), *listeners]
+        for session, number in listeners:
+            told[session][m.Done].append(m.Answer(number, end.state, body))
+
+    def _apply_submits(self, underway: Pending, taken: list[Taken], told: _Told) -> None:
+        for (session, tag, notify), placed, took in zip(underway.placed_by, underway.turn.placed, taken, strict=True):
+            if took.verdict == "new":
+                self.figures["accepted"] += 1
+                answer = m.Answer(tag, took.state, None)
+            elif took.verdict == "same":
+                answer = m.Answer(tag, took.state, took.body)
+                if notify and not took.state.final:
+                    self._wait(took.ref, session, tag)
+            else:
+                answer = _refusal(tag, _why_not_taken(took.verdict, placed))
+            told[session][m.SubmitAck].append(answer)
+
+    def _apply_lookups(self, underway: Pending, found: list[Found], told: _Told) -> None:
+        for (session, tag, notify), lookup, step in zip(underway.asked_by, underway.turn.lookups, found, strict=True):
+            if step.state is None:
+                text = f"there is no step from {lookup.from_} to {lookup.to} in job {lookup.job_id}."
+                answer = _refusal(tag, NotFound(text, fix="It was never sent, or its result has expired."))
+            else:
+                answer = m.Answer(tag, step.state, step.body)
+                if notify and not step.state.final:
+                    self._wait(step.ref, session, tag)
+            told[session][m.StatusReply].append(answer)
+
+    def _wait(self, ref: str, session: str, tag: int) -> None:
+        if len(self._waiters) < MOST_WAITERS:
+            waiters = self._waiters.setdefault(ref, [])
+            if (session, tag) not in waiters:
+                waiters.append((session, tag))
+
+    def _apply_claims(self, turn: Turn, answers: Answers, now: float) -> None:
+        if not turn.claims:
+            return
+        # A worker whose last claim was not filled has emptied its queues.
+        filled = {
+            claim.session: len(claimed.jobs) == claim.most
+            for claim, claimed in zip(turn.claims, answers.claimed, strict=True)
+        }
+        self._hungry = any(filled.values())
+        self._due_ms = answers.next_due_ms
+        dealt: dict[str, list[m.Job]] = {}
+        for claimed in answers.claimed:
+            self._hold(claimed, now)
+            if claimed.jobs:
+                dealt.setdefault(claimed.session, []).extend(claimed.jobs)
+        for session, jobs in dealt.items():
+            self._effects.append(Dispatch(session, m.Jobs(self.epoch, tuple(jobs))))
+
+    def _hold(self, claimed: Claimed, now: float) -> None:
+        worker = self.roster.workers.get(claimed.session)
+        if worker is None:
+            # It went while the turn was under way: what was claimed for it goes back.
+            if claimed.jobs:
+                self._pending.turn.lost.append(claimed.session)
+            return
+        for job in claimed.jobs:
+            worker.held[job.ref] = Sent(job.attempt, now)
+
+    def _recalled(self, session: str, held: tuple[m.Held, ...]) -> None:
+        worker = self.roster.workers.get(session)
+        if worker is None:
+            return
+        worker.recalled = True
+        known = worker.held
+        # A job the store says it holds and that was not sent from here is as old as can be.
+        worker.held = {
+            ref: known[ref] if ref in known and known[ref].attempt == attempt else Sent(attempt, float("-inf"))
+            for ref, attempt in held
+        }
+        self._hungry = True
+
+
+_Told = defaultdict[str, defaultdict[type[Any], list[Any]]]
+
+
+def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:
+    wanted = placed.command
+    if verdict == "conflict":
+        return Conflict(
+            f"job {wanted.job_id} has a step from {wanted.from_} to {wanted.to} with another cmd or data.",
+            field="job_id",
+            fix="Send the same cmd and data to get its state, or use a new job_id.",
+        )
+    queue = placed.options.get("queue", command.DEFAULT_QUEUE)
+    return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
+
+
+def _refusal(tag: int, error: ExesysError) -> m.Answer:
+    return m.Answer(tag, -1, list(error.problem))
+
+
+def _describe(worker: Worker, now: float) -> dict[str, Any]:
+    return {
+        **worker.info,
+        "session": worker.peer.session,
+        "queues": list(worker.queues),
+        "slots": worker.slots,
+        "capacity": worker.capacity,
+        "held": len(worker.held),
+        "draining": worker.draining,
+        "silent_s": round(now - worker.peer.seen, 3),
+    }

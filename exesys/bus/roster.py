@@ -1,0 +1,158 @@
+"""Who is on the bus: peers, workers, their credit and their leases. Pure.
+
+Credit is counted in absolute numbers. A worker says in every heartbeat how
+many jobs it may hold (`capacity`) and how many run at once (`slots`); the
+roster knows what it was sent and not yet reported, and deals only into the
+difference: first to idle slots all round, then to prefetch, so that no worker
+hoards while another is idle.
+
+A worker is silent for a lease (heartbeat x misses) and is lost: its session
+never comes back, and what it held goes to others. Time is monotonic.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from exesys.bus.messages import Heartbeat, Held
+from exesys.catalogue import Catalogue
+from exesys.turn import Claim
+
+MOST_LOST_REMEMBERED = 10_000
+MOST_CLAIMED = 500
+
+
+@dataclass
+class Peer:
+    """One connection that said HELLO."""
+
+    address: bytes  # the ROUTER's routing id
+    session: str
+    role: str
+    seen: float
+
+
+@dataclass
+class Sent:
+    """A job a worker holds: the attempt, and when it was last sent."""
+
+    attempt: int
+    at: float
+
+
+@dataclass
+class Worker:
+    peer: Peer
+    queues: tuple[str, ...]
+    catalogue: Catalogue
+    info: dict[str, Any]
+    slots: int = 0
+    capacity: int = 0
+    strangers: frozenset[str] = frozenset()  # what it had at its last heartbeat and should not
+    foreign: int = 0  # of these, still there at the next: jobs that were given to others
+    draining: bool = False
+    recalled: bool = False  # whether `held` agrees with the store
+    held: dict[str, Sent] = field(default_factory=dict)
+
+    @property
+    def busy(self) -> int:
+        return len(self.held) + self.foreign
+
+    @property
+    def ready(self) -> bool:
+        return self.recalled and not self.draining and self.capacity > 0
+
+    def missing(self, beat: Heartbeat, now: float, patience_s: float) -> list[Held]:
+        """Return the jobs sent long enough ago that the worker does not have."""
+        has = {held.ref: held.attempt for held in beat.held}
+        # A heartbeat and a result may overtake each other: only the second sight counts.
+        strangers = frozenset(ref for ref in has if ref not in self.held)
+        self.foreign = len(strangers & self.strangers)
+        self.strangers = strangers
+        absent = [
+            Held(ref, sent.attempt)
+            for ref, sent in self.held.items()
+            if has.get(ref) != sent.attempt and now - sent.at >= patience_s
+        ]
+        for held in absent:
+            self.held[held.ref].at = now
+        return absent
+
+
+class Roster:
+    """The peers and workers present, and the sessions still expected or lost."""
+
+    def __init__(self, lease_s: float) -> None:
+        self.lease_s = lease_s
+        self.peers: dict[bytes, Peer] = {}
+        self.sessions: dict[str, Peer] = {}
+        self.workers: dict[str, Worker] = {}
+        self._expected: dict[str, float] = {}  # session -> when it is given up
+        self._lost: OrderedDict[str, None] = OrderedDict()
+        self._turns = 0
+
+    def expect(self, sessions: list[str], now: float) -> None:
+        """Give sessions that the store knows a lease to come back after a restart."""
+        for session in sessions:
+            self._expected[session] = now + self.lease_s
+
+    def admit(self, peer: Peer) -> None:
+        """Take in a peer; a session that comes by a new connection leaves its old one."""
+        old = self.sessions.get(peer.session)
+        if old is not None:
+            self.peers.pop(old.address, None)
+        self.peers[peer.address] = peer
+        self.sessions[peer.session] = peer
+        self._expected.pop(peer.session, None)
+
+    def was_lost(self, session: str) -> bool:
+        return session in self._lost
+
+    def dismiss(self, peer: Peer) -> Worker | None:
+        """Forget a peer. Returns the worker it was."""
+        self.peers.pop(peer.address, None)
+        if self.sessions.get(peer.session) is peer:
+            del self.sessions[peer.session]
+        return self.workers.pop(peer.session, None)
+
+    def overdue(self, now: float) -> tuple[list[Peer], list[str]]:
+        """Dismiss whoever was silent for a lease.
+
+        Returns the peers, and the worker sessions (also those that never came
+        back) whose jobs are to be released.
+        """
+        silent = [peer for peer in self.peers.values() if now - peer.seen > self.lease_s]
+        lost = [session for session, until in self._expected.items() if now >= until]
+        for session in lost:
+            del self._expected[session]
+        for peer in silent:
+            if self.dismiss(peer):
+                lost.append(peer.session)
+        for session in lost:
+            self._lost[session] = None
+        while len(self._lost) > MOST_LOST_REMEMBERED:
+            self._lost.popitem(last=False)
+        return silent, lost
+
+    def claims(self) -> list[Claim]:
+        """Turn the free credit into claims: idle slots of all first, then prefetch."""
+        self._turns += 1
+        workers = [worker for worker in self.workers.values() if worker.ready and worker.busy < worker.capacity]
+        start = self._turns % len(workers) if workers else 0
+        return list(self._deal(workers[start:] + workers[:start]))
+
+    def _deal(self, workers: list[Worker]) -> Iterator[Claim]:
+        left = MOST_CLAIMED
+        for worker in workers:
+            idle = min(worker.slots - worker.busy, worker.capacity - worker.busy, left)
+            if idle > 0:
+                left -= idle
+                yield Claim(worker.peer.session, idle, worker.queues)
+        for worker in workers:
+            ahead = min(worker.capacity - max(worker.busy, worker.slots), left)
+            if ahead > 0:
+                left -= ahead
+                yield Claim(worker.peer.session, ahead, worker.queues)

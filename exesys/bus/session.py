@@ -1,0 +1,206 @@
+"""The worker's side of the conversation. Pure: events and `now` in, messages out.
+
+A session lives from HELLO to BYE. It keeps each job it was given until the
+router has acknowledged its result, resends what was not, answers a repeated
+JOB by ignoring it, and tells in every heartbeat what it holds and how much
+more it could. Liveness is a round trip: without HB_ACK for a lease the
+sockets are built anew, and the router, perhaps a new one, is greeted again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from exesys.bus import messages as m
+
+RESEND_S = 1.0
+HELLO_AGAIN_S = 1.0
+SHORT_MS = 10.0
+ENOUGH_MEASURED = 20
+FORGET = 0.05  # weight of the newest run time in the mean
+Attempt = tuple[str, int]
+
+
+@dataclass
+class Unacked:
+    report: m.Report
+    sent_at: float
+
+
+@dataclass
+class WorkerSession:
+    """One worker daemon's conversation with the router.
+
+    `info` goes into HELLO; `slots` run at once and `prefetch` more are asked
+    for while jobs are measured to be short.
+    """
+
+    session: str
+    info: dict[str, Any]
+    slots: int
+    prefetch: int
+    epoch: int = 0
+    welcome: m.Welcome | None = None
+    lost: bool = False  # the router gave this session up
+    draining: bool = False
+    queue: deque[m.Job] = field(default_factory=deque)  # not yet with a slot
+    _running: dict[Attempt, m.Job] = field(default_factory=dict)
+    _unacked: dict[Attempt, Unacked] = field(default_factory=dict)
+    _fresh: list[m.Report] = field(default_factory=list)
+    _notes: dict[Attempt, m.Note] = field(default_factory=dict)
+    _hello_at: float = float("-inf")
+    _beat_at: float = float("-inf")
+    _heard_at: float = float("-inf")
+    _told: tuple[int, bool] = (-1, False)
+    _mean_ms: float = SHORT_MS
+    _measured: int = 0
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self.welcome.heartbeat_s if self.welcome else HELLO_AGAIN_S
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs this worker may hold in all."""
+        if self.draining:
+            return 0
+        short = self._measured >= ENOUGH_MEASURED and self._mean_ms < SHORT_MS
+        return self.slots * (1 + self.prefetch) if short else self.slots
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held: no job, no result that waits for its ack."""
+        return not (self.queue or self._running or self._unacked or self._fresh)
+
+    @property
+    def started(self) -> int:
+        """How many jobs are with slots."""
+        return len(self._running)
+
+    # --- in ---------------------------------------------------------------
+
+    def greeted(self, welcome: m.Welcome, now: float) -> None:
+        """WELCOME came: results that the router may not have go out again."""
+        self.welcome = welcome
+        self.epoch = welcome.epoch
+        self._heard_at = now
+        self._beat_at = float("-inf")
+        for unacked in self._unacked.values():
+            unacked.sent_at = float("-inf")
+
+    def heard(self, ack: m.HeartbeatAck, now: float) -> None:
+        self._heard_at = now
+
+    def refused(self, error: m.Error) -> None:
+        """ERROR came: greet again, or end when this session was given up."""
+        if error.code == "session_lost":
+            self.lost = True
+        elif error.code == "unknown_session":
+            self._hello_at = float("-inf")
+            self.welcome = None
+
+    def given(self, jobs: Iterable[m.Job]) -> None:
+        """JOB came. What is held already is not taken twice."""
+        for job in jobs:
+            attempt = (job.ref, job.attempt)
+            known = attempt in self._running or attempt in self._unacked
+            if not known and all((queued.ref, queued.attempt) != attempt for queued in self.queue):
+                self.queue.append(job)
+
+    def begin(self) -> m.Job:
+        """Hand the next job to a slot. Raises IndexError when none waits."""
+        job = self.queue.popleft()
+        self._running[job.ref, job.attempt] = job
+        return job
+
+    def unbegin(self, jobs: Iterable[m.Job]) -> None:
+        """Take jobs back from a slot that has not started them, oldest first."""
+        for job in reversed(list(jobs)):
+            del self._running[job.ref, job.attempt]
+            self.queue.appendleft(job)
+
+    def ended(self, report: m.Report, run_ms: float) -> None:
+        """A slot finished a job, or died over it."""
+        attempt = (report.ref, report.attempt)
+        self._running.pop(attempt, None)
+        note = self._notes.pop(attempt, None)
+        if note is not None and not report.log:
+            report = report._replace(log=note.log)
+        self._fresh.append(report)
+        self._measured += 1
+        # A long job ends the prefetch at once, a short one brings it back slowly.
+        weight = 1.0 if run_ms > 10 * SHORT_MS else FORGET
+        self._mean_ms += weight * (run_ms - self._mean_ms)
+
+    def noted(self, note: m.Note) -> None:
+        """A running job told its progress or its log so far."""
+        self._notes[note.ref, note.attempt] = note
+
+    def acked(self, ack: m.ResultAck) -> None:
+        for held in ack.acks:
+            self._unacked.pop((held.ref, held.attempt), None)
+
+    def drain(self) -> list[m.Message]:
+        """Take no more: give back what was not started."""
+        self.draining = True
+        while self.queue:
+            job = self.queue.popleft()
+            self._fresh.append(m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0))
+        self._beat_at = float("-inf")
+        return [m.Drain(self.session)]
+
+    # --- out --------------------------------------------------------------
+
+    def reports(self, now: float) -> m.Result | None:
+        """Return the results to push now: the new ones, and those unanswered for long."""
+        for report in self._fresh:
+            self._unacked[report.ref, report.attempt] = Unacked(report, float("-inf"))
+        if self.welcome is None:
+            self._fresh = []
+            return None
+        due = self._fresh
+        self._fresh = []
+        for unacked in self._unacked.values():
+            # The new ones are in `due` already, in order; the oldest stand first here.
+            if unacked.sent_at != float("-inf") and now - unacked.sent_at < RESEND_S:
+                continue
+            if unacked.sent_at != float("-inf") or unacked.report not in due:
+                due.append(unacked.report)
+            unacked.sent_at = now
+        return m.Result(self.session, tuple(due)) if due else None
+
+    def beats(self, now: float) -> list[m.Message]:
+        """Return the HELLO or heartbeat that is due."""
+        if self.welcome is None:
+            if now - self._hello_at < HELLO_AGAIN_S:
+                return []
+            self._hello_at = now
+            return [m.Hello(m.VERSION, "worker", self.session, "", self.info)]
+        told = (self.capacity, bool(self._notes))
+        if now - self._beat_at < self.heartbeat_s and told[0] == self._told[0]:
+            return []
+        self._beat_at = now
+        self._told = told
+        held = [m.Held(job.ref, job.attempt) for job in self.queue]
+        held += [m.Held(*attempt) for attempt in (*self._running, *self._unacked)]
+        notes, self._notes = tuple(self._notes.values()), {}
+        return [m.Heartbeat(self.session, self.epoch, self.slots, self.capacity, tuple(held), notes)]
+
+    def silent(self, now: float) -> bool:
+        """Whether the router was not heard for a lease: time to build the sockets anew."""
+        return self.welcome is not None and now - self._heard_at > self.heartbeat_s * self.welcome.misses
+
+    def rebuilt(self, now: float) -> None:
+        """The sockets are new: greet again."""
+        self.welcome = None
+        self._hello_at = float("-inf")
+        self._heard_at = now
+
+    def wake_in_s(self, now: float) -> float:
+        """Return how long the loop may sleep if nothing comes in."""
+        if self.welcome is None:
+            return max(0.0, self._hello_at + HELLO_AGAIN_S - now)
+        return max(0.0, self._beat_at + self.heartbeat_s - now)

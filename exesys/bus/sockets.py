@@ -1,0 +1,95 @@
+"""Socket options, in one place, each with its reason.
+
+A second bind of an ipc path steals it silently, so the router holds a lock
+beside it (`process.hold_lock`). No fixed identities: with ROUTER_MANDATORY
+and automatic routing ids a message to a peer that went is an error, not a
+message to whoever took its name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from exesys.bus.wire import MAX_FRAME_BYTES
+from exesys.errors import ConfigError
+
+LINGER_MS = 1000
+HWM = 100_000
+DRAIN = 256
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+
+def _make(context: Context, kind: int) -> Socket:
+    socket = context.socket(kind)
+    socket.linger = LINGER_MS  # a goodbye goes out, a dead peer holds nobody up
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)  # a larger frame ends that connection
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # finds connections that are dead below us
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.RCVHWM, HWM)
+    return socket
+
+
+def bind(context: Context, kind: int, endpoint: str) -> tuple[Socket, str]:
+    """Bind a router's socket. Returns it and the endpoint it really has.
+
+    Raises ConfigError when the address is in use or cannot be had.
+    """
+    socket = _make(context, kind)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if kind == zmq.PUB:
+        socket.setsockopt(zmq.XPUB_NODROP, 0)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigError(f"the bus cannot listen on {endpoint}: {error}.", fix="See [bus] endpoint.") from error
+    return socket, socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+
+def connect(context: Context, kind: int, endpoint: str) -> Socket:
+    """Connect a peer's socket. It reconnects by itself, within a second."""
+    socket = _make(context, kind)
+    socket.setsockopt(zmq.RECONNECT_IVL, 20)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    if kind == zmq.PUSH:
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a router that is away
+    if kind == zmq.SUB:
+        for topic in (b"stop.", b"ctl."):
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+    socket.connect(endpoint)
+    return socket
+
+
+def beside(endpoint: str, name: str) -> str:
+    """Return where a further socket of the router goes: a sibling path, or a free port."""
+    if endpoint.startswith("ipc://"):
+        return f"{endpoint}.{name}"
+    return endpoint.rpartition(":")[0] + ":*"
+
+
+def send(socket: Socket, *frames: bytes) -> bool:
+    """Send without blocking. False when the peer is gone or its queue is full."""
+    try:
+        socket.send_multipart(frames, zmq.DONTWAIT)
+    except zmq.ZMQError as error:
+        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            return False
+        raise
+    return True
+
+
+def drain(socket: Socket, most: int = DRAIN) -> list[Any]:
+    """Read what is there, at most `most` messages, each a list of frames."""
+    messages: list[Any] = []
+    try:
+        while len(messages) < most:
+            messages.append(socket.recv_multipart(zmq.DONTWAIT))
+    except zmq.Again:
+        pass
+    return messages

@@ -1,0 +1,210 @@
+"""The router: the sockets and the clock around `bus.broker`.
+
+Each pass of the loop is one poll and a flat list of steps. The store's
+answers arrive through the same poll, so that the sockets are read (and
+heartbeats answered) also while Redis is slow or away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+
+import zmq
+
+from exesys import codec, environment
+from exesys.bus import broker, messages, sockets, wire
+from exesys.catalogue import Catalogue
+from exesys.config import Config
+from exesys.daemons.loop import Loop, run
+from exesys.errors import ProtocolError
+from exesys.process import die_with_parent, hold_lock
+from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreAway
+
+RECONNECT_S = 0.25
+log = logging.getLogger("router")
+
+
+class Router:
+    """Wires sockets, store and core together."""
+
+    def __init__(self, config: Config, loop: Loop) -> None:
+        self.config = config
+        self.loop = loop
+        self.store = Store(config.redis_url, config.redis.prefix, config.limits)
+        self.context = zmq.Context[sockets.Socket]()
+        front = config.bus_endpoint
+        self.front, _ = sockets.bind(self.context, zmq.ROUTER, front)
+        self.results, results_at = sockets.bind(self.context, zmq.PULL, sockets.beside(front, "results"))
+        self.events, events_at = sockets.bind(self.context, zmq.PUB, sockets.beside(front, "events"))
+        self.pushes: dict[str, tuple[sockets.Socket, str]] = {}
+        self.core = self._boot()
+        self.core.endpoints = {"results": results_at, "events": events_at}
+        self._sent_at = 0.0
+        self._retry_at: float | None = None  # set while the store is away
+        loop.watch(self.front)
+        loop.watch(self.results)
+        self._store_fd = self.store.fileno()
+        loop.watch(self._store_fd)
+
+    def _boot(self) -> broker.Broker:
+        """Wait for the store, which starts beside us, and read what it remembers."""
+        while True:
+            try:
+                self.store.reconnect()
+                epoch, sessions, known = self.store.boot()
+                break
+            except StoreAway as error:
+                log.info("%s", error)
+                self.loop.poll(RECONNECT_S)
+                if self.loop.stopping:
+                    raise
+        catalogue = Catalogue.from_wire(codec.unpack(known)) if known else Catalogue.merge([])
+        log.info("epoch %d, %d worker sessions to come back", epoch, len(sessions))
+        return broker.Broker(self.config, epoch, sessions, catalogue, time.monotonic(), random.random)
+
+    def serve(self) -> None:
+        """Run until told to stop; the turn under way is finished first, if the store answers."""
+        while not self.loop.stopping or (self.store.busy and self._retry_at is None):
+            ready = self.loop.poll(self._wait_s())
+            now = time.monotonic()
+            if self.front in ready:
+                self._read_front(now)
+            if self.results in ready:
+                self._read_results()
+            self._collect(now)
+            self.core.tick(now)
+            self._commit(now)
+            self._carry_out()
+
+    def _wait_s(self) -> float:
+        now = time.monotonic()
+        if self._retry_at is not None:
+            return self._retry_at - now
+        return self.core.wake_in_s(now, time.time_ns() // 1_000_000)
+
+    def _read_front(self, now: float) -> None:
+        for frames in sockets.drain(self.front):
+            address = frames[0]
+            try:
+                if len(frames) != 2:
+                    raise ProtocolError(f"a message has one frame, not {len(frames) - 1}")
+                self.core.receive(address, wire.decode_at_router(frames[1]), now)
+            except ProtocolError as error:
+                self.core.garbled(address, error)
+
+    def _read_results(self) -> None:
+        for frames in sockets.drain(self.results):
+            try:
+                message = wire.decode_at_router(frames[0])
+                if len(frames) != 1 or not isinstance(message, messages.Result):
+                    raise ProtocolError("only RESULT goes to the results socket")
+                self.core.results(message)
+            except ProtocolError as error:
+                self.core.garbled(b"", error)
+
+    def _collect(self, now: float) -> None:
+        if self._retry_at is not None:
+            if now >= self._retry_at:
+                self._reconnect()
+            return
+        try:
+            done = self.store.collect()
+        except StoreAway as error:
+            self._lose_store(error, now)
+            return
+        if done is not None:
+            self.core.apply(*done, now)
+        elif self.store.busy:
+            self.core.store_slow(self._sent_at)
+            if now - self._sent_at > REPLY_TIMEOUT_S:
+                self._lose_store(StoreAway("Redis is silent."), now)
+
+    def _commit(self, now: float) -> None:
+        if self.store.busy or self._retry_at is not None:
+            return
+        turn = self.core.plan(time.time_ns() // 1_000_000)
+        if turn is None:
+            return
+        self._sent_at = now
+        try:
+            self.store.begin(turn)
+        except StoreAway as error:
+            self._lose_store(error, now)
+
+    def _lose_store(self, error: StoreAway, now: float) -> None:
+        log.warning("%s", error)
+        self.loop.forget(self._store_fd)
+        self.core.store_slow(float("-inf"))
+        self._retry_at = now + RECONNECT_S
+
+    def _reconnect(self) -> None:
+        try:
+            self.store.reconnect()
+            self.store.again()
+        except StoreAway:
+            self._retry_at = time.monotonic() + RECONNECT_S
+            return
+        self._store_fd = self.store.fileno()
+        self.loop.watch(self._store_fd)
+        self._sent_at = time.monotonic()
+        self._retry_at = None
+        log.info("the store is back")
+        self.core.store_back()
+
+    def _carry_out(self) -> None:
+        for effect in self.core.effects():
+            match effect:
+                case broker.Send(address, message):
+                    sockets.send(self.front, address, wire.encode(message))
+                case broker.Dispatch(session, message):
+                    # A worker that went is found by its silence, and its jobs with it.
+                    if session in self.pushes:
+                        sockets.send(self.pushes[session][0], wire.encode(message))
+                case broker.Publish(topic, message):
+                    sockets.send(self.events, topic.encode(), wire.encode(message))
+                case broker.OpenWorker(session):
+                    self._open(session)
+                case broker.CloseWorker(session):
+                    if session in self.pushes:
+                        self.pushes.pop(session)[0].close(linger=0)
+
+    def _open(self, session: str) -> None:
+        if session not in self.pushes:
+            at = sockets.beside(self.config.bus_endpoint, f"w-{session}")
+            self.pushes[session] = sockets.bind(self.context, zmq.PUSH, at)
+        self.core.worker_opened(session, self.pushes[session][1])
+        for effect in self.core.effects():
+            if isinstance(effect, broker.Send):
+                sockets.send(self.front, effect.address, wire.encode(effect.message))
+
+    def close(self) -> None:
+        for socket, _ in self.pushes.values():
+            socket.close()
+        for socket in (self.front, self.results, self.events):
+            socket.close()
+        self.context.term()
+        self.store.close()
+
+
+def main() -> int:
+    die_with_parent()
+    config = environment.load()
+    os.umask(0o077)
+    config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    hold_lock(config.run / "router.lock")
+    loop = Loop()
+    try:
+        router = Router(config, loop)
+    except StoreAway:
+        return 0
+    log.info("listening on %s", config.bus_endpoint)
+    router.serve()
+    router.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run("router", main)

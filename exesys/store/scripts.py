@@ -1,0 +1,228 @@
+"""A turn as requests to Redis, and Redis' replies as answers. No connection here.
+
+Each builder below serves one script: it says which keys and arguments the
+script gets and how to read its reply. Many jobs go into one script, up to
+`CHUNK`, so that a turn of hundreds of jobs costs a handful of commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import Any, NamedTuple, TypeVar
+
+from exesys import codec
+from exesys.bus.messages import Held, Job
+from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from exesys.config import Limits
+from exesys.states import State
+from exesys.store.keys import Keys
+from exesys.turn import Answers, Claim, Claimed, Closed, Ended, Found, Placed, Taken, Turn
+
+CHUNK = 250
+MOST_RELEASED = 250
+NAMES = ("submit", "claim", "report", "release", "lookup", "recall", "note", "job")
+_RECORDED = ("timeout_s", "retries", "backoff_s", "result_ttl_s")
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+
+
+class Request(NamedTuple):
+    """One command for Redis and what to do with its reply."""
+
+    command: tuple[Argument, ...]
+    read: Callable[[Any], None]
+    repeat: bool = True  # may be sent again when its reply was lost
+
+
+class Scripts:
+    """The Lua of this directory under one prefix: source by name, and its SHA-1."""
+
+    def __init__(self, keys: Keys) -> None:
+        here = resources.files("exesys.store")
+        common = keys.prelude() + (here / "common.lua").read_text("utf-8")
+        self.sources = {name: common + (here / f"{name}.lua").read_text("utf-8") for name in NAMES}
+        self.sha = {name: hashlib.sha1(source.encode()).hexdigest() for name, source in self.sources.items()}
+
+
+class Builder:
+    """Turns a `Turn` into requests whose replies fill an `Answers`."""
+
+    def __init__(self, keys: Keys, scripts: Scripts, limits: Limits, max_errors: bytes) -> None:
+        self.keys = keys
+        self.sha = scripts.sha
+        self.limits = limits
+        self.lost_body = max_errors
+
+    def build(self, turn: Turn, answers: Answers) -> Iterator[Request]:
+        """Yield the turn's requests in their fixed order."""
+        keys = self.keys
+        for reports in _chunks(turn.reports):
+            yield self._report(turn, reports, answers.ended)
+        for session in turn.lost:
+            yield self._release(turn, session, answers.lost)
+        if turn.opened:
+            yield Request(("SADD", keys("sessions"), *turn.opened), _ignore)
+        if turn.catalogue:
+            yield Request(("SET", keys("functions"), turn.catalogue), _ignore)
+        for placed in _chunks(turn.placed):
+            yield self._submit(turn, placed, answers.taken)
+        if turn.claims:
+            yield self._claim(turn, answers)
+        for lookups in _chunks(turn.lookups):
+            index = [keys("job", lookup.job_id) for lookup in lookups]
+            flat = [part for lookup in lookups for part in (lookup.from_, lookup.to, lookup.job_id)]
+            yield self._script("lookup", index, flat, _each(answers.found, _found))
+        for notes in _chunks(turn.notes):
+            records = [keys("record", note.ref, State.processing.name) for note in notes]
+            told = [part for n in notes for part in (n.ref, n.attempt, n.fraction, n.text, n.log)]
+            yield self._script("note", records, told, _ignore)
+        for session in turn.recalls:
+
+            def recalled(reply: Any) -> None:
+                answers.recalled.append(tuple(Held(ref.decode(), int(attempt)) for ref, attempt in reply))
+
+            yield self._script("recall", [keys("held", session)], [], recalled)
+        for reloads in _chunks(turn.reloads):
+            wanted = [part for held in reloads for part in held]
+            yield self._script("recall", [], wanted, _each(answers.reloaded, self._job))
+
+    def _script(
+        self,
+        name: str,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        read: Callable[[Any], None],
+        repeat: bool = True,
+    ) -> Request:
+        return Request(("EVALSHA", self.sha[name], len(keys), *keys, *arguments), read, repeat)
+
+    def _submit(self, turn: Turn, chunk: Sequence[Placed], into: list[Taken]) -> Request:
+        arguments: list[Argument] = [turn.now_ms, self.limits.queue_depth]
+        index = []
+        for command, options, peer, due_ms in chunk:
+            index.append(self.keys("job", command.job_id))
+            arguments += (
+                command.from_,
+                command.to,
+                command.cmd,
+                command.data,
+                command.job_id,
+                command.digest,
+                peer,
+                options.get("queue", DEFAULT_QUEUE),
+                options.get("priority", DEFAULT_PRIORITY),
+                due_ms,
+            )
+            recorded = [part for name in _RECORDED if name in options for part in (name, options[name])]
+            arguments.append(len(recorded) // 2)
+            arguments += recorded
+        return self._script("submit", index, arguments, _each(into, _taken))
+
+    def _claim(self, turn: Turn, answers: Answers) -> Request:
+        arguments: list[Argument] = [turn.now_ms]
+        for session, count, queues in turn.claims:
+            arguments += (session, count, len(queues), *queues)
+        claims: list[Claim] = turn.claims
+
+        def read(reply: Any) -> None:
+            answers.next_due_ms = int(reply[0])
+            for claim, jobs in zip(claims, reply[1:], strict=True):
+                answers.claimed.append(Claimed(claim.session, tuple(self._job(job) for job in jobs)))
+
+        return self._script("claim", [self.keys("delayed")], arguments, read, repeat=False)
+
+    def _report(self, turn: Turn, chunk: Sequence[Closed], into: list[Ended]) -> Request:
+        limits = self.limits
+        arguments: list[Argument] = [
+            turn.now_ms,
+            int(limits.result_ttl_s),
+            int(limits.error_ttl_s),
+            limits.max_crashes,
+        ]
+        records = []
+        refs = []
+        for session, report, jitter in chunk:
+            ref, attempt, outcome, body, log, began_ms, ended_ms = report
+            refs.append(ref)
+            records.append(self.keys("record", ref, State.processing.name))
+            arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log)
+
+        def read(reply: Any) -> None:
+            for ref, (stale, state, attempt, peer, body) in zip(refs, reply, strict=True):
+                into.append(Ended(ref, int(attempt), bool(stale), State(state), _text(peer), _body(state, body)))
+
+        return self._script("report", records, arguments, read)
+
+    def _release(self, turn: Turn, session: str, into: list[tuple[int, list[Ended]]]) -> Request:
+        limits = self.limits
+        keys = [self.keys("held", session), self.keys("sessions")]
+        arguments: list[Argument] = [
+            session,
+            turn.now_ms,
+            int(limits.error_ttl_s),
+            limits.max_losses,
+            self.lost_body,
+            MOST_RELEASED,
+        ]
+
+        def read(reply: Any) -> None:
+            failed = [
+                Ended(ref.decode(), int(attempt), False, State.error, _text(peer), [self.lost_body, int(attempt)])
+                for ref, attempt, peer in reply[1]
+            ]
+            into.append((int(reply[0]), failed))
+
+        return self._script("release", keys, arguments, read)
+
+    def _job(self, raw: Any) -> Job:
+        ref, attempt, to, cmd, data, timeout_s = raw
+        return Job(
+            ref.decode(),
+            int(attempt),
+            to.decode(),
+            cmd.decode(),
+            data,
+            float(timeout_s) if timeout_s else self.limits.timeout_s,
+        )
+
+
+def lost_body(max_losses: int) -> bytes:
+    """Return the error a step gets whose workers were lost too often."""
+    return codec.pack({"type": "WorkerLost", "message": f"its worker was lost {max_losses} times", "traceback": ""})
+
+
+def _chunks(items: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def _each(into: list[T], read: Callable[[Any], T]) -> Callable[[Any], None]:
+    return lambda reply: into.extend(read(item) for item in reply)
+
+
+def _ignore(reply: Any) -> None:
+    pass
+
+
+def _text(raw: bytes | None) -> str:
+    return raw.decode() if raw else ""
+
+
+def _body(state: int, raw: Any) -> Any:
+    """Read what `body_of` in common.lua gives."""
+    if state == State.error and raw:
+        return [raw[0] or b"", int(raw[1] or 0)]
+    return raw
+
+
+def _taken(raw: Any) -> Taken:
+    verdict, ref, state, body = raw
+    return Taken(verdict.decode(), ref.decode(), State(state), _body(state, body))
+
+
+def _found(raw: Any) -> Found:
+    ref, state, body = raw
+    return Found(ref.decode(), None if state < 0 else State(state), _body(state, body))
