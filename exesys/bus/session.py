@@ -47,14 +47,17 @@ class WorkerSession:
     lost: bool = False  # the router gave this session up
     draining: bool = False
     queue: deque[m.Job] = field(default_factory=deque)  # not yet with a slot
+    _queued: set[Attempt] = field(default_factory=set)
     _running: dict[Attempt, m.Job] = field(default_factory=dict)
     _unacked: dict[Attempt, Unacked] = field(default_factory=dict)
     _fresh: list[m.Report] = field(default_factory=list)
     _notes: dict[Attempt, m.Note] = field(default_factory=dict)
+    _untold: set[Attempt] = field(default_factory=set)  # notes no heartbeat carried yet
     _hello_at: float = float("-inf")
     _beat_at: float = float("-inf")
     _heard_at: float = float("-inf")
-    _told: tuple[int, bool] = (-1, False)
+    _resend_at: float = float("-inf")
+    _told: int = -1  # the capacity in the last heartbeat
     _mean_ms: float = SHORT_MS
     _measured: int = 0
 
@@ -90,6 +93,7 @@ class WorkerSession:
         self._beat_at = float("-inf")
         for unacked in self._unacked.values():
             unacked.sent_at = float("-inf")
+        self._resend_at = float("-inf")
 
     def heard(self, ack: m.HeartbeatAck, now: float) -> None:
         self._heard_at = now
@@ -106,13 +110,14 @@ class WorkerSession:
         """JOB came. What is held already is not taken twice."""
         for job in jobs:
             attempt = (job.ref, job.attempt)
-            known = attempt in self._running or attempt in self._unacked
-            if not known and all((queued.ref, queued.attempt) != attempt for queued in self.queue):
+            if attempt not in self._running and attempt not in self._unacked and attempt not in self._queued:
+                self._queued.add(attempt)
                 self.queue.append(job)
 
     def begin(self) -> m.Job:
         """Hand the next job to a slot. Raises IndexError when none waits."""
         job = self.queue.popleft()
+        self._queued.discard((job.ref, job.attempt))
         self._running[job.ref, job.attempt] = job
         return job
 
@@ -120,6 +125,7 @@ class WorkerSession:
         """Take jobs back from a slot that has not started them, oldest first."""
         for job in reversed(list(jobs)):
             del self._running[job.ref, job.attempt]
+            self._queued.add((job.ref, job.attempt))
             self.queue.appendleft(job)
 
     def ended(self, report: m.Report, run_ms: float) -> None:
@@ -127,6 +133,7 @@ class WorkerSession:
         attempt = (report.ref, report.attempt)
         self._running.pop(attempt, None)
         note = self._notes.pop(attempt, None)
+        self._untold.discard(attempt)
         if note is not None and not report.log:
             report = report._replace(log=note.log)
         self._fresh.append(report)
@@ -137,7 +144,9 @@ class WorkerSession:
 
     def noted(self, note: m.Note) -> None:
         """A running job told its progress or its log so far."""
-        self._notes[note.ref, note.attempt] = note
+        attempt = (note.ref, note.attempt)
+        self._notes[attempt] = note
+        self._untold.add(attempt)
 
     def acked(self, ack: m.ResultAck) -> None:
         for held in ack.acks:
@@ -146,6 +155,7 @@ class WorkerSession:
     def drain(self) -> list[m.Message]:
         """Take no more: give back what was not started."""
         self.draining = True
+        self._queued.clear()
         while self.queue:
             job = self.queue.popleft()
             self._fresh.append(m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0))
@@ -156,20 +166,17 @@ class WorkerSession:
 
     def reports(self, now: float) -> m.Result | None:
         """Return the results to push now: the new ones, and those unanswered for long."""
-        for report in self._fresh:
-            self._unacked[report.ref, report.attempt] = Unacked(report, float("-inf"))
         if self.welcome is None:
-            self._fresh = []
             return None
-        due = self._fresh
-        self._fresh = []
-        for unacked in self._unacked.values():
-            # The new ones are in `due` already, in order; the oldest stand first here.
-            if unacked.sent_at != float("-inf") and now - unacked.sent_at < RESEND_S:
-                continue
-            if unacked.sent_at != float("-inf") or unacked.report not in due:
-                due.append(unacked.report)
-            unacked.sent_at = now
+        due, self._fresh = self._fresh, []
+        for report in due:
+            self._unacked[report.ref, report.attempt] = Unacked(report, now)
+        if now >= self._resend_at:
+            self._resend_at = now + RESEND_S / 2
+            for unacked in self._unacked.values():
+                if now - unacked.sent_at >= RESEND_S:
+                    unacked.sent_at = now
+                    due.append(unacked.report)
         return m.Result(self.session, tuple(due)) if due else None
 
     def beats(self, now: float) -> list[m.Message]:
@@ -179,14 +186,15 @@ class WorkerSession:
                 return []
             self._hello_at = now
             return [m.Hello(m.VERSION, "worker", self.session, "", self.info)]
-        told = (self.capacity, bool(self._notes))
-        if now - self._beat_at < self.heartbeat_s and told[0] == self._told[0]:
+        if now - self._beat_at < self.heartbeat_s and self.capacity == self._told:
             return []
         self._beat_at = now
-        self._told = told
+        self._told = self.capacity
         held = [m.Held(job.ref, job.attempt) for job in self.queue]
         held += [m.Held(*attempt) for attempt in (*self._running, *self._unacked)]
-        notes, self._notes = tuple(self._notes.values()), {}
+        held += [m.Held(report.ref, report.attempt) for report in self._fresh]
+        notes = tuple(self._notes[attempt] for attempt in self._untold)
+        self._untold.clear()
         return [m.Heartbeat(self.session, self.epoch, self.slots, self.capacity, tuple(held), notes)]
 
     def silent(self, now: float) -> bool:

@@ -7,6 +7,7 @@ it finds itself adopted by another process.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -50,10 +51,8 @@ class Loop:
 
     def forget(self, source: Any) -> None:
         """Stop polling a source; one never watched is no error."""
-        try:
+        with contextlib.suppress(KeyError):
             self._poller.unregister(source)
-        except KeyError:
-            pass
 
     def poll(self, wait_s: float) -> set[Any]:
         """Sleep until something can be read, at most `wait_s`; return what."""

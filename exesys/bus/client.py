@@ -1,0 +1,354 @@
+"""The Python clients: `Client` for threads, `AsyncClient` for asyncio.
+
+    client = exesys.Client()
+    client.run("add", [1, 2, 3])                   # the value, or JobError
+    handles = client.submit_many("index", paths)   # each like a Future
+    [handle.result(timeout=10) for handle in handles]
+
+Both find the system by the same ini and environment as the daemons. One
+thread owns the socket; calls only lay commands on its desk (`inflight.Desk`)
+and wake it. While the router or the store is away a patient client waits and
+sends again; nothing runs twice for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from exesys import codec, command, environment
+from exesys.bus import messages as m
+from exesys.bus import sockets, wire
+from exesys.bus.inflight import Desk, Handle, job_error
+from exesys.config import Config
+from exesys.errors import NotFound, ProtocolError, ResultTimeout, Unavailable
+from exesys.states import State
+
+WINDOW = 2000
+CHUNK = 500
+ANSWER_S = 10.0
+
+
+class Client:
+    """A connection to the router. Thread-safe; make one and keep it.
+
+    `window` bounds the commands sent and not yet acknowledged: `submit` waits
+    while it is full. With `patient=False` a command is refused at once with
+    Unavailable when the router or the store is away, instead of waiting.
+    """
+
+    def __init__(
+        self, config: Config | None = None, *, window: int = WINDOW, patient: bool = True, role: str = "client"
+    ) -> None:
+        self.config = config if config is not None else environment.load()
+        self.patient = patient
+        self._desk = Desk(secrets.token_hex(8), window, role)
+        self._room = threading.Condition(self._desk.lock)
+        self._asleep = False
+        self._closing = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._limits = command.Limits(self.config.limits.data_bytes, self.config.limits.depth)
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="exesys-client")
+        self._thread.start()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- commands ---------------------------------------------------------
+
+    def submit(
+        self,
+        cmd: str,
+        data: Any = None,
+        *,
+        job_id: str | None = None,
+        from_: str = command.DEFAULT_FROM,
+        to: str | Sequence[str] = command.END,
+        **options: Any,
+    ) -> Handle:
+        """Send one command and return its handle at once.
+
+        `options` are those of REST: queue, priority, delay_s or at, timeout_s,
+        retries, backoff_s, result_ttl_s. Raises BadCommand or TooLarge.
+        """
+        return self.send(self._build(cmd, data, job_id, from_, to, options))[0]
+
+    def submit_many(
+        self,
+        cmd: str,
+        data: Iterable[Any],
+        *,
+        from_: str = command.DEFAULT_FROM,
+        to: str | Sequence[str] = command.END,
+        **options: Any,
+    ) -> list[Handle]:
+        """Send the same command for each item of `data`; return the handles in order."""
+        handles: list[Handle] = []
+        remaining = iter(data)
+        while chunk := [self._build(cmd, item, None, from_, to, options) for item in islice(remaining, CHUNK)]:
+            handles += self.send(*chunk)
+        return handles
+
+    def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
+        """Send one command and wait for its value. Raises as `submit` and `Handle.result` do."""
+        return self.submit(cmd, data, **options).result(timeout)
+
+    def result(
+        self, job_id: str, timeout: float | None = None, *, from_: str = command.DEFAULT_FROM, to: str = command.END
+    ) -> Any:
+        """Wait for the value of a step sent earlier, by anyone. Raises NotFound, or as `Handle.result`."""
+        return self.follow(job_id, from_, to).result(timeout)
+
+    def status(self, job_id: str, *, from_: str = command.DEFAULT_FROM, to: str = command.END) -> dict[str, Any]:
+        """Return `status`, `state` and, once ended, `result` or `error` of a step. Raises NotFound."""
+        handle = self.follow(job_id, from_, to, notify=False)
+        handle.accepted(ANSWER_S)
+        return describe(handle)
+
+    def follow(self, job_id: str, from_: str, to: str, notify: bool = True) -> Handle:
+        """Return a handle on a step sent earlier."""
+        handle = Handle(job_id, from_, to, "", self._desk.lock)
+        self._put([handle], [None], notify)
+        return handle
+
+    def send(self, *commands: command.Command, notify: bool = True) -> list[Handle]:
+        """Send checked commands together, in one message of the bus."""
+        handles, items = [], []
+        for from_, to, cmd, data, job_id, options in commands:
+            handles.append(Handle(job_id, from_, to, cmd, self._desk.lock))
+            target: Any = to.split(",") if "," in to else to
+            items.append(m.Item(0, from_, target, cmd, data, job_id, dict(options), notify))
+        self._put(handles, items, notify)
+        return handles
+
+    def snapshot(self, *parts: str, timeout: float = ANSWER_S) -> dict[str, Any]:
+        """Ask the router for stops, workers, functions or figures. Raises Unavailable."""
+        answer: list[m.Snapshot] = []
+        arrived = threading.Event()
+
+        def then(snapshot: m.Snapshot) -> None:
+            answer.append(snapshot)
+            arrived.set()
+
+        with self._desk.lock:
+            tag = self._desk.ask(parts, then)
+        self._wake()
+        if not arrived.wait(timeout):
+            with self._desk.lock:
+                self._desk.forget(tag)
+            raise Unavailable("the router does not answer.", fix="See `exesys status`.")
+        return answer[0].parts
+
+    def tell(self, message: m.Message) -> None:
+        """Send the router a message that has no answer; it waits while the router is away."""
+        with self._desk.lock:
+            self._desk.tell(message)
+        self._wake()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the router has greeted this client and is heard."""
+        return self._desk.welcome is not None
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until the router has greeted this client."""
+        with self._room:
+            return self._room.wait_for(lambda: self._desk.welcome is not None, timeout)
+
+    def close(self) -> None:
+        """Say goodbye and end the thread. What is under way goes on in the system."""
+        self._closing = True
+        self._wake(always=True)
+        self._thread.join(timeout=2 * sockets.LINGER_MS / 1000)
+
+    def _build(
+        self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: dict[str, Any]
+    ) -> command.Command:
+        packed = codec.pack(data)
+        codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
+        return command.build(from_, to, cmd, packed, str(uuid.uuid4()) if job_id is None else job_id, options)
+
+    def _put(self, handles: Sequence[Handle], items: Sequence[m.Item | None], notify: bool) -> None:
+        desk = self._desk
+        with self._room:
+            if self._closing:
+                raise Unavailable("this client is closed.")
+            if not self.patient and desk.welcome is None:
+                raise Unavailable("the router is away.", fix="Send the same again in a moment.")
+            while desk.full and threading.current_thread() is not self._thread:
+                self._room.wait()
+            for handle, item in zip(handles, items, strict=True):
+                desk.put(handle, item, notify, self.patient)
+        self._wake()
+
+    # --- the thread -------------------------------------------------------
+
+    def _wake(self, always: bool = False) -> None:
+        if self._asleep or always:
+            self._asleep = False
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"\0")
+
+    def _serve(self) -> None:
+        context = zmq.Context[sockets.Socket]()
+        front = self._connect(context)
+        desk = self._desk
+        poller = zmq.Poller()
+        poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(front, zmq.POLLIN)
+        while not self._closing:
+            now = time.monotonic()
+            with desk.lock:
+                silent = desk.silent(now)
+                if silent:
+                    desk.rebuilt()
+                outgoing = desk.outgoing(now)
+                wait_s = desk.wake_in_s(now)
+                self._asleep = wait_s > 0
+            if silent:
+                poller.unregister(front)
+                front.close(linger=0)
+                front = self._connect(context)
+                poller.register(front, zmq.POLLIN)
+            for message in outgoing:
+                sockets.send(front, wire.encode(message))
+            ready = dict(poller.poll(wait_s * 1000))
+            self._asleep = False
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            if front in ready:
+                self._read(front)
+        sockets.send(front, wire.encode(m.Bye(desk.session, "closed")))
+        front.close()
+        context.term()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _connect(self, context: sockets.Context) -> sockets.Socket:
+        return sockets.connect(context, zmq.DEALER, self.config.bus_endpoint)
+
+    def _read(self, front: sockets.Socket) -> None:
+        now = time.monotonic()
+        calls: list[tuple[Handle, Callable[[Handle], None]]] = []
+        frames = sockets.drain(front)
+        with self._room:
+            for parts in frames:
+                # A frame that is no message tells nothing: what it answered will be asked again.
+                with contextlib.suppress(ProtocolError):
+                    calls += self._desk.receive(wire.decode_at_peer(parts[-1]), now)
+            if not self._desk.full:
+                self._room.notify_all()
+        for handle, call in calls:
+            call(handle)
+
+
+def describe(handle: Handle) -> dict[str, Any]:
+    """Return what REST says of a step: status, state, and its result or error."""
+    state = handle.state
+    assert state is not None, "the step's state is known once it was accepted"
+    told: dict[str, Any] = {"status": int(state), "state": state.name}
+    if state is State.data_available:
+        told["result"] = codec.unpack(handle._body)
+    elif state is State.error:
+        error = job_error(handle._body)
+        told["error"] = {"type": error.type, "message": error.text, "attempts": error.attempts}
+        if error.traceback:
+            told["error"]["traceback"] = error.traceback
+    return told
+
+
+class AsyncHandle:
+    """A command on its way, for `await`."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.job_id = handle.job_id
+
+    @property
+    def state(self) -> State | None:
+        return self.handle.state
+
+    def done(self) -> bool:
+        return self.handle.done()
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the value under `EOJ`. Raises as `Handle.result` does."""
+        if not self.handle.done():
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            self.handle.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+            try:
+                await asyncio.wait_for(ended.wait(), timeout)
+            except TimeoutError:
+                raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.") from None
+        return self.handle.result(0)
+
+    def __await__(self) -> Any:
+        return self.result().__await__()
+
+
+class AsyncClient:
+    """`Client` with await: the same calls, on the same desk and thread."""
+
+    def __init__(self, config: Config | None = None, *, window: int = WINDOW) -> None:
+        self._client = Client(config, window=window)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def submit(self, cmd: str, data: Any = None, **options: Any) -> AsyncHandle:
+        """Send one command; returns once it is on its way."""
+        return AsyncHandle(await self._unblocked(lambda: self._client.submit(cmd, data, **options)))
+
+    async def submit_many(self, cmd: str, data: Iterable[Any], **options: Any) -> list[AsyncHandle]:
+        """Send the same command for each item of `data`."""
+        handles = await asyncio.to_thread(self._client.submit_many, cmd, data, **options)
+        return [AsyncHandle(handle) for handle in handles]
+
+    async def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
+        """Send one command and wait for its value."""
+        return await (await self.submit(cmd, data, **options)).result(timeout)
+
+    async def result(self, job_id: str, timeout: float | None = None, **step: Any) -> Any:
+        """Wait for the value of a step sent earlier."""
+        names = {"from_": command.DEFAULT_FROM, "to": command.END, **step}
+        handle = await self._unblocked(lambda: self._client.follow(job_id, names["from_"], names["to"]))
+        return await AsyncHandle(handle).result(timeout)
+
+    async def status(self, job_id: str, **step: Any) -> dict[str, Any]:
+        """Return what `Client.status` does."""
+        return await asyncio.to_thread(self._client.status, job_id, **step)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._client.close)
+
+    async def _unblocked(self, call: Callable[[], Handle]) -> Handle:
+        """Call at once when the window has room, else in a thread that may wait for it."""
+        if self._client._desk.full:
+            return await asyncio.to_thread(call)
+        return call()
+
+
+__all__ = ["AsyncClient", "AsyncHandle", "Client", "Handle", "NotFound", "describe"]

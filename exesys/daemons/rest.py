@@ -1,0 +1,323 @@
+"""The REST shim: commands from curl onto the bus, and the store's content to read.
+
+It decides nothing. A command is checked, sent to the router, and answered
+with what the router said after the commit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from bottle import Bottle, HTTPResponse, request
+
+from exesys import codec, command, environment
+from exesys.bus.client import Client, describe
+from exesys.bus.inflight import Handle
+from exesys.config import Config
+from exesys.daemons.loop import run
+from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
+from exesys.http import describe_problem, on_error, parse_json, refuse, respond, serve
+from exesys.process import die_with_parent
+from exesys.states import State
+from exesys.store.reader import Reader, Step
+
+ACK_S = 5.0
+LONGEST_WAIT_S = 300.0
+KEPT_FREE = 8  # threads that never wait for a job's end
+MOST_LISTED = 1000
+
+
+class Api:
+    """The endpoints, over one bus client and one reader of the store."""
+
+    def __init__(self, config: Config, client: Client, reader: Reader) -> None:
+        self.config = config
+        self.client = client
+        self.reader = reader
+        self.limits = command.Limits(config.limits.data_bytes, config.limits.depth)
+        self._waiting = threading.Semaphore(max(1, config.rest.threads - KEPT_FREE))
+
+    def app(self) -> Bottle:
+        app = Bottle()
+        app.default_error_handler = on_error
+        for method, path, handler in (
+            ("POST", "/sys_cmd", self.sys_cmd),
+            ("GET", "/jobs", self.jobs),
+            ("GET", "/jobs/<job_id>", self.job),
+            ("GET", "/jobs/<job_id>/log", self.log),
+            ("GET", "/functions", self.functions),
+            ("GET", "/workers", self.workers),
+            ("GET", "/healthz", self.healthz),
+            ("GET", "/readyz", self.readyz),
+        ):
+            app.route(path, method, _guarded(handler))
+        return app
+
+    # --- commands ---------------------------------------------------------
+
+    def sys_cmd(self) -> HTTPResponse:
+        """Take one command, or an array of them."""
+        wait_s = self._wait_s()
+        operation = request.get_header("Operation", "")
+        if operation:
+            raise BadCommand(f"`Operation: {operation[:40]}` is not known here.", fix="Leave the header out.")
+        body = parse_json(self._body())
+        if isinstance(body, list):
+            return self._many(body, wait_s)
+        built = command.from_json(body, self.limits, _new_id)
+        [handle] = self.client.send(built, notify=wait_s > 0)
+        self._await([handle], wait_s)
+        return respond(*_answer(handle))
+
+    def _many(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
+        """Each command is accepted or refused on its own; the answers stand in their order."""
+        most = self.config.limits.array
+        if not bodies:
+            raise BadCommand("the array is empty.", fix="Send one command or more.")
+        if len(bodies) > most:
+            raise TooLarge(
+                f"the array has {len(bodies):,} commands; at most {most:,} are allowed.",
+                fix="Send several arrays, or raise [limits] array.",
+            )
+        built: list[command.Command | ExesysError] = []
+        for body in bodies:
+            try:
+                built.append(command.from_json(body, self.limits, _new_id))
+            except ExesysError as error:
+                built.append(error)
+        good = [item for item in built if isinstance(item, command.Command)]
+        handles = self.client.send(*good, notify=wait_s > 0)
+        self._await(handles, wait_s)
+        sent = iter(handles)
+        answers = [
+            (item.status, describe_problem(item.problem)) if isinstance(item, ExesysError) else _answer(next(sent))
+            for item in built
+        ]
+        statuses = [status for status, _ in answers]
+        # 202 when anything was taken, 200 when all had ended, else the first refusal's.
+        status = 202 if 202 in statuses else 200 if 200 in statuses else statuses[0]
+        return respond(status, [answer for _, answer in answers])
+
+    def _await(self, handles: list[Handle], wait_s: float) -> None:
+        """Wait for the acknowledgements, then up to `wait_s` for the ends."""
+        until = time.monotonic() + ACK_S
+        for handle in handles:
+            try:
+                handle.accepted(max(0.0, until - time.monotonic()))
+            except ResultTimeout:
+                raise Unavailable(
+                    "the router did not answer in time; whether it took the command is not known.",
+                    fix="Send the same again: it runs once.",
+                ) from None
+            except ExesysError:
+                continue  # it stands in the answer
+        if wait_s > 0 and self._waiting.acquire(blocking=False):
+            try:
+                until = time.monotonic() + wait_s
+                for handle in handles:
+                    handle.wait(max(0.0, until - time.monotonic()))
+            finally:
+                self._waiting.release()
+
+    def _body(self) -> bytes:
+        kind = request.content_type.partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise NotJson(
+                f"the Content-Type is {kind or 'missing'}.", fix='Send it with -H "Content-Type: application/json".'
+            )
+        most = self.config.limits.body_bytes
+        if request.content_length > most:
+            raise TooLarge(
+                f"the body has {request.content_length:,} bytes; at most {most:,} are allowed.",
+                fix="Send less, or raise [limits] body_bytes.",
+            )
+        return bytes(request.body.read())
+
+    def _wait_s(self) -> float:
+        given = request.query.get("wait")
+        if given is None:
+            preferences = request.get_header("Prefer", "").split(",")
+            waits = [part.partition("=")[2] for part in preferences if part.strip().startswith("wait=")]
+            if not waits:
+                return 0.0
+            given = waits[0].strip()
+        return _number("wait", given, 0, LONGEST_WAIT_S)
+
+    # --- reading ----------------------------------------------------------
+
+    def jobs(self) -> HTTPResponse:
+        """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=."""
+        limit = int(_number("limit", request.query.get("limit", "50"), 1, MOST_LISTED))
+        named = request.query.get("state")
+        if named is not None and named not in State.__members__:
+            raise BadCommand(
+                f"the state {named[:40]!r} is unknown.", field="state", fix=f"Known: {', '.join(State.__members__)}."
+            )
+        before = request.query.get("before", "")
+        if before and not before.replace("-", "", 1).isdigit():
+            raise BadCommand("`before` is no mark of this list.", field="before", fix="Take it from `next`.")
+        found, following = self.reader.jobs(limit, before, State[named] if named else None)
+        return respond(200, {"jobs": [_job(job_id, steps) for job_id, steps in found], "next": following or None})
+
+    def job(self, job_id: str) -> HTTPResponse:
+        return respond(200, _job(job_id, self._steps(job_id), whole=True))
+
+    def log(self, job_id: str) -> HTTPResponse:
+        """What the job's steps printed and logged; as plain text when asked for with Accept."""
+        steps = self._steps(job_id)
+        logs = self.reader.logs(steps)
+        if "text/plain" in request.get_header("Accept", ""):
+            text = "".join(log for attempts in logs for log in attempts.values())
+            return HTTPResponse(text, 200, headers={"Content-Type": "text/plain; charset=utf-8"})
+        told = [
+            {
+                "from": step.from_,
+                "to": _to(step.text("to")),
+                "attempts": [{"attempt": attempt, "log": log} for attempt, log in attempts.items()],
+            }
+            for step, attempts in zip(steps, logs, strict=True)
+        ]
+        return respond(200, {"job_id": job_id, "steps": told})
+
+    def _steps(self, job_id: str) -> list[Step]:
+        [steps] = self.reader.steps([command.check_name(job_id, "job_id")])
+        if not steps:
+            raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+        return steps
+
+    def functions(self) -> HTTPResponse:
+        return respond(200, self.client.snapshot("functions", timeout=ACK_S)["functions"])
+
+    def workers(self) -> HTTPResponse:
+        return respond(200, {"workers": self.client.snapshot("workers", timeout=ACK_S)["workers"]})
+
+    def healthz(self) -> HTTPResponse:
+        """This process is alive."""
+        return respond(200, {"status": "ok"})
+
+    def readyz(self) -> HTTPResponse:
+        """A command sent now would be stored and run."""
+        missing = []
+        try:
+            self.reader.ping()
+        except Unavailable as error:
+            missing.append(error.message)
+        try:
+            if not self.client.connected:
+                missing.append("the router is away.")
+            elif not self.client.snapshot("workers", timeout=1.0)["workers"]:
+                missing.append("no worker is there yet.")
+        except Unavailable as error:
+            missing.append(error.message)
+        if missing:
+            raise Unavailable(f"not ready: {' '.join(missing)}", fix="See `exesys status`.")
+        return respond(200, {"status": "ready"})
+
+
+def _guarded(handler: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
+    def guarded(**parts: str) -> HTTPResponse:
+        try:
+            return handler(**parts)
+        except ExesysError as error:
+            return refuse(error)
+
+    return guarded
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _number(name: str, text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+        if low <= value <= high:
+            return value
+    except ValueError:
+        pass
+    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
+
+
+def _answer(handle: Handle) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the body for one command."""
+    refused = handle.exception() if handle.state is None else None
+    if refused is not None:
+        return refused.status, describe_problem(refused.problem)
+    told = describe(handle)
+    step = {"job_id": handle.job_id, "from": handle.from_, "to": _to(handle.to), "cmd": handle.cmd}
+    return 200 if handle.done() else 202, {**step, **told}
+
+
+def _to(joined: str) -> str | list[str]:
+    return joined.split(",") if "," in joined else joined
+
+
+def _job(job_id: str, steps: list[Step], whole: bool = False) -> dict[str, Any]:
+    """Describe a job: its state is that of its least finished step, and error when one failed."""
+    unfinished = [step.state for step in steps if not step.state.final]
+    failed = any(step.state is State.error for step in steps)
+    order = (State.processing, State.start, State.standby)
+    state = (
+        next(state for state in order if state in unfinished)
+        if unfinished
+        else State.error
+        if failed
+        else State.data_available
+    )
+    told: dict[str, Any] = {"job_id": job_id, "status": int(state), "state": state.name}
+    told["steps"] = [_step(step, whole) for step in steps]
+    ends = {step.from_: _value(step) for step in steps if step.text("to") == command.END or len(steps) == 1}
+    if state is State.data_available and ends and whole:
+        told["EOJ"] = next(iter(ends.values())) if len(ends) == 1 else ends
+    return told
+
+
+def _value(step: Step) -> Any:
+    return codec.unpack(step.fields["result"]).get("EOJ") if "result" in step.fields else None
+
+
+def _step(step: Step, whole: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "from": step.from_,
+        "to": _to(step.text("to")),
+        "cmd": step.text("cmd"),
+        "status": int(step.state),
+        "state": step.state.name,
+        "attempt": int(step.number("attempt") or 0),
+    }
+    for name, field in (("accepted_ms", "born"), ("began_ms", "began"), ("ended_ms", "ended")):
+        if field in step.fields:
+            told[name] = int(step.number(field) or 0)
+    if "progress" in step.fields:
+        told["progress"] = {"fraction": step.number("progress"), "text": step.text("note")}
+    if step.state is State.processing:
+        told["worker"] = step.text("worker")
+    if whole and "result" in step.fields:
+        told["result"] = codec.unpack(step.fields["result"])
+    if "error" in step.fields and step.state is State.error:
+        told["error"] = {**codec.unpack(step.fields["error"]), "attempts": told["attempt"]}
+        if not whole:
+            told["error"].pop("traceback", None)
+    return told
+
+
+def main() -> int:
+    die_with_parent()
+    config = environment.load()
+    client = Client(config, patient=False)
+    reader = Reader(config.redis_url, config.redis.prefix)
+    app = Api(config, client, reader).app()
+    rest = config.rest
+    # A little over the limit is still read, so that the answer can say what it is.
+    serve(app, rest.host, rest.port, rest.threads, rest.connections, 2 * config.limits.body_bytes)
+    client.close()
+    reader.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run("rest", main)

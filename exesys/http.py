@@ -1,0 +1,172 @@
+"""What both HTTP daemons share: JSON in and out, errors as JSON, a server that cannot be stalled.
+
+waitress reads requests in one thread that never waits for a client and hands
+complete ones to its workers, so a body that never arrives costs nobody else.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import json
+import math
+import signal
+import uuid
+from types import FrameType
+from typing import Any
+
+from bottle import Bottle, HTTPError, HTTPResponse
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import ErrorTask
+
+from exesys.errors import BadJson, ExesysError, NotAllowed, NotFound, Problem
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+CHANNEL_TIMEOUT_S = 60
+STOP_CHECK_S = 0.5
+_SHOWN = 24
+
+
+def parse_json(body: bytes) -> Any:
+    """Read a JSON body. Raises BadJson saying where it breaks."""
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadJson(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}.") from None
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        before = text[max(0, error.pos - _SHOWN) : error.pos]
+        after = text[error.pos : error.pos + _SHOWN]
+        raise BadJson(
+            f"the body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}: …{before} ⟨here⟩ {after}…",
+            fix='Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.',
+        ) from None
+    except RecursionError:
+        raise BadJson("the body is nested too deep to be read.", field="data", fix="Flatten the data.") from None
+    except ValueError as error:
+        raise BadJson(f"the body is no JSON: {error}.") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON. What JSON lacks becomes text: dates ISO 8601, bytes base64, sets lists."""
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, TypeError):
+        text = json.dumps(_tamed(value), default=_plain, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, (uuid.UUID, decimal.Decimal)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    return repr(value)
+
+
+def _tamed(value: Any) -> Any:
+    """Replace what JSON forbids: keys that are no text, and floats that are no number."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(_plain(key)): _tamed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_tamed(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
+    """Make a JSON answer. Keyword `Retry_After="1"` becomes the header Retry-After."""
+    extra = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HTTPResponse(to_json(body), status, headers={**HEADERS, "Content-Type": "application/json", **extra})
+
+
+def refuse(error: ExesysError) -> HTTPResponse:
+    """Make the answer for an error."""
+    retry = {"Retry_After": "1"} if error.status in (429, 503) else {}
+    return respond(error.status, describe_problem(error.problem), **retry)
+
+
+def describe_problem(problem: Problem) -> dict[str, Any]:
+    return {"error": problem._asdict()}
+
+
+def on_error(error: HTTPError) -> HTTPResponse:
+    """Bottle's own errors, in our form."""
+    status = error.status_code
+    if status == 404:
+        return refuse(NotFound("there is no such page here.", fix="See the README for the list of endpoints."))
+    if status == 405:
+        answer = refuse(
+            NotAllowed("this endpoint does not take that method.", fix=f"Use {error.headers.get('Allow')}.")
+        )
+        answer.set_header("Allow", error.headers.get("Allow", ""))
+        return answer
+    return respond(status, describe_problem(Problem("internal", f"this should not happen: {error.body}.")))
+
+
+class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library
+    """What waitress refuses by itself (bad HTTP, a body over the limit), as JSON."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code = {400: "bad_request", 413: "too_large", 431: "too_large"}.get(error.code, "internal")
+        fix = "See [limits] body_bytes." if error.code == 413 else ""
+        body = to_json(describe_problem(Problem(code, f"{error.reason}: {error.body}", "", fix)))
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.append(("Connection", "close"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
+    error_task_class = _JsonErrorTask
+
+
+def serve(app: Bottle, host: str, port: int, threads: int, connections: int, body_bytes: int) -> None:
+    """Serve until SIGTERM or SIGINT. Requests under way get a moment to end."""
+    server = create_server(
+        app,
+        host=host,
+        port=port,
+        threads=threads,
+        connection_limit=connections,
+        channel_timeout=CHANNEL_TIMEOUT_S,
+        cleanup_interval=5,
+        max_request_body_size=body_bytes,
+        inbuf_overflow=body_bytes,
+        asyncore_use_poll=True,
+        ident="exesys",
+        clear_untrusted_proxy_headers=True,
+    )
+    server.channel_class = _Channel
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while not stopping:
+        server.asyncore.loop(timeout=STOP_CHECK_S, map=server._map, use_poll=True, count=1)
+    server.task_dispatcher.shutdown(timeout=1)
+    server.close()

@@ -1,0 +1,290 @@
+"""Slots: the processes that run functions, as their daemon sees them.
+
+Each slot is a fresh interpreter in a process group of its own; it dies with
+the daemon (PR_SET_PDEATHSIG). Jobs go to it in order and the first one not
+yet reported is the one that runs, so its start, its time limit and its crash
+are known without asking. The daemon learns of a death at once (a pidfd in its
+poll), then reads what the slot still said, takes back what it had not begun,
+and reports the rest as crashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from exesys import codec
+from exesys.bus.messages import Job, Note, Outcome, Report
+from exesys.catalogue import Catalogue
+from exesys.channel import Channel, pair
+from exesys.config import Config
+
+HOARD_S = 0.005  # so long may a job run before those behind it in its slot are taken back
+MEMORY_CHECK_S = 0.5
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Phase(Enum):
+    importing = auto()
+    serving = auto()
+    leaving = auto()  # told to go once its jobs are done
+
+
+class Finished(NamedTuple):
+    report: Report
+    run_ms: float
+
+
+class Ready(NamedTuple):
+    catalogue: Catalogue
+
+
+class Broken(NamedTuple):
+    """A module killed or hung its slot at import: it is left out from now on."""
+
+    module: str
+    reason: str
+
+
+Happening = Finished | Ready | Broken | Note
+
+
+@dataclass
+class Slot:
+    """One process. `jobs[0]` runs, the others wait in its line."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    far_end: Channel
+    pidfd: int
+    phase: Phase = Phase.importing
+    module: str = ""  # being imported
+    jobs: deque[Job] = field(default_factory=deque)
+    since: float = 0.0  # when the running job (or the import) began
+    done: int = 0
+    verdict: tuple[str, str] | None = None  # why it is being killed: type, message
+    doomed: Job | None = None  # the job the verdict is about
+    kill_at: float = float("inf")
+
+    @property
+    def free(self) -> bool:
+        return self.phase is Phase.serving and not self.jobs and self.verdict is None
+
+
+class SlotPool:
+    """All slots of a worker daemon."""
+
+    def __init__(self, config: Config, now: float) -> None:
+        self.config = config
+        self.slots: list[Slot] = []
+        self.skip: dict[str, str] = {}  # module -> why it is not imported
+        self._memory_at = now
+        self._failed_starts = 0
+        self._start_at = now
+
+    # --- starting and ending ---------------------------------------------
+
+    def fill(self, now: float) -> list[Slot]:
+        """Start the slots that are missing. Returns the new ones, to be polled."""
+        started = []
+        taken = {slot.number for slot in self.slots}
+        for number in range(self.config.worker.slots):
+            if number not in taken and now >= self._start_at:
+                started.append(self._start(number, now))
+        self.slots += started
+        return started
+
+    def _start(self, number: int, now: float) -> Slot:
+        near, far = pair()
+        arguments = ["--fd", str(far.fileno()), "--parent", str(os.getpid())]
+        for module, reason in self.skip.items():
+            arguments += ["--skip", module, reason]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exesys.daemons.slot", *arguments],
+            pass_fds=[far.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return Slot(number, process, Channel(near), Channel(far), os.pidfd_open(process.pid), since=now)
+
+    def reap(self, slot: Slot, now: float) -> tuple[list[Happening], list[Job]]:
+        """A slot died. Returns what happened, and the jobs it had not begun."""
+        happenings = self.read(slot, now)
+        unbegun = self.take_back(slot)
+        status = slot.process.wait()
+        how = _how_it_ended(status)
+        type_, text = slot.verdict or ("Crashed", f"the function's process was {how}")
+        # At most one job was begun and not reported.
+        for job in slot.jobs:
+            outcome = Outcome.crashed
+            if slot.verdict is not None:
+                # One that began just before the signal for another is not to blame.
+                blamed = job is slot.doomed and slot.verdict != GIVEN_BACK
+                outcome = Outcome.failed if blamed else Outcome.returned
+            body = codec.pack({"type": type_, "message": text, "traceback": ""})
+            happenings.append(
+                Finished(Report(job.ref, job.attempt, outcome, body, "", 0, 0), (now - slot.since) * 1000)
+            )
+        if slot.phase is Phase.importing:
+            happenings += self._died_importing(slot, how, now)
+        slot.channel.close()
+        slot.far_end.close()
+        os.close(slot.pidfd)
+        self.slots.remove(slot)
+        return happenings, unbegun
+
+    def _died_importing(self, slot: Slot, how: str, now: float) -> list[Happening]:
+        reason = slot.verdict[1] if slot.verdict else f"the process that imported it was {how}"
+        if slot.module:
+            self.skip[slot.module] = reason
+            return [Broken(slot.module, reason)]
+        self._failed_starts += 1
+        self._start_at = now + min(0.1 * 2**self._failed_starts, 10.0)
+        return []
+
+    def retire(self, slot: Slot) -> None:
+        """Let a slot end when its jobs are done; `fill` replaces it."""
+        if slot.phase is Phase.serving:
+            slot.phase = Phase.leaving
+            slot.channel.send(["quit"], wait=False)
+
+    def kill(self, slot: Slot, verdict: tuple[str, str], now: float) -> None:
+        """TERM the slot's process group; KILL comes after the grace period."""
+        if slot.verdict is None:
+            slot.verdict = verdict
+            slot.doomed = slot.jobs[0] if slot.jobs else None
+            slot.kill_at = now + self.config.worker.kill_grace_s
+            _signal(slot, signal.SIGTERM)
+
+    # --- work -------------------------------------------------------------
+
+    def give(self, slot: Slot, job: Job, now: float) -> bool:
+        """Put a job on a slot's line. False when the line is full."""
+        if not slot.channel.send(["job", job.ref, job.attempt, job.to, job.cmd, job.data], wait=False):
+            return False
+        if not slot.jobs:
+            slot.since = now
+        slot.jobs.append(job)
+        return True
+
+    def take_back(self, slot: Slot) -> list[Job]:
+        """Return the jobs on the line that the slot has not begun, oldest first."""
+        refs = []
+        while (message := slot.far_end.receive(wait=False)) is not None:
+            if message[0] == "job":
+                refs.append((message[1], message[2]))
+        waiting = set(refs)
+        unbegun = [job for job in slot.jobs if (job.ref, job.attempt) in waiting]
+        slot.jobs = deque(job for job in slot.jobs if (job.ref, job.attempt) not in waiting)
+        if slot.phase is Phase.leaving:
+            slot.channel.send(["quit"], wait=False)
+        return unbegun
+
+    def read(self, slot: Slot, now: float) -> list[Happening]:
+        """Read what a slot has to say."""
+        happenings: list[Happening] = []
+        while (message := slot.channel.receive(wait=False)) is not None:
+            kind, *fields = message
+            if kind == "done":
+                happenings += self._done(slot, fields, now)
+            elif kind == "note":
+                happenings.append(Note(*fields))
+            elif kind == "import":
+                slot.module, slot.since = fields[0], now
+            elif kind == "ready":
+                slot.phase = Phase.serving
+                self._failed_starts = 0
+                happenings.append(Ready(Catalogue.from_wire(codec.unpack(fields[0]))))
+        return happenings
+
+    def _done(self, slot: Slot, fields: Sequence[Any], now: float) -> list[Happening]:
+        report, run_ms = Report(*fields[:-1]), fields[-1]
+        slot.since = now
+        slot.done += 1
+        if slot.jobs and (slot.jobs[0].ref, slot.jobs[0].attempt) == (report.ref, report.attempt):
+            slot.jobs.popleft()
+        if slot.done >= self.config.worker.max_jobs:
+            self.retire(slot)
+        return [Finished(report, run_ms)]
+
+    # --- time -------------------------------------------------------------
+
+    def tick(self, now: float) -> list[tuple[Slot, list[Job]]]:
+        """Keep the limits of time and memory. Returns jobs taken back from behind long ones."""
+        freed = []
+        for slot in self.slots:
+            if slot.verdict is not None:
+                if now >= slot.kill_at:
+                    _signal(slot, signal.SIGKILL)
+                    slot.kill_at = now + self.config.worker.kill_grace_s
+            elif slot.phase is Phase.importing:
+                limit_s = self.config.worker.import_timeout_s
+                if now - slot.since > limit_s:
+                    self.kill(slot, ("Timeout", f"its import took longer than {limit_s:g} s"), now)
+            elif slot.jobs:
+                limit_s = slot.jobs[0].timeout_s
+                if now - slot.since > limit_s:
+                    self.kill(slot, ("Timeout", f"it ran longer than its limit of {limit_s:g} s"), now)
+                if len(slot.jobs) > 1 and now - slot.since > HOARD_S:
+                    freed.append((slot, self.take_back(slot)))
+        if now - self._memory_at > MEMORY_CHECK_S:
+            self._memory_at = now
+            self._check_memory(now)
+        return freed
+
+    def _check_memory(self, now: float) -> None:
+        limit = self.config.worker.memory_bytes
+        for slot in self.slots:
+            if slot.phase is Phase.serving and _resident_bytes(slot.process.pid) > limit:
+                if slot.jobs:
+                    self.kill(slot, ("MemoryLimit", f"it used more than {limit >> 20} MB of memory"), now)
+                else:
+                    self.retire(slot)
+
+    def wake_in_s(self, now: float) -> float:
+        """Return how long the loop may sleep."""
+        wait = MEMORY_CHECK_S if any(slot.jobs for slot in self.slots) else 5.0
+        for slot in self.slots:
+            if slot.verdict is not None:
+                wait = min(wait, slot.kill_at - now)
+            elif slot.jobs:
+                wait = min(wait, slot.since + slot.jobs[0].timeout_s - now)
+                if len(slot.jobs) > 1:
+                    wait = min(wait, HOARD_S)
+        if len(self.slots) < self.config.worker.slots:
+            wait = min(wait, self._start_at - now)
+        return max(wait, 0.0)
+
+
+GIVEN_BACK = ("Returned", "the worker is ending")
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"ended by exit code {status}"
+
+
+def _signal(slot: Slot, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(slot.process.pid, number)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0

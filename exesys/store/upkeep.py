@@ -1,0 +1,107 @@
+"""What the controller does in the store: its lease, the stop keys, and retention.
+
+The router stays the only writer of job state: what is trimmed here are the
+indexes of records that Redis has expired already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from exesys.config import Limits
+from exesys.store.keys import Keys
+from exesys.store.redis import StoreAway
+
+TIMEOUT_S = 2.0
+LEASE_MS = 3000
+# Take the lease if it is free, renew it if it is ours.
+_LEAD = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+# Give it up, if it is ours.
+_RESIGN = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+Runner = tuple[str, str]  # type, uuid
+
+
+class Upkeep:
+    """The controller's connection to the store. Every call raises StoreAway when Redis is away."""
+
+    def __init__(self, url: str, prefix: str, limits: Limits) -> None:
+        self.keys = Keys(prefix)
+        self._limits = limits
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+        self._events: Any = None
+
+    def lead(self, session: str) -> bool:
+        """Take or renew the lease of the active controller; tell whether it is ours."""
+        return bool(self._do(self._redis.eval, _LEAD, 1, self.keys("controller"), session, LEASE_MS))
+
+    def resign(self, session: str) -> None:
+        """Give the lease up, so that another controller need not wait for it to expire."""
+        self._do(self._redis.eval, _RESIGN, 1, self.keys("controller"), session)
+
+    def listen(self) -> int:
+        """Subscribe to changes of the stop keys; return the descriptor for the poll."""
+        self._events = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._do(self._events.psubscribe, f"__keyspace@*__:{self.keys('run', '*', '*')}")
+        # redis-py has no public way to the socket of a subscription.
+        return int(self._events.connection._sock.fileno())
+
+    def changed(self) -> list[Runner]:
+        """Return the runners whose stop keys were written since the last call."""
+        runners = []
+        while (event := self._do(self._events.get_message, True, 0)) is not None:
+            name = event["channel"].decode().partition("__:")[2].removeprefix(self.keys.prefix)
+            _, type_, uuid = name.split(":", 2)
+            runners.append((type_, uuid))
+        return runners
+
+    def known(self) -> list[Runner]:
+        """Return all runners that have not ended."""
+        members = self._do(self._redis.smembers, self.keys("runners"))
+        runners = []
+        for member in members:
+            type_, _, uuid = member.decode().partition(":")
+            runners.append((type_, uuid))
+        return runners
+
+    def stopped(self, runners: Iterable[Runner]) -> list[Runner]:
+        """Return those of `runners` whose stop is loaded."""
+        asked = list(dict.fromkeys(runners))
+        if not asked:
+            return []
+        values = self._do(self._redis.mget, [self.keys("run", type_, uuid) for type_, uuid in asked])
+        return [runner for runner, value in zip(asked, values, strict=True) if value == b"0"]
+
+    def trim(self, now_ms: int) -> None:
+        """Drop index entries older than any record they could name."""
+        limits = self._limits
+        oldest = now_ms - int(max(limits.result_ttl_s, limits.error_ttl_s) * 1000)
+        self._do(self._redis.xtrim, self.keys("jobs"), None, True, str(max(oldest, 0)))
+        self._do(self._redis.zremrangebyscore, self.keys("dead"), "-inf", now_ms - int(limits.error_ttl_s * 1000))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        self._redis.close()
+
+    def _do(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except (redis.RedisError, OSError) as error:
+            raise StoreAway(f"Redis does not answer: {error}.") from error
