@@ -9,6 +9,7 @@ a memfd whose descriptor is passed along (SCM_RIGHTS).
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 from typing import Any
@@ -17,6 +18,7 @@ import msgpack
 
 INLINE_BYTES = 4096
 _BUFFER_BYTES = 1 << 20
+_ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class Channel:
@@ -45,7 +47,9 @@ class Channel:
         try:
             with open(body, "wb", closefd=False) as file:
                 file.write(packed)
-            socket.send_fds(self._socket, [b"\xc1"], [body], flags)
+            # socket.send_fds and recv_fds ignore their flags.
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [body]))
+            self._socket.sendmsg([b"\xc1"], [rights], flags)
         finally:
             os.close(body)
         return True
@@ -53,15 +57,15 @@ class Channel:
     def receive(self, wait: bool = True) -> Any:
         """Return the next message, or None: nothing there (without `wait`), or the other end is gone."""
         try:
-            packed, descriptors, _, _ = socket.recv_fds(
-                self._socket, INLINE_BYTES, 1, 0 if wait else socket.MSG_DONTWAIT
+            packed, ancillary, _, _ = self._socket.recvmsg(
+                INLINE_BYTES, _ONE_DESCRIPTOR, 0 if wait else socket.MSG_DONTWAIT
             )
         except (BlockingIOError, ConnectionResetError):
             return None
         if not packed:
             return None
-        if descriptors:
-            with open(descriptors[0], "rb") as file:
+        if ancillary:
+            with open(array.array("i", ancillary[0][2])[0], "rb") as file:
                 file.seek(0)
                 packed = file.read()
         return msgpack.unpackb(packed, use_list=False)

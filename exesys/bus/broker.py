@@ -6,7 +6,10 @@ to be carried out. The store is the truth. What is kept here can be lost at
 any moment: connections, credit, and who waits for what; a client that asks
 again and a worker that says HELLO again bring it all back.
 
-Answers go out only after the commit they speak of. The ready queue is not
+Answers go out only after the commit they speak of. Two kinds may wait a
+moment (`LAZY_S`) and often need not be sent at all, or go together: the
+SUBMIT_ACK of a command whose DONE will say the same, and RESULT_ACKs. The
+ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
 stays flat at any backlog.
 """
@@ -25,6 +28,7 @@ from exesys.bus.roster import Peer, Roster, Sent, Worker
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, ProtocolError, QueueFull, Unavailable
+from exesys.states import State
 from exesys.turn import Answers, Claimed, Closed, Ended, Found, Lookup, Placed, Taken, Turn
 
 ROLES = ("client", "worker", "controller")
@@ -36,6 +40,7 @@ AWAY_RETRY_S = 1.0
 MOST_STOPS = 1000
 NEWEST_STOPS = 32
 MOST_WAITERS = 100_000
+LAZY_S = 0.02
 
 
 class Send(NamedTuple):
@@ -113,6 +118,9 @@ class Broker:
         self._due_ms = 0
         self._store_late_at: float | None = None
         self._check_at = now  # when to look for silent peers again
+        self._unsaid: dict[tuple[str, int], float] = {}  # session, tag of commands taken -> when to say so
+        self._acks: defaultdict[str, list[m.Held]] = defaultdict(list)
+        self._acks_at = float("inf")
         self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
             m.Submit: self._on_submit,
             m.Status: self._on_status,
@@ -334,7 +342,9 @@ class Broker:
     # --- in: time and the store's health ---------------------------------
 
     def tick(self, now: float) -> None:
-        """Give up whoever was silent for a lease."""
+        """Send the answers that waited long enough, and give up whoever was silent for a lease."""
+        if self._unsaid or self._acks:
+            self._say(now)
         if now < self._check_at:
             return
         self._check_at = now + self.config.bus.heartbeat_s / 2
@@ -348,6 +358,28 @@ class Broker:
         if lost and self.roster.workers:
             self._learn()
 
+    def _say(self, now: float) -> None:
+        told: _Told = defaultdict(lambda: defaultdict(list))
+        while self._unsaid:
+            session, tag = unsaid = next(iter(self._unsaid))
+            if self._unsaid[unsaid] > now:
+                break
+            del self._unsaid[unsaid]
+            told[session][m.SubmitAck].append(m.Answer(tag, State.start, None))
+        if now >= self._acks_at:
+            for session, acks in self._acks.items():
+                told[session][m.ResultAck] = acks
+            self._acks.clear()
+            self._acks_at = float("inf")
+        self._tell(told)
+
+    def _tell(self, told: _Told) -> None:
+        for session, kinds in told.items():
+            peer = self.roster.sessions.get(session)
+            if peer is not None:
+                for kind, items in kinds.items():
+                    self._effects.append(Send(peer.address, kind(tuple(items))))
+
     def store_slow(self, since: float) -> None:
         """The turn under way began at `since` and has no answer yet."""
         self._store_late_at = since + STORE_LATE_S
@@ -359,7 +391,7 @@ class Broker:
 
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
-        wait = self._check_at - now
+        wait = min(self._check_at, self._acks_at, next(iter(self._unsaid.values()), float("inf"))) - now
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
         return max(wait, 0.0)
@@ -388,28 +420,24 @@ class Broker:
         self._store_late_at = None
         underway, self._underway = self._underway, Pending()
         told: _Told = defaultdict(lambda: defaultdict(list))
-        self._apply_reports(turn, answers.ended, told)
+        self._apply_claims(turn, answers, now)
+        self._apply_reports(turn, answers.ended, told, now)
         for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
             self._hungry = True
             if left:
                 self._pending.turn.lost.append(session)
             for ended in failed:
                 self._tell_end(ended, ended.body, told)
-        self._apply_submits(underway, answers.taken, told)
-        self._apply_claims(turn, answers, now)
+        self._apply_submits(underway, answers.taken, told, now)
         self._apply_lookups(underway, answers.found, told)
         for session, held in zip(turn.recalls, answers.recalled, strict=True):
             self._recalled(session, held)
         for job in answers.reloaded:
             session = underway.reload_for[m.Held(job.ref, job.attempt)]
             self._effects.append(Dispatch(session, m.Jobs(self.epoch, (job,))))
-        for session, kinds in told.items():
-            peer = self.roster.sessions.get(session)
-            if peer is not None:
-                for kind, items in kinds.items():
-                    self._effects.append(Send(peer.address, kind(tuple(items))))
+        self._tell(told)
 
-    def _apply_reports(self, turn: Turn, ended: list[Ended], told: _Told) -> None:
+    def _apply_reports(self, turn: Turn, ended: list[Ended], told: _Told, now: float) -> None:
         for closed, end in zip(turn.reports, ended, strict=True):
             report = closed.report
             worker = self.roster.workers.get(closed.session)
@@ -417,7 +445,8 @@ class Broker:
                 sent = worker.held.get(report.ref)
                 if sent is not None and sent.attempt == report.attempt:
                     del worker.held[report.ref]
-                told[closed.session][m.ResultAck].append(m.Held(report.ref, report.attempt))
+                self._acks[closed.session].append(m.Held(report.ref, report.attempt))
+                self._acks_at = min(self._acks_at, now + LAZY_S)
             if end.stale:
                 continue
             if end.state.final:
@@ -433,12 +462,16 @@ class Broker:
             session, _, tag = end.peer.rpartition(".")
             listeners = [(session, int(tag)), *listeners]
         for session, number in listeners:
+            self._unsaid.pop((session, number), None)
             told[session][m.Done].append(m.Answer(number, end.state, body))
 
-    def _apply_submits(self, underway: Pending, taken: list[Taken], told: _Told) -> None:
+    def _apply_submits(self, underway: Pending, taken: list[Taken], told: _Told, now: float) -> None:
         for (session, tag, notify), placed, took in zip(underway.placed_by, underway.turn.placed, taken, strict=True):
             if took.verdict == "new":
                 self.figures["accepted"] += 1
+                if notify:
+                    self._unsaid[session, tag] = now + LAZY_S
+                    continue
                 answer = m.Answer(tag, took.state, None)
             elif took.verdict == "same":
                 answer = m.Answer(tag, took.state, took.body)

@@ -19,7 +19,6 @@ import os
 import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
@@ -182,8 +181,9 @@ class Client:
         self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: dict[str, Any]
     ) -> command.Command:
         packed = codec.pack(data)
-        codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
-        return command.build(from_, to, cmd, packed, str(uuid.uuid4()) if job_id is None else job_id, options)
+        if len(packed) > self._limits.depth:
+            codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
+        return command.build(from_, to, cmd, packed, os.urandom(16).hex() if job_id is None else job_id, options)
 
     def _put(self, handles: Sequence[Handle], items: Sequence[m.Item | None], notify: bool) -> None:
         desk = self._desk

@@ -8,6 +8,7 @@ it finds itself adopted by another process.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -56,7 +57,8 @@ class Loop:
 
     def poll(self, wait_s: float) -> set[Any]:
         """Sleep until something can be read, at most `wait_s`; return what."""
-        events = self._poller.poll(max(0, int(min(wait_s, PARENT_CHECK_S) * 1000 + 0.999)))
+        wait_s = max(0.0, min(wait_s, PARENT_CHECK_S))
+        events = self._poller.poll(int(wait_s * 1000 + 0.999))
         ready = {source for source, _ in events}
         if self._wake.fileno() in ready:
             self._wake.recv(4096)
@@ -75,6 +77,9 @@ def run(name: str, main: Callable[[], int]) -> None:
     """Run a daemon's main with logging to stdout, and end with its exit code."""
     from exesys.errors import ExesysError
 
+    # Messages are trees, not rings: the collector finds nothing, so let it look seldom.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", force=True
     )

@@ -74,7 +74,7 @@ class Router:
                 self._read_front(now)
             if self.results in ready:
                 self._read_results()
-            self._collect(now)
+            self._collect(self._store_fd in ready, now)
             self.core.tick(now)
             self._commit(now)
             self._carry_out()
@@ -105,13 +105,13 @@ class Router:
             except ProtocolError as error:
                 self.core.garbled(b"", error)
 
-    def _collect(self, now: float) -> None:
+    def _collect(self, ready: bool, now: float) -> None:
         if self._retry_at is not None:
             if now >= self._retry_at:
                 self._reconnect()
             return
         try:
-            done = self.store.collect()
+            done = self.store.collect() if ready else None
         except StoreAway as error:
             self._lose_store(error, now)
             return

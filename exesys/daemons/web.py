@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import html
 import logging
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import bottle
-from waitress import create_server, wasyncore
 
 from exesys import environment
 from exesys.config import Config
 from exesys.daemons.loop import run
+from exesys.http import serve
 from exesys.process import die_with_parent
 
 PAGES = Path(__file__).resolve().parent.parent / "web"
 THREADS = 4
+CONNECTIONS = 200
+BODY_BYTES = 64 << 10
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
     " frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -31,10 +31,10 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{status}</title>
-<style>:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 40rem }}</style>
+<style>:root {{ color-scheme: light dark }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 40rem }}</style>
 <h1>{status}</h1><p>{text} <a href="/">Back to the first page.</a></p></html>
 """
-log = logging.getLogger("web")
 
 
 def make_app(config: Config) -> bottle.Bottle:
@@ -98,34 +98,11 @@ def _file(root: Path | None, path: str) -> Any:
     return bottle.static_file(str(wanted.relative_to(root)), root=str(root))
 
 
-class _Stop:
-    """Set by TERM and INT; wakes the server's poll."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.server: Any = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if self.server is not None:
-            self.server.pull_trigger()
-
-
 def main() -> int:
     die_with_parent()
     config = environment.load()
-    stop = _Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    sockets: dict[int, Any] = {}
-    stop.server = create_server(
-        make_app(config), map=sockets, host=config.web.host, port=config.web.port, threads=THREADS, ident=None
-    )
-    log.info("listening on %s", config.web_url)
-    while not stop.asked:
-        wasyncore.loop(timeout=1, use_poll=True, map=sockets, count=1)
-    stop.server.task_dispatcher.shutdown(timeout=1)
-    wasyncore.close_all(sockets)
+    logging.getLogger("web").info("listening on %s", config.web_url)
+    serve(make_app(config), config.web.host, config.web.port, THREADS, CONNECTIONS, BODY_BYTES)
     return 0
 
 

@@ -10,7 +10,7 @@
 -- what a lost answer claimed stands in the sessions' held sets and is sent
 -- from there.
 
-local now_ms = tonumber(ARGV[1])
+local now_ms = ARGV[1]
 local MOST_DUE = 1000
 
 local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', 0, MOST_DUE)
@@ -26,10 +26,9 @@ local answers = { tonumber(next_due[2] or 0) }
 local function take(session, ref)
   local record = key.record(ref, 'processing')
   -- A ready ref without its record is an orphan: popped, it is gone.
-  if call('EXISTS', key.record(ref, 'start')) == 0 then
+  if redis.pcall('RENAME', key.record(ref, 'start'), record).err then
     return nil
   end
-  call('RENAME', key.record(ref, 'start'), record)
   local job = call('HMGET', record, 'attempt', 'to', 'cmd', 'data', 'timeout_s')
   local attempt = tonumber(job[1] or 0) + 1
   call('HSET', record, 'attempt', attempt, 'worker', session, 'sent', now_ms)

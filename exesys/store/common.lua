@@ -4,7 +4,6 @@
 
 local call = redis.call
 local QUEUE, PRIORITY = 'default', 4
-local FINAL = { data_available = 3, error = 4 }
 
 local function job_of(ref)
   return string.match(ref, ':(.*)$')
@@ -48,16 +47,24 @@ local function body_of(ref, name)
 end
 
 -- A step ended for good: its record expires, and its job's index with the
--- last of its steps. `:open` is there only in jobs of several steps.
-local function retire(ref, name, ttl_s)
+-- last of its steps. `many` says that the job has several, `logged` that
+-- there is a log.
+local function retire(ref, name, ttl_s, many, logged)
   call('EXPIRE', key.record(ref, name), ttl_s)
   local index = key.job(job_of(ref))
-  local open = call('HGET', index, ':open')
-  if not open or call('HINCRBY', index, ':open', -1) <= 0 then
+  if not many or call('HINCRBY', index, ':open', -1) <= 0 then
     call('EXPIRE', index, ttl_s)
   end
-  if call('EXISTS', key.log(ref)) == 1 then
+  if logged then
     call('EXPIRE', key.log(ref), ttl_s)
+  end
+end
+
+-- Keep what an attempt has printed and logged so far.
+local function keep_log(ref, record, attempt, log)
+  if log ~= '' then
+    call('HSET', key.log(ref), attempt, log)
+    call('HSET', record, 'logged', 1)
   end
 end
 
@@ -69,9 +76,10 @@ end
 -- processing → error. `body` is msgpack of the error's type and message.
 local function fail(ref, body, now_ms, ttl_s)
   local record = key.record(ref, 'processing')
+  local marks = call('HMGET', record, 'many', 'logged')
   shed(record)
   call('HSET', record, 'error', body, 'ended', now_ms)
   call('RENAME', record, key.record(ref, 'error'))
   call('ZADD', key.dead(), now_ms, ref)
-  retire(ref, 'error', ttl_s)
+  retire(ref, 'error', ttl_s, marks[1], marks[2])
 end

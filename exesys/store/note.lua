@@ -12,9 +12,7 @@ for i, record in ipairs(KEYS) do
     if fraction ~= '-1' then
       call('HSET', record, 'progress', fraction, 'note', text)
     end
-    if log ~= '' then
-      call('HSET', key.log(ref), attempt, log)
-    end
+    keep_log(ref, record, attempt, log)
   end
 end
 return 0

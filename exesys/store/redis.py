@@ -9,6 +9,7 @@ the same turn is sent again, without its claims, which `recalls` make good
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import hiredis
@@ -23,8 +24,21 @@ from exesys.store.scripts import Argument, Builder, Request, Scripts, lost_body
 from exesys.turn import Answers, Turn
 
 CONNECT_TIMEOUT_S = 0.25
+SEND_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 5.0
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN")
+_READ_BYTES = 1 << 20
+_PASSING = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "OOM",
+    "MISCONF",
+    "BUSY",
+    "CLUSTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "NOSCRIPT",
+)
 
 
 class StoreAway(Unavailable):
@@ -44,13 +58,16 @@ class Store:
         self._connection: Any = redis.ConnectionPool.from_url(
             url,
             protocol=2,
-            socket_timeout=REPLY_TIMEOUT_S,
+            socket_timeout=SEND_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         ).make_connection()
         self._turn: Turn | None = None
         self._requests: list[Request] = []
         self._answers = Answers()
+        self._replies: list[Any] = []
+        self._socket: socket.socket | None = None
+        self._reader = hiredis.Reader()
 
     @property
     def busy(self) -> bool:
@@ -59,26 +76,27 @@ class Store:
 
     def fileno(self) -> int:
         """Return the connection's descriptor, for the poll. Raises StoreAway when there is none."""
-        # redis-py has no public way to the socket of a connection.
-        sock = self._connection._sock
-        if sock is None:
+        if self._socket is None:
             raise StoreAway("the connection to Redis is closed.")
-        return int(sock.fileno())
+        return self._socket.fileno()
 
     def reconnect(self) -> None:
         """Connect anew and load the scripts. Raises StoreAway; blocks at most `CONNECT_TIMEOUT_S` a step."""
         connection = self._connection
-        connection.disconnect()
+        self._drop()
         try:
             # The handshake is answered at once or the server is no use yet.
             connection.socket_timeout = CONNECT_TIMEOUT_S
             connection.connect()
             for source in self._scripts.sources.values():
                 self._ask("SCRIPT", "LOAD", source)
-            connection.socket_timeout = REPLY_TIMEOUT_S
+            connection.socket_timeout = SEND_TIMEOUT_S
             self._ask("PING")
+            # redis-py has no public way to the socket of a connection.
+            self._socket = connection._sock
+            self._reader = hiredis.Reader()
         except (redis.RedisError, OSError) as error:
-            connection.disconnect()
+            self._drop()
             raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status` and redis.log.") from error
 
     def boot(self) -> tuple[int, list[str], bytes]:
@@ -103,37 +121,48 @@ class Store:
         self._send(self._turn)
 
     def collect(self) -> tuple[Turn, Answers] | None:
-        """Read the answers. Returns None while they are not there. Raises StoreAway."""
+        """Read what the descriptor has. Returns None until all answers are there. Raises StoreAway."""
         if self._turn is None:
             return None
-        connection = self._connection
         try:
-            if not connection.can_read(0):
-                return None
-            replies = [connection.read_response(disable_decoding=True) for _ in self._requests]
-        except redis.ResponseError as error:
-            connection.disconnect()
-            raise _away(error) from error
-        except (redis.RedisError, OSError) as error:
-            connection.disconnect()
+            chunk = self._socket.recv(_READ_BYTES) if self._socket else b""
+        except OSError as error:
+            self._drop()
             raise StoreAway(f"the connection to Redis broke: {error}.") from error
+        if not chunk:
+            self._drop()
+            raise StoreAway("Redis closed the connection.")
+        self._reader.feed(chunk)
+        while (reply := self._reader.gets()) is not False:
+            if isinstance(reply, hiredis.ReplyError):
+                self._drop()
+                raise _away(reply)
+            self._replies.append(reply)
+        if len(self._replies) < len(self._requests):
+            return None
+        replies = self._replies
         for request, reply in zip(self._requests, replies, strict=True):
             request.read(reply)
         turn, self._turn = self._turn, None
         return turn, self._answers
 
     def close(self) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
         self._connection.disconnect()
+        self._socket = None
 
     def _send(self, turn: Turn) -> None:
         self._answers = Answers()
+        self._replies = []
         self._requests = list(self._builder.build(turn, self._answers))
+        if self._socket is None:
+            raise StoreAway("the connection to Redis is closed.")
         try:
-            self._connection.send_packed_command(
-                [b"".join(_packed(request.command) for request in self._requests)], check_health=False
-            )
-        except (redis.RedisError, OSError) as error:
-            self._connection.disconnect()
+            self._socket.sendall(b"".join([_packed(request.command) for request in self._requests]))
+        except OSError as error:
+            self._drop()
             raise StoreAway(f"the connection to Redis broke: {error}.") from error
 
     def _ask(self, *command: str) -> Any:
@@ -147,9 +176,9 @@ def _packed(command: tuple[Argument, ...]) -> bytes:
     return packed
 
 
-def _away(error: redis.ResponseError) -> StoreAway:
+def _away(error: hiredis.ReplyError) -> StoreAway:
     text = str(error)
-    if isinstance(error, redis.exceptions.NoScriptError) or text.startswith(_PASSING):
+    if text.startswith(_PASSING):
         return StoreAway(f"Redis cannot work just now: {text}.")
     return StoreAway(
         f"Redis refused a script: {text}.", fix="This is a fault in ExeSys or a foreign key in its database."

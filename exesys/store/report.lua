@@ -5,24 +5,26 @@
 --        ref, attempt, session, outcome (0 done, 1 failed, 2 crashed,
 --        3 returned), body, jitter, began_ms, ended_ms, log
 -- Finds  held, ready queue, delayed, dead, job, log
--- Gives  per report {stale, state, attempt, peer, body}
+-- Gives  per report the peer ('' if none) when it is done for good, 0 when it
+--        was stale, else {state, peer, body}
 --
 -- Compare-and-set on the attempt: who finishes late finds another attempt, or
 -- no record in processing, is told `stale`, and changes nothing. So a report
 -- may come twice.
 
-local now_ms, ttl_s, error_ttl_s, most_crashes = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local now_ms, ttl_s, error_ttl_s, most_crashes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local LONGEST_BACKOFF_S = 3600
-local STALE = { 1, 0, 0, false, false }
+local AGAIN = { 0, false, false }
 local answers = {}
 local let_go = {}
 
-local function finish(ref, record, body, began_ms, ended_ms, own_ttl)
-  call('HDEL', record, 'data', 'peer', 'worker', 'sent', 'progress', 'note', 'queue', 'priority', 'timeout_s',
-    'retries', 'backoff_s', 'result_ttl_s', 'fails', 'crashes', 'losses')
-  call('HSET', record, 'result', body, 'began', began_ms, 'ended', ended_ms)
-  call('RENAME', record, key.record(ref, 'data_available'))
-  retire(ref, 'data_available', own_ttl or ttl_s)
+-- processing → data_available. Few of the record's fields live on, so that
+-- writing these anew costs half of pruning the rest and a RENAME.
+local function finish(ref, record, fields, body, began_ms, ended_ms)
+  call('DEL', record)
+  call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
+    'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
+  retire(ref, 'data_available', fields[3] or ttl_s, fields[8], fields[9])
 end
 
 -- processing → start, on the ready queue now or after a delay.
@@ -45,41 +47,42 @@ end
 
 for i, record in ipairs(KEYS) do
   local ref, attempt, session, outcome, body, jitter, began_ms, ended_ms, log = unpack(ARGV, 9 * i - 4, 9 * i + 4)
-  local fields = call('HMGET', record, 'attempt', 'peer', 'result_ttl_s')
-  local answer = STALE
+  local fields = call('HMGET', record, 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged')
+  local answer = 0
   if fields[1] == attempt then
     let_go[session] = let_go[session] or {}
     table.insert(let_go[session], ref)
     if log ~= '' then
-      call('HSET', key.log(ref), attempt, log)
+      keep_log(ref, record, attempt, log)
+      fields[9] = '1'
     end
     if outcome == '0' then
-      finish(ref, record, body, began_ms, ended_ms, fields[3])
-      answer = { 0, 3, attempt, fields[2], false }
+      finish(ref, record, fields, body, began_ms, ended_ms)
+      answer = fields[2] or ''
     elseif outcome == '3' then
       local place = call('ZSCORE', key.held(session), ref)
       call('HDEL', record, 'worker', 'sent', 'progress', 'note')
       call('RENAME', record, key.record(ref, 'start'))
       if place then put_back(ref, place) else make_ready(ref) end
-      answer = { 0, 0, attempt, false, false }
+      answer = AGAIN
     elseif outcome == '2' then
       local crashes = call('HINCRBY', record, 'crashes', 1)
       if crashes >= most_crashes then
         fail(ref, body, now_ms, error_ttl_s)
-        answer = { 0, 4, attempt, fields[2], { body, attempt } }
+        answer = { 4, fields[2], { body, attempt } }
       else
         again(ref, record, 0)
-        answer = { 0, 0, attempt, false, false }
+        answer = AGAIN
       end
     else
       local fails = call('HINCRBY', record, 'fails', 1)
       local options = call('HMGET', record, 'retries', 'backoff_s')
       if fails > tonumber(options[1] or 0) then
         fail(ref, body, now_ms, error_ttl_s)
-        answer = { 0, 4, attempt, fields[2], { body, attempt } }
+        answer = { 4, fields[2], { body, attempt } }
       else
         again(ref, record, backoff_ms(tonumber(options[2] or 1), fails, tonumber(jitter)))
-        answer = { 0, 0, attempt, false, false }
+        answer = AGAIN
       end
     end
   end

@@ -23,6 +23,8 @@ from exesys.turn import Answers, Claim, Claimed, Closed, Ended, Found, Placed, T
 CHUNK = 250
 MOST_RELEASED = 250
 NAMES = ("submit", "claim", "report", "release", "lookup", "recall", "note", "job")
+STATES = tuple(State)
+NEW = Taken("new", "", State.start, None)
 _RECORDED = ("timeout_s", "retries", "backoff_s", "result_ttl_s")
 
 T = TypeVar("T")
@@ -143,16 +145,22 @@ class Builder:
             limits.max_crashes,
         ]
         records = []
-        refs = []
+        attempts = []
         for session, report, jitter in chunk:
             ref, attempt, outcome, body, log, began_ms, ended_ms = report
-            refs.append(ref)
+            attempts.append((ref, attempt))
             records.append(self.keys("record", ref, State.processing.name))
             arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log)
 
         def read(reply: Any) -> None:
-            for ref, (stale, state, attempt, peer, body) in zip(refs, reply, strict=True):
-                into.append(Ended(ref, int(attempt), bool(stale), State(state), _text(peer), _body(state, body)))
+            for (ref, attempt), answer in zip(attempts, reply, strict=True):
+                if type(answer) is bytes:
+                    into.append(Ended(ref, attempt, False, State.data_available, answer.decode(), None))
+                elif answer == 0:
+                    into.append(Ended(ref, attempt, True, State.start, "", None))
+                else:
+                    state, peer, body = answer
+                    into.append(Ended(ref, attempt, False, STATES[state], _text(peer), _body(state, body)))
 
         return self._script("report", records, arguments, read)
 
@@ -219,10 +227,12 @@ def _body(state: int, raw: Any) -> Any:
 
 
 def _taken(raw: Any) -> Taken:
+    if raw == 1:
+        return NEW
     verdict, ref, state, body = raw
-    return Taken(verdict.decode(), ref.decode(), State(state), _body(state, body))
+    return Taken(verdict.decode(), ref.decode(), STATES[state], _body(state, body))
 
 
 def _found(raw: Any) -> Found:
     ref, state, body = raw
-    return Found(ref.decode(), None if state < 0 else State(state), _body(state, body))
+    return Found(ref.decode(), None if state < 0 else STATES[state], _body(state, body))

@@ -5,13 +5,13 @@
 --        from, to, cmd, data, job_id, digest, peer, queue, priority, due_ms,
 --        number of options, and each option's name and value
 -- Finds  record, ready queue, delayed, jobs, order
--- Gives  per command {verdict, ref, state, body}
+-- Gives  per command 1 when it was new, else {verdict, ref, state, body}
 --
 -- Run twice it changes nothing: the second time every command is `same`.
 
-local now_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now_ms, limit = ARGV[1], tonumber(ARGV[2])
 local answers, at = {}, 3
-local ready, depth = {}, {}
+local ready, depth, jobs = {}, {}, key.jobs()
 local order = call('INCRBY', key.order(), #KEYS) - #KEYS
 
 local function existing(ref, digest)
@@ -25,33 +25,42 @@ local function existing(ref, digest)
   return { 'same', ref, number, body_of(ref, name) }
 end
 
-local function create(ref, index, to, cmd, data, digest, peer, queue, priority, due_ms, first_option, options)
-  local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
-  local function add(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+-- A job gets one more step: it lives until the last of them ended, so the
+-- unfinished ones are counted from the second on.
+local function join(index, job_id)
+  if call('HEXISTS', index, ':open') == 1 then
+    call('HINCRBY', index, ':open', 1)
+  else
+    local open = 1
+    for _, first in ipairs(call('HKEYS', index)) do
+      local ref = first .. ':' .. job_id
+      local number, name = state_of(ref)
+      if number and number < 3 then
+        call('HSET', key.record(ref, name), 'many', 1)
+        open = open + 1
+      end
+    end
+    call('HSET', index, ':open', open)
   end
-  if peer ~= '' then add('peer', peer) end
-  if queue ~= QUEUE then add('queue', queue) end
-  if priority ~= PRIORITY then add('priority', priority) end
-  for i = first_option, first_option + 2 * options - 1 do
-    fields[#fields + 1] = ARGV[i]
+  call('PERSIST', index)
+end
+
+local function create(ref, index, job_id, fields, queue, priority, due_ms)
+  local size = #fields
+  if queue ~= QUEUE then
+    fields[size + 1], fields[size + 2], size = 'queue', queue, size + 2
+  end
+  if priority ~= PRIORITY then
+    fields[size + 1], fields[size + 2], size = 'priority', priority, size + 2
+  end
+  if call('HLEN', index) == 1 then
+    call('XADD', jobs, '*', 'j', job_id)
+  else
+    join(index, job_id)
+    fields[size + 1], fields[size + 2] = 'many', 1
   end
   call('HSET', key.record(ref, 'start'), unpack(fields))
-  local steps = call('HLEN', index)
-  if steps == 1 then
-    call('XADD', key.jobs(), '*', 'j', job_of(ref))
-  else
-    -- A job of several steps lives until the last of them ended.
-    if call('HEXISTS', index, ':open') == 1 then
-      call('HINCRBY', index, ':open', 1)
-    else
-      local running = call('TTL', index) == -1 and 1 or 0
-      call('HSET', index, ':open', running + 1)
-    end
-    call('PERSIST', index)
-  end
-  if due_ms > now_ms then
+  if due_ms > tonumber(now_ms) then
     call('ZADD', key.delayed(), due_ms, ref)
   else
     local list = ready[queue]
@@ -78,7 +87,7 @@ for i, index in ipairs(KEYS) do
     fresh = call('HSETNX', index, first, to) == 1
   end
   local ref = first .. ':' .. job_id
-  local answer = nil
+  local answer
   if not fresh then
     -- nil when the record expired before its job's index did: then it is new.
     answer = existing(ref, digest)
@@ -87,10 +96,16 @@ for i, index in ipairs(KEYS) do
     answer = { 'full', ref, 0, false }
   end
   if not answer then
-    create(ref, index, to, cmd, data, digest, peer, queue, priority, due_ms, first_option, options)
-    answer = { 'new', ref, 0, false }
+    local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
+    if peer ~= '' then
+      fields[11], fields[12] = 'peer', peer
+    end
+    for j = first_option, at - 1 do
+      fields[#fields + 1] = ARGV[j]
+    end
+    create(ref, index, job_id, fields, queue, priority, due_ms)
   end
-  answers[i] = answer
+  answers[i] = answer or 1
 end
 
 for queue, list in pairs(ready) do
