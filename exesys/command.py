@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -62,8 +61,8 @@ class Command(NamedTuple):
 
 def check_name(value: Any, field: str) -> str:
     """Return the name, or raise BadCommand saying what is wrong with it."""
-    if type(value) is str and NAME.fullmatch(value):
-        return value
+    if isinstance(value, str) and NAME.fullmatch(value):
+        return value[:]  # of a subclass, such as a StrEnum's member, the plain text
     if not isinstance(value, str):
         problem = f"`{field}` must be a string, not {_json_type(value)}."
     elif not value:
@@ -92,8 +91,8 @@ def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
     def check(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise BadCommand(f"`{key}` must be a number, not {_json_type(value)}.", field=key)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise BadCommand(f"`{key}` is {value}.", field=key, fix=f"Give {low:g} to {high:,.0f} {unit}.")
+        if not low <= value <= high:  # so is NaN refused; an integer may be too large for a float
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give {low:g} to {high:,.0f} {unit}.")
         return value
 
     return check
@@ -154,10 +153,11 @@ def check_options(given: Mapping[Any, Any]) -> dict[str, Any]:
 
 def build(from_: Any, to: Any, cmd: Any, data: bytes, job_id: Any, options: Mapping[Any, Any]) -> Command:
     """Make a command from parts. Raises BadCommand; the data is not looked at."""
-    if check_name(from_, "from") in RESERVED:
-        raise BadCommand(f"`from` is {from_!r}, a name of the system's own.", field="from", fix="Choose another name.")
+    name = check_name(from_, "from")
+    if name in RESERVED:
+        raise BadCommand(f"`from` is {name!r}, a name of the system's own.", field="from", fix="Choose another name.")
     return Command(
-        from_,
+        name,
         check_to(to),
         check_name(cmd, "cmd"),
         data,
@@ -196,9 +196,10 @@ def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
 
 def _unknown_key(key: Any) -> BadCommand:
     known = [*_FIELDS, *OPTIONS]
-    close = nearest(str(key), known)
+    shown = str(key)[:60].encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be answered
+    close = nearest(shown, known)
     fix = f"Did you mean `{close}`?" if close else f"Known keys: {', '.join(known)}."
-    return BadCommand(f"the key {str(key)[:60]!r} is unknown.", field=str(key)[:60], fix=fix)
+    return BadCommand(f"the key {shown!r} is unknown.", field=shown, fix=fix)
 
 
 def _json_type(value: Any) -> str:

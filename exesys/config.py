@@ -115,7 +115,10 @@ class Web:
 class Redis:
     url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"))
     data_url: str = _key(
-        "", _matching(r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 of the same server")
+        "",
+        _matching(
+            r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 (2, when url names 1) of the same server"
+        ),
     )
     server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
     port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
@@ -216,10 +219,14 @@ class Config:
         if self.redis.data_url:
             return self.redis.data_url
         base, _, query = self.redis_url.partition("?")
-        options = [part for part in query.split("&") if part and not part.startswith("db=")]
-        if not base.startswith("unix://"):
-            base = re.sub(r"^(\w+://[^/]*)(/\d*)?$", r"\1", base)
-        return f"{base}?{'&'.join([*options, 'db=1'])}"
+        options = [part for part in query.split("&") if part]
+        taken = [part.removeprefix("db=") for part in options if part.startswith("db=")]
+        in_path = re.fullmatch(r"(rediss?://[^/]*)(?:/(\d*))?", base)
+        if in_path:
+            base = in_path[1]
+            taken.append(in_path[2] or "0")
+        database = 2 if taken and taken[0] == "1" else 1
+        return f"{base}?{'&'.join([*(part for part in options if not part.startswith('db=')), f'db={database}'])}"
 
     @property
     def rest_url(self) -> str:

@@ -126,6 +126,13 @@ class Unavailable(ExesysError):
     status = 503
 
 
+class NoMongo(ExesysError):
+    """A function asked for MongoDB, and there is none here."""
+
+    code = "no_mongo"
+    status = 503
+
+
 class JobError(ExesysError):
     """A job ended in error. Raised where its result is asked for.
 

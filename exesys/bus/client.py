@@ -229,7 +229,7 @@ class Client:
                 poller.register(front, zmq.POLLIN)
             for message in outgoing:
                 sockets.send(front, wire.encode(message))
-            ready = dict(poller.poll(wait_s * 1000))
+            ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             self._asleep = False
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
@@ -293,7 +293,11 @@ class AsyncHandle:
         if not self.handle.done():
             loop = asyncio.get_running_loop()
             ended = asyncio.Event()
-            self.handle.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+
+            def wake(_: Handle) -> None:
+                loop.call_soon_threadsafe(ended.set)
+
+            self.handle.add_done_callback(wake)
             try:
                 await asyncio.wait_for(ended.wait(), timeout)
             except TimeoutError:

@@ -49,7 +49,7 @@ def bind(context: Context, kind: int, endpoint: str) -> tuple[Socket, str]:
     except zmq.ZMQError as error:
         socket.close()
         raise ConfigError(f"the bus cannot listen on {endpoint}: {error}.", fix="See [bus] endpoint.") from error
-    return socket, socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+    return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
 def connect(context: Context, kind: int, endpoint: str) -> Socket:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bottle import Bottle, HTTPResponse, request
 
-from exesys import codec, command, environment
+from exesys import command, environment, views
 from exesys.bus.client import Client, describe
 from exesys.bus.inflight import Handle
 from exesys.config import Config
@@ -161,10 +161,10 @@ class Api:
         if before and not before.replace("-", "", 1).isdigit():
             raise BadCommand("`before` is no mark of this list.", field="before", fix="Take it from `next`.")
         found, following = self.reader.jobs(limit, before, State[named] if named else None)
-        return respond(200, {"jobs": [_job(job_id, steps) for job_id, steps in found], "next": following or None})
+        return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 
     def job(self, job_id: str) -> HTTPResponse:
-        return respond(200, _job(job_id, self._steps(job_id), whole=True))
+        return respond(200, views.job(job_id, self._steps(job_id), whole=True))
 
     def log(self, job_id: str) -> HTTPResponse:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
@@ -173,15 +173,7 @@ class Api:
         if "text/plain" in request.get_header("Accept", ""):
             text = "".join(log for attempts in logs for log in attempts.values())
             return HTTPResponse(text, 200, headers={"Content-Type": "text/plain; charset=utf-8"})
-        told = [
-            {
-                "from": step.from_,
-                "to": _to(step.text("to")),
-                "attempts": [{"attempt": attempt, "log": log} for attempt, log in attempts.items()],
-            }
-            for step, attempts in zip(steps, logs, strict=True)
-        ]
-        return respond(200, {"job_id": job_id, "steps": told})
+        return respond(200, {"job_id": job_id, "steps": views.logs(steps, logs)})
 
     def _steps(self, job_id: str) -> list[Step]:
         [steps] = self.reader.steps([command.check_name(job_id, "job_id")])
@@ -248,61 +240,8 @@ def _answer(handle: Handle) -> tuple[int, dict[str, Any]]:
     if refused is not None:
         return refused.status, describe_problem(refused.problem)
     told = describe(handle)
-    step = {"job_id": handle.job_id, "from": handle.from_, "to": _to(handle.to), "cmd": handle.cmd}
+    step = {"job_id": handle.job_id, "from": handle.from_, "to": views.to_of(handle.to), "cmd": handle.cmd}
     return 200 if handle.done() else 202, {**step, **told}
-
-
-def _to(joined: str) -> str | list[str]:
-    return joined.split(",") if "," in joined else joined
-
-
-def _job(job_id: str, steps: list[Step], whole: bool = False) -> dict[str, Any]:
-    """Describe a job: its state is that of its least finished step, and error when one failed."""
-    unfinished = [step.state for step in steps if not step.state.final]
-    failed = any(step.state is State.error for step in steps)
-    order = (State.processing, State.start, State.standby)
-    state = (
-        next(state for state in order if state in unfinished)
-        if unfinished
-        else State.error
-        if failed
-        else State.data_available
-    )
-    told: dict[str, Any] = {"job_id": job_id, "status": int(state), "state": state.name}
-    told["steps"] = [_step(step, whole) for step in steps]
-    ends = {step.from_: _value(step) for step in steps if step.text("to") == command.END or len(steps) == 1}
-    if state is State.data_available and ends and whole:
-        told["EOJ"] = next(iter(ends.values())) if len(ends) == 1 else ends
-    return told
-
-
-def _value(step: Step) -> Any:
-    return codec.unpack(step.fields["result"]).get("EOJ") if "result" in step.fields else None
-
-
-def _step(step: Step, whole: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "from": step.from_,
-        "to": _to(step.text("to")),
-        "cmd": step.text("cmd"),
-        "status": int(step.state),
-        "state": step.state.name,
-        "attempt": int(step.number("attempt") or 0),
-    }
-    for name, field in (("accepted_ms", "born"), ("began_ms", "began"), ("ended_ms", "ended")):
-        if field in step.fields:
-            told[name] = int(step.number(field) or 0)
-    if "progress" in step.fields:
-        told["progress"] = {"fraction": step.number("progress"), "text": step.text("note")}
-    if step.state is State.processing:
-        told["worker"] = step.text("worker")
-    if whole and "result" in step.fields:
-        told["result"] = codec.unpack(step.fields["result"])
-    if "error" in step.fields and step.state is State.error:
-        told["error"] = {**codec.unpack(step.fields["error"]), "attempts": told["attempt"]}
-        if not whole:
-            told["error"].pop("traceback", None)
-    return told
 
 
 def main() -> int:

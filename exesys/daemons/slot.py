@@ -129,9 +129,11 @@ class Slot:
 
     def load(self, skip: dict[str, str]) -> None:
         """Import the modules, telling each before it is tried, and announce the catalogue."""
-        self.library = Library.load(
-            self.config.module_dirs, skip=skip, on_import=lambda module: self.channel.send(["import", module])
-        )
+
+        def importing(module: str) -> None:
+            self.channel.send(["import", module])
+
+        self.library = Library.load(self.config.module_dirs, skip=skip, on_import=importing)
         catalogue: Catalogue = self.library.catalogue
         self.channel.send(["ready", codec.pack(catalogue.to_wire())])
 
@@ -195,7 +197,7 @@ def main() -> int:
     die_with_parent(signal.SIGKILL, arguments.parent)
     # The daemon's own descriptors stay out of what a function starts.
     os.set_inheritable(arguments.fd, False)
-    faulthandler.enable(sys.__stderr__)
+    faulthandler.enable(2)  # the daemon's log
     channel = Channel(socket.socket(fileno=arguments.fd))
     slot = Slot(environment.load(), channel)
     signal.signal(signal.SIGTERM, slot.terminate)

@@ -56,7 +56,7 @@ class Upkeep:
 
     def listen(self) -> int:
         """Subscribe to changes of the stop keys; return the descriptor for the poll."""
-        self._events = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._events = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # no types there
         self._do(self._events.psubscribe, f"__keyspace@*__:{self.keys('run', '*', '*')}")
         # redis-py has no public way to the socket of a subscription.
         return int(self._events.connection._sock.fileno())

@@ -1,0 +1,372 @@
+"""Up and down: what stands between a person and supervisord.
+
+A home belongs to one system at a time. supervisord holds the lock `run/lock`
+for as long as it lives, `run/system.json` says which project and settings it
+was started with, and `run/boot.lock` lets one `up` or `down` work at a time.
+Whatever is found wrong before the start costs nothing; whatever goes wrong
+after it stops everything again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exesys import home, preflight, process, programs, servers, teardown
+from exesys.config import Config
+from exesys.errors import BootError, nearest
+from exesys.proof import is_ready, prove
+from exesys.teardown import Teller
+
+BOOT_WAIT_S = 120.0
+SUPERVISORD_START_S = 15.0
+READY_S = 60.0
+_DOWN = ("STOPPED", "EXITED", "FATAL", "BACKOFF")
+
+
+def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
+    """Start what does not run, wait until it serves, prove it by one job, and say how to use it.
+
+    With `foreground`, stay until the system ends, and end it on TERM or INT.
+    Returns 0; raises BootError after stopping whatever it started.
+    """
+    tell = Teller(quiet=as_json)
+    if not os.path.exists(config.run):
+        preflight.plan(config)  # so that a start that cannot be leaves nothing behind
+    home.make(config)
+    with _booting(config):
+        if _still_held(config):
+            supervisord = None
+            if foreground:
+                raise BootError(f"ExeSys runs in {config.home} already.", fix=f"Stop it first: `{_down_text(config)}`.")
+            done = _complete(config, tell)
+        else:
+            teardown.end_orphans(config, tell)
+            supervisord, done = _start(config, foreground, tell)
+    if as_json:
+        print(json.dumps(status(config)), flush=True)
+    else:
+        tell(_welcome(config, done))
+    return _stay(config, supervisord, tell) if supervisord is not None and foreground else 0
+
+
+def down(config: Config, as_json: bool = False) -> int:
+    """Stop everything in this home, in order, and wait for it. Returns 0 also when nothing ran."""
+    tell = Teller(quiet=as_json)
+    if not os.path.isdir(config.run):
+        tell(f"Nothing runs in {config.home}.")
+        return 0
+    with _booting(config):
+        if process.is_locked(home.lock(config)):
+            teardown.stop(config, tell)
+            tell(f"ExeSys in {config.home} is stopped.")
+        else:
+            teardown.end_orphans(config, tell)
+            teardown.forget(config)
+            tell(f"Nothing runs in {config.home}.")
+    if as_json:
+        print(json.dumps(status(config)), flush=True)
+    return 0
+
+
+def restart(config: Config, as_json: bool = False) -> int:
+    """Stop, then start with the settings that hold now."""
+    if process.is_locked(home.lock(config)):
+        record = home.read_record(config)
+        held = preflight.ports(home.as_started(config, record)).values() if record else []
+        preflight.plan(
+            config, frozenset(port for _, port in held)
+        )  # a system that could not start again is not stopped
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+            down(config)
+    return up(config, as_json=as_json)
+
+
+def status(config: Config) -> dict[str, Any]:
+    """Say what runs in this home, and where it is reached."""
+    record = home.read_record(config) if process.is_locked(home.lock(config)) else None
+    found: list[dict[str, Any]] = []
+    if record is not None:
+        config = home.as_started(config, record)
+        with contextlib.suppress(BootError):
+            found = [
+                {"name": each.name, "state": each.state, "pid": each.pid} for each in home.supervisor(config).programs()
+            ]
+    return {
+        "home": str(config.home),
+        "running": bool(found),
+        "rest": {"url": config.rest_url},
+        "web": {"url": config.web_url},
+        "redis": {"url": config.redis_url},
+        "mongo": {"uri": config.mongo.uri},
+        "bus": {"endpoint": config.bus_endpoint},
+        "programs": found,
+    }
+
+
+def logs(config: Config, program: str, lines: int = 50, follow: bool = False) -> int:
+    """Print the last lines of a program's log; with `follow`, go on until interrupted."""
+    known = sorted(path.stem for path in config.log.glob("*.log"))
+    path = config.log / f"{program}.log"
+    if program not in known:
+        close = nearest(program, known)
+        hint = f"Did you mean {close}?" if close else f"There are: {', '.join(known) or 'none'}."
+        raise BootError(f"There is no log of {program!r} in {config.log}.", fix=hint)
+    for line in home.tail(path, lines):
+        print(line, flush=True)
+    while follow:
+        _follow(path)
+    return 0
+
+
+def _follow(path: Path) -> None:
+    """Print what is added to a log, until it is rotated."""
+    with path.open("rb") as log:
+        log.seek(0, os.SEEK_END)
+        inode = os.fstat(log.fileno()).st_ino
+
+        def rotated() -> bool:
+            print(log.read().decode("utf-8", "replace"), end="", flush=True)
+            return path.exists() and path.stat().st_ino != inode
+
+        while not process.wait_until(rotated, within_s=3600, every_s=0.2):
+            continue
+
+
+# -- before the start -------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _booting(config: Config) -> Iterator[None]:
+    fd = process.hold_lock(config.run / "boot.lock", BOOT_WAIT_S)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _still_held(config: Config) -> bool:
+    """Tell whether a system runs here; one that is ending by itself is waited for."""
+    if not process.is_locked(home.lock(config)):
+        return False
+    if process.wait_until(
+        lambda: home.supervisor(config).running() or not process.is_locked(home.lock(config)), SUPERVISORD_START_S
+    ):
+        return process.is_locked(home.lock(config))
+    record = home.read_record(config)
+    stop_s = 3.0 * programs.stop_wait_s(home.as_started(config, record)) if record else 0.0
+    if process.wait_until(lambda: not process.is_locked(home.lock(config)), stop_s):
+        return False
+    raise BootError(
+        f"{config.home} is held by a supervisord that does not answer.", fix=f"Stop it: `{_down_text(config)}`."
+    )
+
+
+# -- the start --------------------------------------------------------------------
+
+
+def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], str]:
+    plan = preflight.plan(config)
+    parts = programs.programs(plan.redis is not None, plan.mongo is not None)
+    conf = config.home / "supervisord.conf"
+    text = programs.render(
+        home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=not foreground
+    )
+    lock = process.hold_lock(home.lock(config), wait_s=1.0)
+    try:
+        home.write(conf, text)
+        home.write_record(config, preflight.record(config, plan))
+        if plan.mongo and not config.mongo.port:
+            home.write(config.run / "mongo.port", plan.environment["EXESYS_MONGO_PORT"] + "\n")
+        tell(f"Starting {', '.join(part.name for part in parts)}.")
+        supervisord = _spawn(config, conf, lock, foreground)
+    finally:
+        os.close(lock)
+    try:
+        _await_supervisord(config, supervisord)
+        _await_ready(config, plan.environment)
+        return supervisord, prove(config.rest.host, config.rest.port)
+    except BaseException:
+        supervisord.terminate()  # it may not listen yet
+        teardown.stop(config, Teller(quiet=True))
+        supervisord.wait()
+        raise
+
+
+def _spawn(config: Config, conf: Path, lock: int, foreground: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "exesys.launch", "supervisord", "--conf", str(conf), "--lock-fd", str(lock)]
+    if foreground:
+        command += ["--parent", str(os.getpid())]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("EXESYS_")}
+    with (config.log / "supervisord.out").open("wb") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=None if foreground else out,
+            stderr=None if foreground else out,
+            cwd=config.root,
+            env={**environ, "EXESYS_HOME": str(config.home)},
+            pass_fds=[lock],
+            start_new_session=True,
+        )
+
+
+def _await_supervisord(config: Config, supervisord: subprocess.Popen[bytes]) -> None:
+    supervisor = home.supervisor(config)
+    process.wait_until(lambda: supervisor.running() or supervisord.poll() is not None, SUPERVISORD_START_S, 0.02)
+    if not supervisor.running():
+        raise BootError(f"supervisord does not start.{home.quote(config.log / 'supervisord.out')}")
+
+
+def _await_ready(config: Config, environment: dict[str, str]) -> None:
+    """Wait until every program runs and serves. Raises BootError at the first that cannot."""
+    supervisor = home.supervisor(config)
+    mongo = config.mongo.port or int(environment.get("EXESYS_MONGO_PORT", "0"))
+    waiting = {
+        "rest": lambda: is_ready(config.rest.host, config.rest.port),
+        "web": lambda: process.port_answers(config.web.host, config.web.port),
+        "mongo": lambda: process.port_answers("127.0.0.1", mongo),
+    }
+    failures: dict[str, int] = {}
+    before: dict[str, str] = {}
+    names: list[str] = []
+
+    def settled() -> bool:
+        states = supervisor.programs()
+        for name, state, _, note in states:
+            if state != before.get(name) and state in ("BACKOFF", "FATAL", "UNKNOWN"):
+                failures[name] = failures.get(name, 0) + 1
+            before[name] = state
+            # Ending once may be bad luck, a port that was freed late; twice is a fault.
+            if state in ("FATAL", "UNKNOWN") or failures.get(name, 0) > 1:
+                raise BootError(f"{name} does not start ({state}: {note}).{home.quote(config.log / f'{name}.log')}")
+        for name in list(waiting):
+            if name not in before or waiting[name]():
+                del waiting[name]
+        names[:] = [name for name, state, _, _ in states if state != "RUNNING"]
+        return not waiting and not names
+
+    if not process.wait_until(settled, READY_S):
+        late = sorted({*waiting, *names})
+        shown = "".join(home.quote(config.log / f"{name}.log") for name in late)
+        raise BootError(f"Not ready in {READY_S:g} s: {', '.join(late)}.{shown}")
+
+
+def _complete(config: Config, tell: Teller) -> str:
+    """Start what does not run in a system that does. It is never stopped for what fails here."""
+    record = home.read_record(config)
+    if record is None:
+        raise BootError(
+            f"{config.home} is held by a supervisord whose run/system.json is gone.",
+            fix=f"Stop it: `{_down_text(config)}`.",
+        )
+    _check_same(config, record)
+    supervisor = home.supervisor(config)
+    missing = [each.name for each in supervisor.programs() if each.state in _DOWN]
+    for name in missing:
+        supervisor.start(name)
+    if missing:
+        tell(f"Starting {', '.join(missing)}.")
+    _await_ready(config, record.environment)
+    return prove(config.rest.host, config.rest.port) if missing else ""
+
+
+def _check_same(config: Config, record: home.Record) -> None:
+    """Raise BootError unless the system that runs is of this project and has these settings."""
+    pid = home.supervisor(config).pid()
+    if Path(record.root).resolve() != config.root.resolve():
+        raise BootError(
+            f"{config.home} is held by the system of {record.root} (supervisord is process {pid}).",
+            fix=f"Set EXESYS_HOME to another directory, or stop it: `{_down_text(config, record.root)}`.",
+        )
+    now = programs.settings(config)
+    changed = [
+        f"{programs.key_of(name)} is {record.settings.get(name, '')!r} there and {now[name]!r} here"
+        for name in now
+        if record.settings.get(name) != now[name]
+    ]
+    if changed:
+        raise BootError(
+            f"{config.home} is held by a system with other settings (supervisord is process {pid}):"
+            f" {home.masked('; '.join(changed[:3]))}{' …' if len(changed) > 3 else ''}.",
+            fix=f"Take over the new ones with `{_command(config)} restart`, stop it with `{_down_text(config)}`,"
+            " or set EXESYS_HOME to another directory.",
+        )
+
+
+# -- the end ----------------------------------------------------------------------
+
+
+def _stay(config: Config, supervisord: subprocess.Popen[bytes], tell: Teller) -> int:
+    """Wait for the end of supervisord, or for a signal, and then end it."""
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    while supervisord.poll() is None:
+        came = signal.sigtimedwait(wanted, 1.0)
+        if came and came.si_signo != signal.SIGCHLD and supervisord.poll() is None:
+            tell("Stopping.")
+            with _booting(config):
+                teardown.stop(config, tell)
+            supervisord.wait()
+            return 0
+    return 0 if supervisord.returncode == 0 else 1
+
+
+# -- figures and texts ------------------------------------------------------------
+
+
+def _minfds(config: Config) -> int:
+    """How many descriptors the programs may have: REST needs one for each connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(1024, config.rest.connections + 1024)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+def _command(config: Config, root: str = "") -> str:
+    """Return how a person calls ExeSys here."""
+    script = Path(root or config.root) / "bin" / "exesys"
+    if not script.is_file():
+        return "exesys"
+    return "bin/exesys" if script.parent.parent == Path.cwd() else shlex.quote(str(script))
+
+
+def _down_text(config: Config, root: str = "") -> str:
+    default = config.home == config.root / "var" and not root
+    return f"{'' if default else f'EXESYS_HOME={shlex.quote(str(config.home))} '}{_command(config, root)} down"
+
+
+def _welcome(config: Config, proof: str) -> str:
+    record = home.read_record(config)
+    if record is None:  # it was stopped meanwhile
+        return f"ExeSys in {config.home} is stopped."
+    started = home.as_started(config, record)
+    mongo = "none; functions that ask for ctx.mongo are told to set [mongo] uri"
+    if record.mongo:
+        mongo = f"{record.mongo}, {home.masked(started.mongo.uri)}" if not config.mongo.uri else record.mongo
+    if record.mongo.startswith(servers.TRIAL_MONGO):
+        mongo += "\n           for trials only: install mongod, or set [mongo] uri, before you rely on it"
+    redis = record.redis if config.redis.url else f"{record.redis}, {started.redis_url}"
+    lines = [
+        f"ExeSys runs in {config.home}" if proof else f"ExeSys runs already in {config.home}",
+        f"  REST     {config.rest_url}",
+        f"  Web      {config.web_url}",
+        f"  Redis    {redis}",
+        f"  MongoDB  {mongo}",
+        *([f"  Proof    {proof}"] if proof else []),
+        "",
+        "Try it, and send the same again for the result:",
+        f'  curl -H "Content-type: application/json" -X POST {config.rest_url}/sys_cmd -d \'{{"from":"testclient",'
+        '"to":"testjob","cmd":"test_cmd","data":"senatoremonti","job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"}\'',
+        "",
+        f"Stop it with: {_down_text(config)}",
+    ]
+    return "\n".join(lines)

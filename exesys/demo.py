@@ -1,0 +1,43 @@
+"""`exesys demo`: index a directory of texts with `modules/text.py`, and search it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exesys.bus.client import Client
+from exesys.config import Config
+from exesys.errors import BadCommand
+
+LICENCES = Path("/usr/share/common-licenses")
+INDEX = "demo"
+PATIENCE_S = 120.0
+
+
+def run(config: Config, client: Client, path: str | None, query: str, show: Callable[[Any], None] | None) -> int:
+    """Index and search over the bus. Raises JobError when a step fails (without MongoDB, say)."""
+    directory = Path(path).absolute() if path else LICENCES if LICENCES.is_dir() else config.root / "docs"
+    if not directory.is_dir():
+        raise BadCommand(f"{directory} is no directory.", fix="Name a directory of text files.")
+    glob = "*.md" if directory == config.root / "docs" else "*"
+    indexed = client.run("index_directory", {"path": str(directory), "glob": glob, "index": INDEX}, PATIENCE_S)
+    found = client.run("search", {"query": query, "index": INDEX, "limit": 5}, PATIENCE_S)
+    if show is not None:
+        show({"indexed": indexed, "found": found})
+        return 0
+    print(f"Indexed {directory}: {_counts(indexed)}.")
+    print(f"Search for {query!r}:")
+    for hit in _hits(found):
+        print(f"  {hit['score']:6.2f}  {hit['title']}\n          {hit['snippet']}")
+    return 0
+
+
+def _counts(indexed: Any) -> str:
+    numbers = {name: value for name, value in indexed.items() if isinstance(value, int)}
+    return ", ".join(f"{value} {name}" for name, value in numbers.items())
+
+
+def _hits(found: Any) -> list[dict[str, Any]]:
+    hits: list[dict[str, Any]] = found["hits"] if isinstance(found, dict) else found
+    return hits

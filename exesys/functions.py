@@ -1,0 +1,383 @@
+"""Functions: finds them in the user's modules, calls them, tells how they failed.
+
+Every public function defined in a file of the module directories is a
+command; where a file has `__all__`, that list is what is public. Nothing else
+can be called. A function takes the data, or the data and `ctx`, or nothing.
+
+Modules are imported under their plain names, so that those beside each other
+share one module object; only where the standard library or a package has the
+name already, the file becomes `exesys_modules.<name>`. A module that fails is
+reported in the catalogue and stops nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, TypeVar, overload
+
+from exesys import codec
+from exesys.catalogue import Catalogue, FunctionInfo
+from exesys.command import check_name, check_options
+from exesys.errors import BadCommand
+
+EOJ = "EOJ"
+MAX_TEXT_BYTES = 8 << 10
+_MARK = "__exesys_options__"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+MakeContext = Callable[[], Any]
+Run = Callable[[Any, MakeContext], Any]
+
+
+# --- the decorator --------------------------------------------------------
+
+
+@overload
+def function(target: Function, /) -> Function: ...
+@overload
+def function(
+    *,
+    queue: str | None = None,
+    priority: int | None = None,
+    timeout_s: float | None = None,
+    retries: int | None = None,
+    backoff_s: float | None = None,
+    result_ttl_s: float | None = None,
+    name: str | None = None,
+) -> Callable[[Function], Function]: ...
+def function(target: Any = None, /, *, name: str | None = None, **given: Any) -> Any:
+    """Give a function options of its own; a command's own options come before them.
+
+    It changes nothing in the function, and none needs it to be a command.
+
+    queue: the queue its jobs wait in. priority: 0 (lowest) to 9. timeout_s:
+    seconds one attempt may take. retries: how often to try again, at first
+    after backoff_s seconds. result_ttl_s: seconds its result is kept. name:
+    the name of the command, when it is not the function's.
+
+    Raises BadCommand for an option out of its range, TypeError for what is no
+    function.
+    """
+    for key in given.keys() & {"at", "delay_s"}:
+        raise BadCommand(f"`{key}` is an option of a command, not of a function.", field=key, fix="Send it instead.")
+    options = check_options({key: value for key, value in given.items() if value is not None})
+    if name is not None:
+        if check_name(name, "name").startswith("_") or "." in name:
+            fix = "A command's name has no dot and no underscore at its beginning."
+            raise BadCommand(f"`name` is {name!r}.", field="name", fix=fix)
+        options["name"] = name
+
+    def mark(marked: Any) -> Any:
+        if not isinstance(marked, FunctionType):
+            raise TypeError(f"@exesys.function stands before a function, not before {_a(marked)}.")
+        setattr(marked, _MARK, options)
+        return marked
+
+    return mark if target is None else mark(target)
+
+
+# --- the library ----------------------------------------------------------
+
+
+def _nothing(module: str) -> None:
+    """Stand in for `on_import`."""
+
+
+class Library:
+    """The functions of the module directories, loaded into this process."""
+
+    def __init__(self, catalogue: Catalogue, runs: Mapping[str, Run]) -> None:
+        """`runs` says by qualified name how to run each function of the catalogue."""
+        self.catalogue = catalogue
+        self._runs = {name: runs[info.qualified] for name, info in catalogue.names.items()}
+
+    @classmethod
+    def load(
+        cls,
+        dirs: Sequence[Path],
+        skip: Mapping[str, str] = MappingProxyType({}),
+        on_import: Callable[[str], None] = _nothing,
+    ) -> Library:
+        """Import every module in `dirs` and list its functions.
+
+        `skip` names modules not to import, with the reason to report;
+        `on_import` is told each module's name before its import, so that a
+        parent knows which one ended or held up this process.
+        """
+        loader = _Loader(skip, on_import)
+        for directory in dirs:
+            loader.load_directory(directory.absolute())
+        return cls(Catalogue(loader.functions, loader.broken), loader.runs)
+
+    def call(self, cmd: str, data: Any, make_context: MakeContext) -> bytes:
+        """Run a function and return its packed result, `{"EOJ": value}`.
+
+        `make_context` is called only for a function that takes `ctx`. Raises
+        UnknownFunction, TypeError when the value cannot be sent, and whatever
+        the function raises.
+        """
+        run = self._runs.get(cmd)
+        if run is None:
+            run = self._runs[self.catalogue.resolve(cmd).qualified]
+        value = run(data, make_context)
+        if not (isinstance(value, dict) and len(value) == 1 and EOJ in value):
+            value = {EOJ: value}
+        try:
+            return codec.pack(value)
+        except BadCommand as error:
+            name = self.catalogue.resolve(cmd).qualified
+            raise TypeError(f"what {name} returned cannot be sent: {error.__cause__}. {error.fix}") from None
+
+
+class _Withheld(Exception):
+    """Why a function is not offered."""
+
+
+class _Loader:
+    """Imports modules and collects what `Library.load` returns."""
+
+    def __init__(self, skip: Mapping[str, str], on_import: Callable[[str], None]) -> None:
+        self.functions: dict[str, FunctionInfo] = {}
+        self.runs: dict[str, Run] = {}
+        self.broken: dict[str, str] = {}
+        self._skip = skip
+        self._on_import = on_import
+        self._files: dict[str, Path] = {}  # by module
+
+    def load_directory(self, directory: Path) -> None:
+        try:
+            files = sorted(path for path in directory.iterdir() if path.suffix == ".py" and path.name[0] not in "._")
+        except OSError as error:
+            fix = "Create it or correct [functions] path."
+            self._report(str(directory), f"The directory of modules cannot be read: {error.strerror}. {fix}")
+            return
+        if str(directory) not in sys.path:
+            sys.path.append(str(directory))
+        importlib.invalidate_caches()
+        for path in files:
+            self._load_file(path)
+
+    def _load_file(self, path: Path) -> None:
+        name = path.stem
+        first = self._files.setdefault(name, path)
+        if first != path:
+            self._report(str(path), f"The module `{name}` is already loaded from {first}. Rename one of the files.")
+        elif not (name.isidentifier() and name.isascii()):
+            self._report(str(path), f"The file's name {name!r} is no name for a module. Use letters, digits and _.")
+        elif name in self._skip:
+            self._report(name, self._skip[name])
+        else:
+            self._on_import(name)
+            try:
+                self._offer(name, path, _import(name, path))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  # a module may raise anything, SystemExit too
+                self._report(name, describe_failure(error)[2])
+
+    def _report(self, key: str, text: str) -> None:
+        self.broken[_sendable(key)] = _sendable(text)
+
+    def _offer(self, module_name: str, path: Path, module: ModuleType) -> None:
+        """List the module's functions, all of them or, when this raises, none."""
+        offered: dict[str, tuple[FunctionInfo, Any, Run]] = {}
+        for attribute, target in _public(module):
+            options = dict(getattr(target, _MARK, {}))
+            name = options.pop("name", attribute)
+            qualified = f"{module_name}.{name}"
+            try:
+                if attribute.startswith("_"):
+                    raise _Withheld("It is private: no name that begins with _ can be called.")
+                if qualified in offered and offered[qualified][1] is not target:
+                    del offered[qualified]
+                    raise _Withheld(f"Two functions of the module are named {name!r}.")
+                if qualified not in self.broken:
+                    run, signature = _how_to_run(target)
+                    check_name(qualified, "name")
+                    doc = " ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split())
+                    where = _sendable(str(path))
+                    info = FunctionInfo(name, module_name, _sendable(doc), _sendable(signature), options, where)
+                    offered[qualified] = (info, target, run)
+            except (_Withheld, BadCommand) as reason:
+                self._report(qualified, str(reason))
+        for qualified, (info, _, run) in offered.items():
+            self.functions[qualified] = info
+            self.runs[qualified] = run
+
+
+# --- modules --------------------------------------------------------------
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    """Import a file under its plain name, or beside what has the name already."""
+    if _finds(name, path):
+        return importlib.import_module(name)
+    full_name = f"exesys_modules.{name}"
+    spec = importlib.util.spec_from_file_location(full_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"Python has no loader for {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[full_name]
+        raise
+    return module
+
+
+def _finds(name: str, path: Path) -> bool:
+    """Tell whether `import name` would give this file."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module without a spec, such as __main__
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path.resolve()
+
+
+def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Give what may be commands, with their names in the module."""
+    listed = getattr(module, "__all__", None)
+    if listed is not None:
+        for name in listed:
+            value = getattr(module, name)
+            if callable(value) and not inspect.isclass(value):
+                yield name, value
+        return
+    for name, value in list(vars(module).items()):
+        own = isinstance(value, FunctionType) and value.__module__ == module.__name__
+        if own and (not name.startswith("_") or hasattr(value, _MARK)):
+            yield name, value
+
+
+def _how_to_run(target: Any) -> tuple[Run, str]:
+    """Return how to call a function with data and context, and its signature as text.
+
+    Raises _Withheld when that is not possible.
+    """
+    if not isinstance(target, FunctionType):
+        raise _Withheld(f"It is {_a(target)}, no plain function. Write a `def` that calls it.")
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise _Withheld("It is a generator. Return a list instead of yielding.")
+    signature = inspect.signature(target)
+    run = _by_signature(target, signature)
+    # Unwrapped: a decorator may have made a plain function of a coroutine function.
+    if inspect.iscoroutinefunction(inspect.unwrap(target)):
+        run = _awaited(run)
+    return run, _text_of(signature)
+
+
+class _Annotation(str):
+    """An annotation kept as text, shown without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _text_of(signature: inspect.Signature) -> str:
+    def readable(annotation: Any) -> Any:
+        return _Annotation(annotation) if isinstance(annotation, str) else annotation
+
+    parameters = [
+        parameter.replace(annotation=readable(parameter.annotation)) for parameter in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=readable(signature.return_annotation)))
+
+
+def _by_signature(target: Callable[..., Any], signature: inspect.Signature) -> Run:
+    """Choose the one way to call the function that its parameters allow."""
+    kinds = signature.parameters.values()
+    positional = [parameter.name for parameter in kinds if parameter.kind in _POSITIONAL]
+    takes_data = positional or any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in kinds)
+    if positional[:1] == ["ctx"]:
+        raise _Withheld("Its first parameter is named `ctx`, but the first is the data. Write (data, ctx).")
+    try:
+        if positional[1:2] == ["ctx"]:
+            signature.bind(None, None)
+            return lambda data, make_context: target(data, make_context())
+        if takes_data and "ctx" in signature.parameters:
+            signature.bind(None, ctx=None)
+            return lambda data, make_context: target(data, ctx=make_context())
+        if takes_data:
+            signature.bind(None)
+            return lambda data, make_context: target(data)
+        signature.bind()
+        return lambda data, make_context: target()
+    except TypeError as error:
+        raise _Withheld(f"It cannot be called with (data, ctx), (data) or (): {error}.") from error
+
+
+def _awaited(run: Run) -> Run:
+    import asyncio  # costs 50 ms, and most modules have no coroutines
+
+    def run_to_end(data: Any, make_context: MakeContext) -> Any:
+        value = run(data, make_context)
+        return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+    return run_to_end
+
+
+# --- failures -------------------------------------------------------------
+
+
+_STDLIB = os.path.dirname(os.__file__)
+_MACHINERY = (
+    os.path.dirname(__file__) + os.sep,
+    os.path.join(_STDLIB, "asyncio") + os.sep,
+    os.path.join(_STDLIB, "importlib") + os.sep,
+    "<frozen importlib",
+)
+
+
+def describe_failure(error: BaseException) -> tuple[str, str, str]:
+    """Return an exception's type, message and traceback, each as text that can be sent.
+
+    The traceback begins at the user's code. Each text has at most
+    MAX_TEXT_BYTES; a longer one has its middle cut out.
+    """
+    kind = type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  # the user's __str__ may raise anything
+        message = f"({kind} raised an error when it was asked for its text)"
+    try:
+        described = traceback.TracebackException.from_exception(error)
+        _trim(described)
+        text = "".join(described.format())
+    except Exception:  # noqa: BLE001  # so may what the exception holds
+        text = f"{kind}: {message}\n"
+    return _sendable(kind), _sendable(message), _sendable(text)
+
+
+def _trim(described: traceback.TracebackException | None) -> None:
+    """Drop the frames above the user's code, here and in what led to this exception."""
+    while described is not None:
+        stack = described.stack
+        del stack[: next((number for number, frame in enumerate(stack) if frame.filename == __file__), 0)]
+        while stack and stack[0].filename.startswith(_MACHINERY):
+            stack.pop(0)
+        described = described.__cause__ or described.__context__
+
+
+def _sendable(text: str) -> str:
+    """Make text fit for UTF-8 and at most MAX_TEXT_BYTES long."""
+    packed = text.encode(errors="backslashreplace")
+    if len(packed) > MAX_TEXT_BYTES:
+        gap = "\n… cut here …\n".encode()
+        head = MAX_TEXT_BYTES // 4
+        packed = packed[:head] + gap + packed[head + len(gap) - MAX_TEXT_BYTES :]
+    return packed.decode(errors="ignore")
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

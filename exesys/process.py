@@ -1,0 +1,199 @@
+"""Processes and the kernel: dying with the parent, locks, ports, and who is still there.
+
+Every program of a system is a child of its supervisord and must not outlive
+it, also when it is killed with -9. The kernel does that (PR_SET_PDEATHSIG,
+see prctl(2)); the signal survives exec, so servers that are not ours get it
+too. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from exesys.errors import BootError
+
+SUPERVISOR_PID = "EXESYS_SUPERVISOR_PID"
+PROGRAM_NAME = "SUPERVISOR_PROCESS_NAME"
+_PR_SET_PDEATHSIG = 1
+_LISTEN = "0A"
+
+
+class Process(NamedTuple):
+    """A running program of a system, as /proc shows it."""
+
+    pid: int
+    program: str
+
+
+def die_with_parent(signum: int = signal.SIGTERM, parent: int | None = None) -> None:
+    """Have the kernel send `signum` to this process when its parent ends.
+
+    `parent` is the pid the parent must have; without it, the one that
+    supervisord leaves in the environment. That variable is taken out, so
+    that it stands only in the environment of supervisord's own children.
+    A parent that ended before the kernel was told is found by comparing:
+    then this process exits at once, with status 1 and a sentence.
+    """
+    expected = os.environ.pop(SUPERVISOR_PID, "")
+    if parent is None and expected:
+        parent = int(expected)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if parent is not None and os.getppid() != parent:
+        raise SystemExit(f"The parent process {parent} is gone, so this process ends too.")
+
+
+def hold_lock(path: Path, wait_s: float = 0.0) -> int:
+    """Take the lock on a file for the life of this process; return its descriptor.
+
+    The kernel frees it however the process ends. Raises BootError when
+    another holds it for `wait_s` seconds.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BootError(f"The lock {path} cannot be opened: {error.strerror}.") from error
+    if wait_until(lambda: _try_lock(fd, fcntl.LOCK_EX), wait_s):
+        return fd
+    os.close(fd)
+    raise BootError(f"Another process holds {path}.", fix="Wait for it or stop it, then try again.")
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether some process holds the lock on this file. Makes no file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], within_s: float, every_s: float = 0.05) -> bool:
+    """Ask until the condition holds or the time is over; return how it ended."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+def programs_of(home: Path) -> list[Process]:
+    """List the programs that a supervisord started for this home and that still run.
+
+    They are known by two variables of the environment they were started
+    with. supervisord itself and what the programs started are not among
+    them, nor are processes of other users.
+    """
+    found = []
+    wanted = os.path.realpath(home)
+    for entry in _pids():
+        environ = _environ(entry)
+        if SUPERVISOR_PID in environ and os.path.realpath(environ.get("EXESYS_HOME", "")) == wanted:
+            found.append(Process(entry, environ.get(PROGRAM_NAME, "?")))
+    return found
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone or not ours."""
+    try:
+        block = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    if SUPERVISOR_PID.encode() not in block:
+        return {}
+    pairs = (os.fsdecode(part).partition("=") for part in block.split(b"\0"))
+    return {name: value for name, _, value in pairs}
+
+
+def kill(pids: list[int], signum: int = signal.SIGKILL) -> None:
+    """Send a signal to each; one that is gone is no error."""
+    for pid in pids:
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            continue
+
+
+def name_of(pid: int) -> str:
+    """Return the short name of a process, or "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def bind_error(host: str, port: int) -> OSError | None:
+    """Return why a server could not bind this address now, None when it could."""
+    try:
+        for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, proto) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def free_port(host: str) -> int:
+    """Return a port nobody listens on. It may be taken by the time it is used."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Tell whether a server accepts connections at this address."""
+    try:
+        with socket.create_connection((host, port), timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def port_holder(port: int) -> str:
+    """Say who listens on a port, "process 812 (python3)", or "" when that cannot be seen."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for fields in (line.split() for line in lines):
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{fields[9]}]")
+    if not inodes:
+        return ""
+    for pid in _pids():
+        try:
+            links = [os.readlink(link.path) for link in os.scandir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        if inodes.intersection(links):
+            return f"process {pid} ({name_of(pid)})"
+    return ""

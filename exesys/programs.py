@@ -1,0 +1,137 @@
+"""What supervisord runs, and its configuration. Text in, text out.
+
+The settings travel to the programs in the environment, all of them, so that
+a running system keeps the ones it was started with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+import string
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from exesys.config import SECTIONS, UNIX_PATH_MAX_BYTES, Config
+from exesys.errors import BootError
+
+EACH_PROGRAM = "; -- once for each program --\n"
+STOP_MARGIN_S = 10
+_UNFIT = re.compile(r"[\"'\x00-\x1f\x7f]|\s[#;]")
+_UNFIT_IN_URL = re.compile(r"[?#%]")
+
+
+class Program(NamedTuple):
+    """One program. All start at once; those of the highest priority number stop first."""
+
+    name: str
+    module: str
+    priority: int
+
+    @property
+    def command(self) -> str:
+        return shlex.join([sys.executable, "-m", *self.module.split()])
+
+
+def programs(redis: bool, mongo: bool) -> list[Program]:
+    """List what runs; `redis` and `mongo` tell whether these two are private."""
+    servers = [Program("redis", "exesys.launch redis", 100)] if redis else []
+    servers += [Program("mongo", "exesys.launch mongo", 100)] if mongo else []
+    return [
+        *servers,
+        Program("router", "exesys.daemons.router", 200),
+        Program("controller", "exesys.daemons.controller", 300),
+        Program("worker", "exesys.daemons.worker", 300),
+        Program("rest", "exesys.daemons.rest", 400),
+        Program("web", "exesys.daemons.web", 400),
+    ]
+
+
+def settings(config: Config) -> dict[str, str]:
+    """Return every key of the settings as the environment variable that sets it."""
+    found = {}
+    for section, kind in SECTIONS.items():
+        for key in dataclasses.fields(kind):
+            value = getattr(getattr(config, section), key.name)
+            found[f"EXESYS_{section}_{key.name}".upper()] = _text(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def key_of(variable: str) -> str:
+    """Turn EXESYS_REST_PORT into "[rest] port"."""
+    section, _, key = variable.removeprefix("EXESYS_").lower().partition("_")
+    return f"[{section}] {key}"
+
+
+def stop_wait_s(config: Config) -> int:
+    """How long a program may take to stop before it is killed."""
+    return math.ceil(config.worker.grace_s + config.worker.kill_grace_s) + STOP_MARGIN_S
+
+
+def check_home(config: Config) -> None:
+    """Raise BootError for a directory whose name supervisord or a URL cannot carry."""
+    home = str(config.home)
+    bad = _UNFIT_IN_URL.search(home)
+    if bad:
+        raise BootError(f"EXESYS_HOME is {home}: the character {bad[0]!r} does not fit a Redis URL.", fix=_CHOOSE)
+    fit("EXESYS_HOME", home)
+    fit("the project's directory", str(config.root))
+    # supervisord binds a name with its pid behind it and then renames it.
+    longest = len(f"{config.run}/supervisor.sock.4194304".encode())
+    if longest > UNIX_PATH_MAX_BYTES:
+        raise BootError(
+            f"EXESYS_HOME is {home}: supervisord's socket would have a name of {longest} bytes,"
+            f" and {UNIX_PATH_MAX_BYTES} is the most.",
+            fix=_CHOOSE,
+        )
+
+
+_CHOOSE = "Choose another directory."
+
+
+def render(
+    template: str, config: Config, parts: list[Program], environment: Mapping[str, str], *, minfds: int, silent: bool
+) -> str:
+    """Fill in the template of supervisord.conf. Raises BootError for a value it cannot carry."""
+    head, mark, each = template.partition(EACH_PROGRAM)
+    if not mark:
+        raise BootError(f"etc/supervisord.conf lacks the line {EACH_PROGRAM.strip()!r}.", fix="Restore it.")
+    common = {
+        "run": fit("EXESYS_HOME", str(config.run)),
+        "log": fit("EXESYS_HOME", str(config.log)),
+        "root": fit("the project's directory", str(config.root)),
+        "stopwaitsecs": str(stop_wait_s(config)),
+        "minfds": str(minfds),
+        "silent": str(silent).lower(),
+        "programs": ",".join(part.name for part in parts),
+        "environment": ",".join(f'\n    {name}="{fit(name, value)}"' for name, value in environment.items()),
+    }
+    texts = [_fill(head, common)]
+    for part in parts:
+        own = {"name": part.name, "command": part.command.replace("%", "%%"), "priority": str(part.priority)}
+        texts.append(_fill(each, {**common, **own}))
+    return "".join(texts)
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    try:
+        return string.Template(template).substitute(values)
+    except (KeyError, ValueError) as error:
+        raise BootError(f"etc/supervisord.conf cannot be filled in: {error}.", fix="Restore it.") from error
+
+
+def fit(name: str, value: str) -> str:
+    """Escape a value for supervisord's configuration. Raises BootError when it cannot be."""
+    bad = _UNFIT.search(value)
+    if bad:
+        raise BootError(
+            f"{name} is {value!r}: supervisord's configuration cannot carry {bad[0]!r}.", fix="Choose another value."
+        )
+    return value.replace("%", "%%")

@@ -1,0 +1,181 @@
+"""The settings: what is wrong is named with its place, and what is right is read once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exesys import config
+from exesys.errors import ConfigError
+
+ROOT = Path("/srv/project")
+INI = ROOT / "etc/exesys.ini"
+KEYS = [(name, key.name) for name, section in config.SECTIONS.items() for key in dataclasses.fields(section)]
+
+
+def parse(text: str = "", **environ: str) -> config.Config:
+    return config.parse(text, INI, environ, ROOT, Path("/home/me"))
+
+
+def problem(text: str = "", **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, **environ)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_nothing_set_is_a_valid_system() -> None:
+    settings = parse()
+    assert settings.home == ROOT / "var"
+    assert (settings.run, settings.data, settings.log) == (ROOT / "var/run", ROOT / "var/data", ROOT / "var/log")
+    assert settings.rest_url == "http://127.0.0.1:5000"
+    assert settings.web_url == "http://127.0.0.1:5001"
+    assert settings.bus_endpoint == "ipc:///srv/project/var/run/bus"
+    assert settings.redis_url == "unix:///srv/project/var/run/redis?db=0"
+    assert settings.module_dirs == (ROOT / "modules",)
+    assert settings.lease_s == 5.0
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_every_default_keeps_its_own_rule(section: str, key: str) -> None:
+    default = getattr(getattr(parse(), section), key)
+    shown = ",".join(default) if isinstance(default, tuple) else str(default)
+    written = parse(f"[{section}]\n{key} = {shown}\n")
+    assert getattr(getattr(written, section), key) == default
+    assert getattr(getattr(parse(**{f"EXESYS_{section}_{key}".upper(): shown}), section), key) == default
+
+
+GOOD: list[tuple[str, str, str, Any]] = [
+    ("rest", "port", "8080", 8080),
+    ("rest", "host", "localhost", "localhost"),
+    ("rest", "host", "::1", "::1"),
+    ("worker", "memory_bytes", "512m", 512 << 20),
+    ("worker", "memory_bytes", "2 GB", 2 << 30),
+    ("worker", "queues", "default, slow,", ("default", "slow")),
+    ("worker", "grace_s", "0.5", 0.5),
+    ("limits", "data_bytes", "64k", 64 << 10),
+    ("bus", "endpoint", "tcp://127.0.0.1:7000", "tcp://127.0.0.1:7000"),
+    ("redis", "prefix", "{s07}", "{s07}"),
+    ("mongo", "uri", "mongodb://u:p%40@localhost:1/x?y=z", "mongodb://u:p%40@localhost:1/x?y=z"),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "text", "value"), GOOD)
+def test_values(section: str, key: str, text: str, value: Any) -> None:
+    assert getattr(getattr(parse(f"[{section}]\n{key} = {text}\n"), section), key) == value
+
+
+BAD = [
+    ("rest", "port", "0"),
+    ("rest", "port", "65536"),
+    ("rest", "port", "http"),
+    ("rest", "port", "5000.0"),
+    ("rest", "port", ""),
+    ("rest", "host", "0.0.0.0"),
+    ("rest", "host", "127.0.0.1.example.com"),
+    ("worker", "slots", "-1"),
+    ("worker", "grace_s", "nan"),
+    ("worker", "grace_s", "inf"),
+    ("worker", "memory_bytes", "lots"),
+    ("worker", "memory_bytes", "1t"),
+    ("worker", "queues", ","),
+    ("worker", "queues", "a b"),
+    ("redis", "url", "localhost:6379"),
+    ("redis", "prefix", "s07"),
+    ("mongo", "uri", "localhost"),
+    ("mongo", "database", "a b"),
+    ("bus", "endpoint", "tcp://0.0.0.0:7000"),
+    ("limits", "timeout_s", "0"),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "text"), BAD)
+def test_a_bad_value_names_file_line_key_and_what_is_allowed(section: str, key: str, text: str) -> None:
+    ini = f"; a comment\n[{section}]\n# {key} = 1\n\n{key} = {text}\n"
+    said = problem(ini)
+    assert f"{INI}, line 5: [{section}] {key} is {text!r}. Allowed: " in said
+    variable = f"EXESYS_{section}_{key}".upper()
+    assert f"the environment variable {variable} is {text!r}. Allowed: " in problem(**{variable: text})
+
+
+def test_the_line_is_that_of_the_section() -> None:
+    assert "line 4: [web] port" in problem("[rest]\nport = 5000\n[web]\nPort : x\n")
+
+
+def test_the_environment_comes_first() -> None:
+    assert parse("[rest]\nport = 1000\n", EXESYS_REST_PORT="2000").rest.port == 2000
+    # What it overrides need not be right.
+    assert parse("[rest]\nport = x\n", EXESYS_REST_PORT="2000").rest.port == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[rst]\nport = 1\n", "line 1: the section [rst] is unknown. Did you mean `rest`?"),
+        ("[zzz]\n", "is unknown. Known: functions, rest"),
+        ("\n[rest]\nprot = 1\n", "line 3: the key `prot` of [rest] is unknown. Did you mean `port`?"),
+        ("[DEFAULT]\nport = 1\n", "the section [DEFAULT] is unknown"),
+        ("port = 1\n", "See etc/exesys.ini"),
+        ("[rest]\nport = 1\nport = 2\n", "'port' in section 'rest' already exists"),
+        ("[rest]\nport\n", "See etc/exesys.ini"),
+        ("[rest\nport = 1\n", "See etc/exesys.ini"),
+    ],
+)
+def test_a_bad_ini_is_told_what_is_wrong(text: str, said: str) -> None:
+    assert said in problem(text)
+
+
+def test_the_home() -> None:
+    assert parse(EXESYS_HOME="/tmp/other").home == Path("/tmp/other")
+    assert parse(EXESYS_HOME="other").home == Path("/home/me/other")
+    assert parse(EXESYS_HOME="").home == ROOT / "var"
+    said = problem(EXESYS_HOME="/tmp/" + "x" * 90)
+    assert "would have" in said
+    assert "a unix socket's name holds 107" in said
+
+
+def test_module_directories_count_from_the_root() -> None:
+    assert parse("[functions]\npath = modules:/opt/more:\n").module_dirs == (ROOT / "modules", Path("/opt/more"))
+
+
+@pytest.mark.parametrize(
+    ("url", "data_url"),
+    [
+        ("", "unix:///srv/project/var/run/redis?db=1"),
+        ("unix:///tmp/s", "unix:///tmp/s?db=1"),
+        ("unix:///tmp/s?db=3&password=x", "unix:///tmp/s?password=x&db=1"),
+        ("redis://h:6379", "redis://h:6379?db=1"),
+        ("redis://h:6379/", "redis://h:6379?db=1"),
+        ("redis://u:p@h:6379/0", "redis://u:p@h:6379?db=1"),
+        ("rediss://h/5?ssl_cert_reqs=none", "rediss://h?ssl_cert_reqs=none&db=1"),
+        ("redis://h/1", "redis://h?db=2"),
+        ("redis://h/0?db=1", "redis://h?db=2"),
+        ("redis://h/1?db=0", "redis://h?db=1"),
+        ("unix:///tmp/s?db=1", "unix:///tmp/s?db=2"),
+    ],
+)
+def test_functions_never_get_the_database_with_the_job_state(url: str, data_url: str) -> None:
+    settings = parse(f"[redis]\nurl = {url}\n")
+    assert settings.redis_data_url == data_url
+
+
+def test_the_data_database_can_be_chosen() -> None:
+    assert parse("[redis]\ndata_url = redis://other/7\n").redis_data_url == "redis://other/7"
+
+
+@given(st.text(st.sampled_from("[]=:;#\n\t %restportwkx0159.-{}é\\"), max_size=80))
+def test_any_text_is_read_or_refused_in_one_way(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(text)
+
+
+@given(st.sampled_from(KEYS), st.text(max_size=30))
+def test_any_value_is_read_or_refused_in_one_way(key: tuple[str, str], text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(**{"_".join(("EXESYS", *key)).upper(): text})

@@ -1,0 +1,168 @@
+"""What supervisord is told, read back with supervisord's own parser, and etc/exesys.ini."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from supervisor.options import ServerOptions
+
+from exesys import config as configuration
+from exesys import doctor, home, programs
+from exesys.config import SECTIONS
+from exesys.errors import BootError
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def make_config(root, environ=None, text=""):
+    return configuration.parse(text, None, {"EXESYS_HOME": "h", **(environ or {})}, root, root)
+
+
+def render(config, environment=None, parts=None):
+    parts = parts if parts is not None else programs.programs(redis=True, mongo=True)
+    environment = {"EXESYS_HOME": str(config.home), **programs.settings(config), **(environment or {})}
+    return programs.render(home.template(), config, parts, environment, minfds=1024, silent=True)
+
+
+def parse_as_supervisord(text, tmp_path):
+    tmp_path.joinpath("h", "log").mkdir(parents=True, exist_ok=True)
+    tmp_path.joinpath("h", "run").mkdir(exist_ok=True)
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(text)
+    options = ServerOptions()
+    options.realize(["-c", str(conf)])
+    return options
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "ünïcode", "per%cent", "comma,semi;colon", "a#b"])
+def test_supervisord_reads_what_was_meant(tmp_path, name):
+    root = tmp_path / name
+    root.mkdir()
+    config = configuration.parse("", None, {"EXESYS_HOME": str(tmp_path / "h")}, root, root)
+    options = parse_as_supervisord(render(config), tmp_path)
+    assert options.unlink_pidfile is False
+    [group] = options.process_group_configs
+    assert group.name == "exesys"
+    found = {each.name: each for each in group.process_configs}
+    assert list(found) == ["redis", "mongo", "router", "controller", "worker", "rest", "web"]
+    worker = found["worker"]
+    assert worker.directory == str(root)
+    assert worker.environment["EXESYS_HOME"] == str(config.home)
+    assert (worker.stopasgroup, worker.killasgroup, worker.redirect_stderr) == (False, True, True)
+    assert worker.stopwaitsecs > config.worker.grace_s + config.worker.kill_grace_s
+    assert worker.stdout_logfile == str(config.log / "worker.log")
+    assert found["redis"].priority < found["router"].priority < found["worker"].priority < found["rest"].priority
+
+
+def test_the_programs_read_the_same_settings(tmp_path):
+    """Every value goes through the template and supervisord's parser unchanged."""
+    environ = {
+        "EXESYS_REST_PORT": "5010",
+        "EXESYS_WORKER_QUEUES": "default, big",
+        "EXESYS_WORKER_MEMORY_BYTES": "256m",
+        "EXESYS_WORKER_GRACE_S": "2.5",
+        "EXESYS_REDIS_PREFIX": "{s07}",
+        "EXESYS_MONGO_URI": "mongodb://u:p%40ss@127.0.0.1/?a=b,c",
+        "EXESYS_WEB_PATH": "my pages; all (of) them",
+    }
+    environ["EXESYS_WEB_PATH"] = "my pages (all=of them)"
+    config = make_config(tmp_path, environ)
+    options = parse_as_supervisord(render(config), tmp_path)
+    given = options.process_group_configs[0].process_configs[0].environment
+    assert configuration.parse("", None, given, tmp_path, tmp_path) == config
+
+
+@pytest.mark.parametrize("value", ["it's", 'a"b', "a\nb", "a #b", "a ;b"])
+def test_a_value_that_cannot_be_carried_is_refused(tmp_path, value):
+    config = make_config(tmp_path, {"EXESYS_WEB_PATH": value})
+    with pytest.raises(BootError, match="EXESYS_WEB_PATH"):
+        render(config)
+
+
+def test_a_home_that_does_not_fit_is_refused(tmp_path):
+    for name in ("what?", "a#b", "100%", "it's"):
+        config = configuration.parse("", None, {"EXESYS_HOME": f"/x/{name}"}, tmp_path, tmp_path)
+        with pytest.raises(BootError, match="EXESYS_HOME is"):
+            programs.check_home(config)
+
+
+def test_a_home_one_byte_too_long_is_refused(tmp_path):
+    longest = configuration.UNIX_PATH_MAX_BYTES - len("/run/supervisor.sock.4194304")
+    for length, fits in ((longest, True), (longest + 1, False)):
+        config = configuration.parse("", None, {"EXESYS_HOME": "/" + "x" * (length - 1)}, tmp_path, tmp_path)
+        if fits:
+            programs.check_home(config)
+        else:
+            with pytest.raises(BootError, match="supervisord's socket would have a name of 108 bytes"):
+                programs.check_home(config)
+
+
+def test_a_template_that_lost_its_mark_is_refused(tmp_path):
+    with pytest.raises(BootError, match="lacks the line"):
+        programs.render("[supervisord]\n", make_config(tmp_path), [], {}, minfds=1, silent=True)
+
+
+def test_a_template_with_an_unknown_name_is_refused(tmp_path):
+    text = home.template() + "\nstderr_logfile=${nonsense}\n"
+    parts = programs.programs(redis=True, mongo=False)
+    with pytest.raises(BootError, match="nonsense"):
+        programs.render(text, make_config(tmp_path), parts, {}, minfds=1, silent=True)
+
+
+def test_servers_that_are_not_private_are_no_programs():
+    assert [part.name for part in programs.programs(redis=False, mongo=False)][:1] == ["router"]
+
+
+def test_a_variable_is_named_as_in_the_ini():
+    assert programs.key_of("EXESYS_WORKER_KILL_GRACE_S") == "[worker] kill_grace_s"
+
+
+# -- etc/exesys.ini -----------------------------------------------------------------
+
+
+def keys_in_the_file():
+    """Every key that etc/exesys.ini names, also those behind a `#`."""
+    found, section = {}, ""
+    for line in (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8").splitlines():
+        head = re.fullmatch(r"\[(\w+)\]", line)
+        key = re.fullmatch(r"#? ?(\w+) =(?: (.*))?", line)
+        if head:
+            section = head[1]
+        elif key and section:
+            found[section, key[1]] = key[2] or ""
+    return found
+
+
+def test_the_file_and_the_code_name_the_same_keys():
+    in_code = {(name, key.name) for name, kind in SECTIONS.items() for key in dataclasses.fields(kind)}
+    assert set(keys_in_the_file()) == in_code
+
+
+def test_the_file_and_the_code_have_the_same_defaults(tmp_path):
+    text = "".join(f"[{section}]\n{key} = {value}\n" for (section, key), value in keys_in_the_file().items())
+    merged = re.sub(r"\[(\w+)\]\n", lambda head: head[0], text)
+    sections: dict[str, str] = {}
+    for (section, key), value in keys_in_the_file().items():
+        sections[section] = sections.get(section, f"[{section}]\n") + f"{key} = {value}\n"
+    merged = "".join(sections.values())
+    assert make_config(tmp_path, text=merged) == make_config(tmp_path)
+
+
+def test_the_file_as_it_is_changes_nothing(tmp_path):
+    text = (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8")
+    assert make_config(tmp_path, text=text) == make_config(tmp_path)
+
+
+# -- setup.py -----------------------------------------------------------------------
+
+
+def test_doctor_wants_what_setup_declares():
+    tree = ast.parse((CHECKOUT / "setup.py").read_text(encoding="utf-8"))
+    declared = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "REQUIRES"
+    )
+    assert dict((*line.split(">="), "")[:2] for line in declared) == doctor.PACKAGES
