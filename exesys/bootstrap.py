@@ -194,7 +194,7 @@ def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.P
     try:
         _await_supervisord(config, supervisord)
         _await_ready(config, plan.environment)
-        return supervisord, prove(config.rest.host, config.rest.port)
+        return supervisord, _prove(config)
     except BaseException:
         supervisord.terminate()  # it may not listen yet
         teardown.stop(config, Teller(quiet=True))
@@ -277,7 +277,15 @@ def _complete(config: Config, tell: Teller) -> str:
     if missing:
         tell(f"Starting {', '.join(missing)}.")
     _await_ready(config, record.environment)
-    return prove(config.rest.host, config.rest.port) if missing else ""
+    return _prove(config) if missing else ""
+
+
+def _prove(config: Config) -> str:
+    try:
+        return prove(config.rest.host, config.rest.port)
+    except BootError as error:
+        shown = "".join(home.quote(config.log / f"{name}.log") for name in ("router", "worker"))
+        raise BootError(error.message + shown) from error
 
 
 def _check_same(config: Config, record: home.Record) -> None:

@@ -155,7 +155,7 @@ class _Loader:
 
     def load_directory(self, directory: Path) -> None:
         try:
-            files = sorted(path for path in directory.iterdir() if path.suffix == ".py" and path.name[0] not in "._")
+            files = sorted(path for path in directory.iterdir() if path.match("[!._]*.py") and not path.is_dir())
         except OSError as error:
             fix = "Create it or correct [functions] path."
             self._report(str(directory), f"The directory of modules cannot be read: {error.strerror}. {fix}")
@@ -268,7 +268,10 @@ def _how_to_run(target: Any) -> tuple[Run, str]:
         raise _Withheld(f"It is {_a(target)}, no plain function. Write a `def` that calls it.")
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise _Withheld("It is a generator. Return a list instead of yielding.")
-    signature = inspect.signature(target)
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise _Withheld(f"Its signature cannot be read: {error}.") from error
     run = _by_signature(target, signature)
     # Unwrapped: a decorator may have made a plain function of a coroutine function.
     if inspect.iscoroutinefunction(inspect.unwrap(target)):

@@ -58,10 +58,9 @@ def prove(host: str, port: int) -> str:
     if code == 422:
         return f"no job could be tried: {answer['error']['message']}"
     if state == _ERROR:
-        raise BootError(f"The first job, test_cmd, ended in error: {answer['error']}.", fix="See its function.")
+        raise BootError(f"The first job, test_cmd, ended in error: {answer['error']}.")
     raise BootError(
-        f"The first job, test_cmd, has no result after {PROOF_S:g} s; the last answer was {code}: {answer}.",
-        fix="See the logs of router and worker.",
+        f"The first job, test_cmd, has no result after {PROOF_S:g} s; the last answer was {code}: {answer}."
     )
 
 

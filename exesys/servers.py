@@ -225,7 +225,7 @@ def _read_writer(data: Path) -> tuple[str, str] | None:
     try:
         written = json.loads((data / WRITER).read_text())
         return str(written["product"]), str(written["version"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BootError(

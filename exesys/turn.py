@@ -33,7 +33,7 @@ class Placed(NamedTuple):
 class Taken(NamedTuple):
     """The store's answer to a placed command."""
 
-    verdict: str  # new, same, conflict, full
+    verdict: str  # new, same, conflict, full; refused: the store could not write it
     ref: str
     state: State
     body: Any  # as in messages.Answer
@@ -122,6 +122,7 @@ class Answers:
     lost: list[tuple[int, list[Ended]]] = field(default_factory=list)  # still held, steps that failed for good
     taken: list[Taken] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
+    claims_lost: bool = False  # the claims were sent, but not their answers
     next_due_ms: int = 0  # when the next delayed step is due; 0: none waits
     found: list[Found] = field(default_factory=list)
     recalled: list[tuple[Held, ...]] = field(default_factory=list)

@@ -420,6 +420,8 @@ class Broker:
         self._store_late_at = None
         underway, self._underway = self._underway, Pending()
         told: _Told = defaultdict(lambda: defaultdict(list))
+        if answers.claims_lost:
+            self.store_back()
         self._apply_claims(turn, answers, now)
         self._apply_reports(turn, answers.ended, told, now)
         for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
@@ -551,6 +553,8 @@ def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:
             field="job_id",
             fix="Send the same cmd and data to get its state, or use a new job_id.",
         )
+    if verdict == "refused":
+        return ExesysError("the store could not write this command.", fix="See router.log for what Redis says.")
     queue = placed.options.get("queue", command.DEFAULT_QUEUE)
     return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
 

@@ -86,15 +86,19 @@ def make_app(config: Config) -> bottle.Bottle:
 
 
 def _file(root: Path | None, path: str) -> Any:
+    """Answer with a file below `root`; a link may not lead out of it."""
+    missing = bottle.HTTPError(404)
     if root is None or "\0" in path:
-        return bottle.HTTPError(404)
+        return missing
     root = root.resolve()
-    wanted = (root / path.lstrip("/")).resolve()
-    if wanted.is_dir():
-        wanted /= "index.html"
-    # A link may lead out of the directory after the first resolve, hence the second.
-    if not wanted.resolve().is_relative_to(root) or not wanted.is_file():
-        return bottle.HTTPError(404)
+    try:
+        wanted = (root / path.lstrip("/")).resolve()
+        if wanted.is_dir():
+            wanted = (wanted / "index.html").resolve()
+        if not wanted.is_file() or not wanted.is_relative_to(root):
+            return missing
+    except OSError:  # a name too long, a directory that may not be read
+        return missing
     return bottle.static_file(str(wanted.relative_to(root)), root=str(root))
 
 

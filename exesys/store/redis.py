@@ -4,12 +4,14 @@ The connection never blocks the router's poll: `begin` writes a turn,
 `fileno` goes into the poll, `collect` reads the answers once they are there.
 Whatever goes wrong with the connection is one `StoreAway`; after `reconnect`
 the same turn is sent again, without its claims, which `recalls` make good
-(see `claim.lua`).
+(see `claim.lua`). What Redis itself may lose is the matter of `journal.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
+import time
 from typing import Any
 
 import hiredis
@@ -19,8 +21,9 @@ from redis.retry import Retry
 
 from exesys.config import Limits
 from exesys.errors import Unavailable
+from exesys.store.journal import Journal
 from exesys.store.keys import Keys
-from exesys.store.scripts import Argument, Builder, Request, Scripts, lost_body
+from exesys.store.scripts import CHUNK, Argument, Builder, Kind, Request, Scripts, lost_body
 from exesys.turn import Answers, Turn
 
 CONNECT_TIMEOUT_S = 0.25
@@ -39,6 +42,10 @@ _PASSING = (
     "TRYAGAIN",
     "NOSCRIPT",
 )
+
+
+WRITE = Kind.write
+log = logging.getLogger(__name__)
 
 
 class StoreAway(Unavailable):
@@ -64,8 +71,13 @@ class Store:
         ).make_connection()
         self._turn: Turn | None = None
         self._requests: list[Request] = []
+        self._packed: list[bytes] = []
+        self._claims_lost = False
+        self._chunk = CHUNK
         self._answers = Answers()
         self._replies: list[Any] = []
+        self._epoch = 0
+        self._journal = Journal()
         self._socket: socket.socket | None = None
         self._reader = hiredis.Reader()
 
@@ -95,6 +107,7 @@ class Store:
             # redis-py has no public way to the socket of a connection.
             self._socket = connection._sock
             self._reader = hiredis.Reader()
+            self._heal()
         except (redis.RedisError, OSError) as error:
             self._drop()
             raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status` and redis.log.") from error
@@ -102,7 +115,7 @@ class Store:
     def boot(self) -> tuple[int, list[str], bytes]:
         """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue."""
         try:
-            epoch = int(self._ask("INCR", self.keys("epoch")))
+            self._epoch = epoch = int(self._ask("INCR", self.keys("epoch")))
             sessions = [session.decode() for session in self._ask("SMEMBERS", self.keys("sessions"))]
             return epoch, sessions, self._ask("GET", self.keys("functions")) or b""
         except (redis.RedisError, OSError) as error:
@@ -111,12 +124,16 @@ class Store:
     def begin(self, turn: Turn) -> None:
         """Send a turn. Raises StoreAway; the turn is kept and `again` sends it once more."""
         self._turn = turn
+        self._chunk = CHUNK
+        self._claims_lost = False
+        self._journal.next()
         self._send(turn)
 
     def again(self) -> None:
         """Send the turn under way once more, after `reconnect`. Raises StoreAway."""
         if self._turn is None:
             return
+        self._claims_lost = self._claims_lost or bool(self._turn.claims)
         self._turn.claims.clear()
         self._send(self._turn)
 
@@ -134,17 +151,31 @@ class Store:
             raise StoreAway("Redis closed the connection.")
         self._reader.feed(chunk)
         while (reply := self._reader.gets()) is not False:
-            if isinstance(reply, hiredis.ReplyError):
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_PASSING):
                 self._drop()
-                raise _away(reply)
+                raise StoreAway(f"Redis cannot work just now: {reply}.")
             self._replies.append(reply)
         if len(self._replies) < len(self._requests):
             return None
-        replies = self._replies
-        for request, reply in zip(self._requests, replies, strict=True):
-            request.read(reply)
+        if self._chunk > 1 and any(isinstance(reply, hiredis.ReplyError) for reply in self._replies):
+            # One job spoils its chunk: send each by itself, so that it alone is refused.
+            self._chunk = 1
+            self.again()
+            return None
+        return self._finish()
+
+    def _finish(self) -> tuple[Turn, Answers] | None:
+        for request, reply in zip(self._requests, self._replies, strict=True):
+            if isinstance(reply, hiredis.ReplyError):
+                log.error("Redis refused %.200r: %s", request.command[:2], reply)
+                request.blank()
+            else:
+                request.read(reply)
+        writes = [packed for packed, request in zip(self._packed, self._requests, strict=True) if request.kind is WRITE]
+        self._journal.keep(b"".join(writes), len(writes), time.monotonic())
+        self._answers.claims_lost = self._claims_lost
         turn, self._turn = self._turn, None
-        return turn, self._answers
+        return (turn, self._answers) if turn is not None else None
 
     def close(self) -> None:
         self._drop()
@@ -156,14 +187,38 @@ class Store:
     def _send(self, turn: Turn) -> None:
         self._answers = Answers()
         self._replies = []
-        self._requests = list(self._builder.build(turn, self._answers))
+        self._requests = list(self._builder.build(turn, self._answers, self._chunk))
+        if any(request.kind is WRITE for request in self._requests):
+            mark = ("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")
+            self._requests.append(Request(mark, _ignore, _nothing))
+        if self._journal.wants_to_know(time.monotonic()):
+            self._requests.insert(0, Request(("INFO", "persistence"), self._journal.told, _nothing, Kind.read))
+        if not self._requests:
+            # There were only claims: an answer is all that is wanted.
+            self._requests.append(Request(("PING",), _ignore, _nothing, Kind.read))
+        self._packed = [_packed(request.command) for request in self._requests]
+        self._write(b"".join(self._packed))
+
+    def _write(self, packed: bytes) -> None:
         if self._socket is None:
             raise StoreAway("the connection to Redis is closed.")
         try:
-            self._socket.sendall(b"".join([_packed(request.command) for request in self._requests]))
+            self._socket.sendall(packed)
         except OSError as error:
             self._drop()
             raise StoreAway(f"the connection to Redis broke: {error}.") from error
+
+    def _heal(self) -> None:
+        """Give back to Redis the turns that it answered and lost."""
+        mark = self._ask("GET", self.keys("turn")) or b""
+        epoch, _, number = mark.decode().partition(".")
+        forgotten = self._journal.after(int(number) if epoch == str(self._epoch) else 0)
+        for entry in forgotten:
+            self._write(entry.packed)
+            for _ in range(entry.commands):
+                self._connection.read_response(disable_decoding=True)
+        if forgotten:
+            log.warning("Redis had lost %d turns that it had answered; they were sent again", len(forgotten))
 
     def _ask(self, *command: str) -> Any:
         self._connection.send_packed_command([_packed(command)], check_health=False)
@@ -176,10 +231,9 @@ def _packed(command: tuple[Argument, ...]) -> bytes:
     return packed
 
 
-def _away(error: hiredis.ReplyError) -> StoreAway:
-    text = str(error)
-    if text.startswith(_PASSING):
-        return StoreAway(f"Redis cannot work just now: {text}.")
-    return StoreAway(
-        f"Redis refused a script: {text}.", fix="This is a fault in ExeSys or a foreign key in its database."
-    )
+def _ignore(reply: Any) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

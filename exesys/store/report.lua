@@ -11,6 +11,11 @@
 -- Compare-and-set on the attempt: who finishes late finds another attempt, or
 -- no record in processing, is told `stale`, and changes nothing. So a report
 -- may come twice.
+--
+-- One exception: a step that waits and has seen fewer attempts than the report
+-- says. Only a claim raises the attempt, so Redis has lost that claim (killed
+-- before it wrote its file, or failed over to a replica that lagged). The
+-- attempt was made, and its end counts.
 
 local now_ms, ttl_s, error_ttl_s, most_crashes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local LONGEST_BACKOFF_S = 3600
@@ -45,9 +50,29 @@ local function backoff_ms(base_s, fails, jitter)
   return math.floor(longest / 2 * (1 + jitter))
 end
 
+local FIELDS = { 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged', 'queue' }
+
+-- Redo a claim that Redis has lost.
+local function reclaim(ref, record, attempt)
+  local waiting = key.record(ref, 'start')
+  local fields = call('HMGET', waiting, unpack(FIELDS))
+  if not fields[6] or tonumber(fields[1] or 0) >= tonumber(attempt) then
+    return {}
+  end
+  call('ZREM', key.ready(fields[10] or QUEUE), ref)
+  call('ZREM', key.delayed(), ref)
+  call('HSET', waiting, 'attempt', attempt)
+  call('RENAME', waiting, record)
+  fields[1] = attempt
+  return fields
+end
+
 for i, record in ipairs(KEYS) do
   local ref, attempt, session, outcome, body, jitter, began_ms, ended_ms, log = unpack(ARGV, 9 * i - 4, 9 * i + 4)
-  local fields = call('HMGET', record, 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged')
+  local fields = call('HMGET', record, unpack(FIELDS))
+  if not fields[1] then
+    fields = reclaim(ref, record, attempt)
+  end
   local answer = 0
   if fields[1] == attempt then
     let_go[session] = let_go[session] or {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,18 +26,31 @@ MOST_RELEASED = 250
 NAMES = ("submit", "claim", "report", "release", "lookup", "recall", "note", "job")
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
+REFUSED = Taken("refused", "", State.start, None)
 _RECORDED = ("timeout_s", "retries", "backoff_s", "result_ttl_s")
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
 
 
+class Kind(Enum):
+    """What a request may do to the store, and so how often it may be sent."""
+
+    write = auto()  # idempotent: again after a lost reply, and again after Redis forgot it
+    claim = auto()  # once
+    read = auto()
+
+
 class Request(NamedTuple):
-    """One command for Redis and what to do with its reply."""
+    """One command for Redis and what to do with its reply.
+
+    `blank` fills the answers' place when Redis refuses the command.
+    """
 
     command: tuple[Argument, ...]
     read: Callable[[Any], None]
-    repeat: bool = True  # may be sent again when its reply was lost
+    blank: Callable[[], None]
+    kind: Kind = Kind.write
 
 
 class Scripts:
@@ -58,38 +72,41 @@ class Builder:
         self.limits = limits
         self.lost_body = max_errors
 
-    def build(self, turn: Turn, answers: Answers) -> Iterator[Request]:
-        """Yield the turn's requests in their fixed order."""
+    def build(self, turn: Turn, answers: Answers, chunk: int = CHUNK) -> Iterator[Request]:
+        """Yield the turn's requests in their fixed order, at most `chunk` jobs in each."""
         keys = self.keys
-        for reports in _chunks(turn.reports):
+        for reports in _chunks(turn.reports, chunk):
             yield self._report(turn, reports, answers.ended)
         for session in turn.lost:
             yield self._release(turn, session, answers.lost)
         if turn.opened:
-            yield Request(("SADD", keys("sessions"), *turn.opened), _ignore)
+            yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
-            yield Request(("SET", keys("functions"), turn.catalogue), _ignore)
-        for placed in _chunks(turn.placed):
+            yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
+        for placed in _chunks(turn.placed, chunk):
             yield self._submit(turn, placed, answers.taken)
         if turn.claims:
             yield self._claim(turn, answers)
-        for lookups in _chunks(turn.lookups):
+        for lookups in _chunks(turn.lookups, chunk):
             index = [keys("job", lookup.job_id) for lookup in lookups]
             flat = [part for lookup in lookups for part in (lookup.from_, lookup.to, lookup.job_id)]
-            yield self._script("lookup", index, flat, _each(answers.found, _found))
-        for notes in _chunks(turn.notes):
+            none: list[Found] = [Found("", None, None)] * len(lookups)
+            yield self._script(
+                "lookup", index, flat, _each(answers.found, _found), _filling(answers.found, none), Kind.read
+            )
+        for notes in _chunks(turn.notes, chunk):
             records = [keys("record", note.ref, State.processing.name) for note in notes]
             told = [part for n in notes for part in (n.ref, n.attempt, n.fraction, n.text, n.log)]
-            yield self._script("note", records, told, _ignore)
+            yield self._script("note", records, told, _ignore, _nothing)
         for session in turn.recalls:
 
             def recalled(reply: Any) -> None:
                 answers.recalled.append(tuple(Held(ref.decode(), int(attempt)) for ref, attempt in reply))
 
-            yield self._script("recall", [keys("held", session)], [], recalled)
-        for reloads in _chunks(turn.reloads):
+            yield self._script("recall", [keys("held", session)], [], recalled, _no_recall(answers), Kind.read)
+        for reloads in _chunks(turn.reloads, chunk):
             wanted = [part for held in reloads for part in held]
-            yield self._script("recall", [], wanted, _each(answers.reloaded, self._job))
+            yield self._script("recall", [], wanted, _each(answers.reloaded, self._job), _nothing, Kind.read)
 
     def _script(
         self,
@@ -97,9 +114,10 @@ class Builder:
         keys: Sequence[str],
         arguments: Sequence[Argument],
         read: Callable[[Any], None],
-        repeat: bool = True,
+        blank: Callable[[], None],
+        kind: Kind = Kind.write,
     ) -> Request:
-        return Request(("EVALSHA", self.sha[name], len(keys), *keys, *arguments), read, repeat)
+        return Request(("EVALSHA", self.sha[name], len(keys), *keys, *arguments), read, blank, kind)
 
     def _submit(self, turn: Turn, chunk: Sequence[Placed], into: list[Taken]) -> Request:
         arguments: list[Argument] = [turn.now_ms, self.limits.queue_depth]
@@ -121,7 +139,8 @@ class Builder:
             recorded = [part for name in _RECORDED if name in options for part in (name, options[name])]
             arguments.append(len(recorded) // 2)
             arguments += recorded
-        return self._script("submit", index, arguments, _each(into, _taken))
+        blank = _filling(into, [REFUSED] * len(chunk))
+        return self._script("submit", index, arguments, _each(into, _taken), blank)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:
         arguments: list[Argument] = [turn.now_ms]
@@ -134,7 +153,8 @@ class Builder:
             for claim, jobs in zip(claims, reply[1:], strict=True):
                 answers.claimed.append(Claimed(claim.session, tuple(self._job(job) for job in jobs)))
 
-        return self._script("claim", [self.keys("delayed")], arguments, read, repeat=False)
+        blank = _filling(answers.claimed, [Claimed(claim.session, ()) for claim in claims])
+        return self._script("claim", [self.keys("delayed")], arguments, read, blank, Kind.claim)
 
     def _report(self, turn: Turn, chunk: Sequence[Closed], into: list[Ended]) -> Request:
         limits = self.limits
@@ -162,7 +182,8 @@ class Builder:
                     state, peer, body = answer
                     into.append(Ended(ref, attempt, False, STATES[state], _text(peer), _body(state, body)))
 
-        return self._script("report", records, arguments, read)
+        stale = [Ended(ref, attempt, True, State.start, "", None) for ref, attempt in attempts]
+        return self._script("report", records, arguments, read, _filling(into, stale))
 
     def _release(self, turn: Turn, session: str, into: list[tuple[int, list[Ended]]]) -> Request:
         limits = self.limits
@@ -183,7 +204,7 @@ class Builder:
             ]
             into.append((int(reply[0]), failed))
 
-        return self._script("release", keys, arguments, read)
+        return self._script("release", keys, arguments, read, lambda: into.append((0, [])))
 
     def _job(self, raw: Any) -> Job:
         ref, attempt, to, cmd, data, timeout_s = raw
@@ -202,16 +223,28 @@ def lost_body(max_losses: int) -> bytes:
     return codec.pack({"type": "WorkerLost", "message": f"its worker was lost {max_losses} times", "traceback": ""})
 
 
-def _chunks(items: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
+def _chunks(items: list[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _each(into: list[T], read: Callable[[Any], T]) -> Callable[[Any], None]:
     return lambda reply: into.extend(read(item) for item in reply)
 
 
+def _filling(into: list[T], blanks: list[T]) -> Callable[[], None]:
+    return lambda: into.extend(blanks)
+
+
+def _no_recall(answers: Answers) -> Callable[[], None]:
+    return lambda: answers.recalled.append(())
+
+
 def _ignore(reply: Any) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
