@@ -12,22 +12,15 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
+Item = TypeVar("Item")
 Ticket = TypeVar("Ticket")
-LOST_S = 60.0
+LOST_S = 60
 
 
 class WrongResult(Exception):
     """A job came back with another job's data, or with data nobody sent."""
-
-
-class Latency(TypedDict):
-    """Milliseconds from the call to the result in the producer's hands."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
 
 
 def payloads(count: int, seed: int) -> list[str]:
@@ -36,45 +29,47 @@ def payloads(count: int, seed: int) -> list[str]:
     return [f"{number}.{chance.getrandbits(32):08x}" for number in range(count)]
 
 
-def check(sent: str, came: object) -> None:
+def check(sent: object, came: object) -> None:
     """Raise WrongResult unless the no-op function gave back what it was sent."""
     if came != sent:
-        raise WrongResult(f"the job with {sent!r} came back with {came!r}.")
+        raise WrongResult(f"{sent!r} was sent, and {came!r} came back.")
 
 
 def sliding(
-    submit: Callable[[str], Ticket], wait: Callable[[Ticket], object], data: Sequence[str], in_flight: int
+    submit: Callable[[Item], Ticket], wait: Callable[[Ticket], object], items: Sequence[Item], in_flight: int
 ) -> float:
-    """Keep `in_flight` jobs under way, waiting for the oldest. Returns jobs per second."""
-    under_way: deque[tuple[str, Ticket]] = deque()
+    """Keep `in_flight` items under way, waiting for the oldest. Returns the seconds it took."""
+    under_way: deque[tuple[Item, Ticket]] = deque()
     since = time.perf_counter()
-    for text in data:
-        under_way.append((text, submit(text)))
+    for item in items:
+        under_way.append((item, submit(item)))
         if len(under_way) >= in_flight:
             sent, ticket = under_way.popleft()
             check(sent, wait(ticket))
     for sent, ticket in under_way:
         check(sent, wait(ticket))
-    return len(data) / (time.perf_counter() - since)
+    return time.perf_counter() - since
 
 
 def gathering(
-    submit: Callable[[str], str], ended: Callable[[Iterable[str]], dict[str, object]], data: Sequence[str], in_flight: int
+    submit: Callable[[str], str],
+    ended: Callable[[Iterable[str]], dict[str, object]],
+    items: Sequence[str],
+    in_flight: int,
 ) -> float:
-    """Keep `in_flight` jobs under way, taking all that have ended. Returns jobs per second.
+    """Keep `in_flight` items under way, taking all that have ended. Returns the seconds it took.
 
     `submit` returns an id, and `ended` the results there are for some ids;
-    it should pause a moment when there are none.
+    it should pause a moment when there are none. Raises TimeoutError when
+    nothing has ended for LOST_S.
     """
     under_way: dict[str, str] = {}
-    to_send = iter(data)
-    left = len(data)
+    to_send = iter(items)
+    left = len(items)
     since = last = time.perf_counter()
     while left:
-        for text in to_send:
-            under_way[submit(text)] = text
-            if len(under_way) >= in_flight:
-                break
+        while len(under_way) < in_flight and (item := next(to_send, None)) is not None:
+            under_way[submit(item)] = item
         came = ended(under_way)
         for ticket, value in came.items():
             check(under_way.pop(ticket), value)
@@ -83,21 +78,19 @@ def gathering(
         if came:
             last = now
         elif now - last > LOST_S:
-            raise TimeoutError(f"{left} jobs have no result after {LOST_S:g} s.")
-    return len(data) / (time.perf_counter() - since)
+            raise TimeoutError(f"{left:,} jobs have no result after {LOST_S} s.")
+    return time.perf_counter() - since
 
 
-def one_by_one(run: Callable[[str], object], data: Sequence[str]) -> Latency:
-    """Run one job after the other. Returns how long each took."""
+def one_by_one(run: Callable[[str], object], data: Sequence[str]) -> dict[str, float]:
+    """Run one job after the other. Returns quantiles of the time from the call to the result."""
     took_s = []
     for text in data:
         since = time.perf_counter()
         came = run(text)
         took_s.append(time.perf_counter() - since)
         check(text, came)
-    return Latency(
-        p50_ms=1000 * quantile(took_s, 0.50), p90_ms=1000 * quantile(took_s, 0.90), p99_ms=1000 * quantile(took_s, 0.99)
-    )
+    return {f"p{percent}_ms": 1000 * quantile(took_s, percent / 100) for percent in (50, 90, 99)}
 
 
 def quantile(values: Iterable[float], share: float) -> float:

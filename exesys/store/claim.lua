@@ -10,20 +10,9 @@
 -- what a lost answer claimed stands in the sessions' held sets and is sent
 -- from there.
 
-local now_ms = ARGV[1]
 local MOST_DUE = 1000
 
-local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', 0, MOST_DUE)
-for _, ref in ipairs(due) do
-  call('ZREM', KEYS[1], ref)
-  if call('EXISTS', key.record(ref, 'start')) == 1 then
-    make_ready(ref)
-  end
-end
-local next_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-local answers = { tonumber(next_due[2] or 0) }
-
-local function take(session, ref)
+local function take(session, ref, now_ms)
   local record = key.record(ref, 'processing')
   -- A ready ref without its record is an orphan: popped, it is gone.
   if redis.pcall('RENAME', key.record(ref, 'start'), record).err then
@@ -35,25 +24,42 @@ local function take(session, ref)
   return { ref, attempt, job[2], job[3], job[4], job[5] }
 end
 
-local at = 2
-while at <= #ARGV do
-  local session, count, queues = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local jobs, held = {}, {}
-  for i = at + 3, at + 2 + queues do
-    local popped = #jobs < count and call('ZPOPMIN', key.ready(ARGV[i]), count - #jobs) or {}
-    for j = 1, #popped, 2 do
-      local job = take(session, popped[j])
-      if job then
-        jobs[#jobs + 1] = job
-        held[#held + 1] = popped[j + 1]
-        held[#held + 1] = popped[j]
-      end
+local function claim(KEYS, ARGV)
+  call = redis.call
+  local now_ms = ARGV[1]
+
+  local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', 0, MOST_DUE)
+  for _, ref in ipairs(due) do
+    call('ZREM', KEYS[1], ref)
+    if call('EXISTS', key.record(ref, 'start')) == 1 then
+      make_ready(ref)
     end
   end
-  if #held > 0 then
-    call('ZADD', key.held(session), unpack(held))
+  local next_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+  local answers = { tonumber(next_due[2] or 0) }
+
+  local at = 2
+  while at <= #ARGV do
+    local session, count, queues = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local jobs, held = {}, {}
+    for i = at + 3, at + 2 + queues do
+      local popped = #jobs < count and call('ZPOPMIN', key.ready(ARGV[i]), count - #jobs) or {}
+      for j = 1, #popped, 2 do
+        local job = take(session, popped[j], now_ms)
+        if job then
+          jobs[#jobs + 1] = job
+          held[#held + 1] = popped[j + 1]
+          held[#held + 1] = popped[j]
+        end
+      end
+    end
+    if #held > 0 then
+      call('ZADD', key.held(session), unpack(held))
+    end
+    answers[#answers + 1] = jobs
+    at = at + 3 + queues
   end
-  answers[#answers + 1] = jobs
-  at = at + 3 + queues
+  return answers
 end
-return answers
+
+redis.register_function(name('claim'), claim)

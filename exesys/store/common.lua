@@ -1,8 +1,8 @@
--- Shared by the scripts that move steps. Stands behind the key functions and
--- before each script. The prefix is in the key functions; all of a script's
--- keys carry it.
+-- Shared by the functions that move steps. All Lua of this directory is one
+-- library (FUNCTION LOAD), so that what stands here is made once and not at
+-- each call. It stands behind the key functions and before the other files.
 
-local call = redis.call
+local call  -- redis.call, which is there only while a function runs: each begins by setting it
 local QUEUE, PRIORITY = 'default', 4
 
 local function job_of(ref)

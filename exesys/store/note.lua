@@ -6,13 +6,18 @@
 --
 -- Whole values, never appended ones: a note that comes twice changes nothing.
 
-for i, record in ipairs(KEYS) do
-  local ref, attempt, fraction, text, log = unpack(ARGV, 5 * i - 4, 5 * i)
-  if call('HGET', record, 'attempt') == attempt then
-    if fraction ~= '-1' then
-      call('HSET', record, 'progress', fraction, 'note', text)
+local function note(KEYS, ARGV)
+  call = redis.call
+  for i, record in ipairs(KEYS) do
+    local ref, attempt, fraction, text, log = unpack(ARGV, 5 * i - 4, 5 * i)
+    if call('HGET', record, 'attempt') == attempt then
+      if fraction ~= '-1' then
+        call('HSET', record, 'progress', fraction, 'note', text)
+      end
+      keep_log(ref, record, attempt, log)
     end
-    keep_log(ref, record, attempt, log)
   end
+  return 0
 end
-return 0
+
+redis.register_function(name('note'), note)

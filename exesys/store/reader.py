@@ -16,7 +16,7 @@ from exesys.command import parts_of
 from exesys.states import State
 from exesys.store.keys import Keys
 from exesys.store.redis import StoreAway
-from exesys.store.scripts import Scripts
+from exesys.store.scripts import Library
 
 TIMEOUT_S = 2.0
 PAGE = 500
@@ -50,8 +50,7 @@ class Reader:
 
     def __init__(self, url: str, prefix: str = "") -> None:
         self.keys = Keys(prefix)
-        scripts = Scripts(self.keys)
-        self._source, self._sha = scripts.sources["job"], scripts.sha["job"]
+        self._library = Library(self.keys)
         self._redis = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
@@ -65,11 +64,7 @@ class Reader:
         if not job_ids:
             return []
         index = [self.keys("job", job_id) for job_id in job_ids]
-        arguments = (len(index), *index, *job_ids)
-        try:
-            reply = self._do(self._redis.evalsha, self._sha, *arguments)
-        except redis.exceptions.NoScriptError:
-            reply = self._do(self._redis.eval, self._source, *arguments)
+        reply = self._do(self._redis.fcall_ro, self._library.function("job"), len(index), *index, *job_ids)
         return [[_step(raw) for raw in steps] for steps in reply]
 
     def jobs(
@@ -129,8 +124,6 @@ class Reader:
     def _do(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except redis.exceptions.NoScriptError:
-            raise
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status`.") from error
 

@@ -23,7 +23,7 @@ from exesys.config import Limits
 from exesys.errors import Unavailable
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
-from exesys.store.scripts import CHUNK, Argument, Builder, Kind, Request, Scripts, lost_body
+from exesys.store.scripts import CHUNK, Argument, Builder, Kind, Library, Request, lost_body
 from exesys.turn import Answers, Turn
 
 CONNECT_TIMEOUT_S = 0.25
@@ -40,7 +40,6 @@ _PASSING = (
     "CLUSTERDOWN",
     "NOREPLICAS",
     "TRYAGAIN",
-    "NOSCRIPT",
 )
 
 
@@ -60,8 +59,8 @@ class Store:
 
     def __init__(self, url: str, prefix: str, limits: Limits) -> None:
         self.keys = Keys(prefix)
-        self._scripts = Scripts(self.keys)
-        self._builder = Builder(self.keys, self._scripts, limits, lost_body(limits.max_losses))
+        self._library = Library(self.keys)
+        self._builder = Builder(self.keys, self._library, limits, lost_body(limits.max_losses))
         self._connection: Any = redis.ConnectionPool.from_url(
             url,
             protocol=2,
@@ -93,15 +92,14 @@ class Store:
         return self._socket.fileno()
 
     def reconnect(self) -> None:
-        """Connect anew and load the scripts. Raises StoreAway; blocks at most `CONNECT_TIMEOUT_S` a step."""
+        """Connect anew and load the library. Raises StoreAway; blocks at most `CONNECT_TIMEOUT_S` a step."""
         connection = self._connection
         self._drop()
         try:
             # The handshake is answered at once or the server is no use yet.
             connection.socket_timeout = CONNECT_TIMEOUT_S
             connection.connect()
-            for source in self._scripts.sources.values():
-                self._ask("SCRIPT", "LOAD", source)
+            self._load()
             connection.socket_timeout = SEND_TIMEOUT_S
             self._ask("PING")
             # redis-py has no public way to the socket of a connection.
@@ -207,6 +205,13 @@ class Store:
         except OSError as error:
             self._drop()
             raise StoreAway(f"the connection to Redis broke: {error}.") from error
+
+    def _load(self) -> None:
+        try:
+            self._ask("FUNCTION", "LOAD", self._library.source)
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
 
     def _heal(self) -> None:
         """Give back to Redis the turns that it answered and lost."""

@@ -8,29 +8,34 @@
 -- Takes a bounded number of refs, so that a large worker's end does not hold
 -- up the others; it is called until none is held. Run again it goes on.
 
-local session, now_ms, error_ttl_s = ARGV[1], ARGV[2], ARGV[3]
-local most_losses, body, most = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local failed = {}
+local function release(KEYS, ARGV)
+  call = redis.call
+  local session, now_ms, error_ttl_s = ARGV[1], ARGV[2], ARGV[3]
+  local most_losses, body, most = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+  local failed = {}
 
-local held = call('ZRANGE', KEYS[1], 0, most - 1, 'WITHSCORES')
-for i = 1, #held, 2 do
-  local ref = held[i]
-  local record = key.record(ref, 'processing')
-  local fields = call('HMGET', record, 'worker', 'attempt', 'peer')
-  if fields[1] == session then
-    if call('HINCRBY', record, 'losses', 1) >= most_losses then
-      fail(ref, body, now_ms, error_ttl_s)
-      failed[#failed + 1] = { ref, fields[2], fields[3] }
-    else
-      call('HDEL', record, 'worker', 'sent', 'progress', 'note')
-      call('RENAME', record, key.record(ref, 'start'))
-      put_back(ref, held[i + 1])
+  local held = call('ZRANGE', KEYS[1], 0, most - 1, 'WITHSCORES')
+  for i = 1, #held, 2 do
+    local ref = held[i]
+    local record = key.record(ref, 'processing')
+    local fields = call('HMGET', record, 'worker', 'attempt', 'peer')
+    if fields[1] == session then
+      if call('HINCRBY', record, 'losses', 1) >= most_losses then
+        fail(ref, body, now_ms, error_ttl_s)
+        failed[#failed + 1] = { ref, fields[2], fields[3] }
+      else
+        call('HDEL', record, 'worker', 'sent', 'progress', 'note')
+        call('RENAME', record, key.record(ref, 'start'))
+        put_back(ref, held[i + 1])
+      end
     end
+    call('ZREM', KEYS[1], ref)
   end
-  call('ZREM', KEYS[1], ref)
+  local left = call('ZCARD', KEYS[1])
+  if left == 0 then
+    call('SREM', KEYS[2], session)
+  end
+  return { left, failed }
 end
-local left = call('ZCARD', KEYS[1])
-if left == 0 then
-  call('SREM', KEYS[2], session)
-end
-return { left, failed }
+
+redis.register_function(name('release'), release)

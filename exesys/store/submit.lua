@@ -9,11 +9,6 @@
 --
 -- Run twice it changes nothing: the second time every command is `same`.
 
-local now_ms, limit = ARGV[1], tonumber(ARGV[2])
-local answers, at = {}, 3
-local ready, depth, jobs = {}, {}, key.jobs()
-local order = call('INCRBY', key.order(), #KEYS) - #KEYS
-
 local function existing(ref, digest)
   local number, name = state_of(ref)
   if not name then
@@ -45,7 +40,7 @@ local function join(index, job_id)
   call('PERSIST', index)
 end
 
-local function create(ref, index, job_id, fields, queue, priority, due_ms)
+local function create(ref, index, job_id, fields, queue, priority)
   local size = #fields
   if queue ~= QUEUE then
     fields[size + 1], fields[size + 2], size = 'queue', queue, size + 2
@@ -54,63 +49,74 @@ local function create(ref, index, job_id, fields, queue, priority, due_ms)
     fields[size + 1], fields[size + 2], size = 'priority', priority, size + 2
   end
   if call('HLEN', index) == 1 then
-    call('XADD', jobs, '*', 'j', job_id)
+    call('XADD', key.jobs(), '*', 'j', job_id)
   else
     join(index, job_id)
     fields[size + 1], fields[size + 2] = 'many', 1
   end
   call('HSET', key.record(ref, 'start'), unpack(fields))
-  if due_ms > tonumber(now_ms) then
-    call('ZADD', key.delayed(), due_ms, ref)
-  else
-    local list = ready[queue]
-    list[#list + 1] = score(priority, order)
-    list[#list + 1] = ref
-    depth[queue] = depth[queue] + 1
-  end
 end
 
-for i, index in ipairs(KEYS) do
-  local from, to, cmd, data, job_id, digest, peer, queue = unpack(ARGV, at, at + 7)
-  local priority, due_ms, options = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
-  local first_option = at + 11
-  at = first_option + 2 * options
-  order = order + 1
-  if not depth[queue] then
-    depth[queue], ready[queue] = call('ZCARD', key.ready(queue)), {}
-  end
+local function submit(KEYS, ARGV)
+  call = redis.call
+  local now_ms, limit = ARGV[1], tonumber(ARGV[2])
+  local now = tonumber(now_ms)
+  local answers, at = {}, 3
+  local ready, depth = {}, {}
+  local order = call('INCRBY', key.order(), #KEYS) - #KEYS
 
-  local first = from
-  local fresh = call('HSETNX', index, first, to) == 1
-  if not fresh and call('HGET', index, first) ~= to then
-    first = from .. '>' .. to
-    fresh = call('HSETNX', index, first, to) == 1
-  end
-  local ref = first .. ':' .. job_id
-  local answer
-  if not fresh then
-    -- nil when the record expired before its job's index did: then it is new.
-    answer = existing(ref, digest)
-  elseif depth[queue] >= limit then
-    call('HDEL', index, first)
-    answer = { 'full', ref, 0, false }
-  end
-  if not answer then
-    local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
-    if peer ~= '' then
-      fields[11], fields[12] = 'peer', peer
+  for i, index in ipairs(KEYS) do
+    local from, to, cmd, data, job_id, digest, peer, queue = unpack(ARGV, at, at + 7)
+    local priority, due_ms, options = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
+    local first_option = at + 11
+    at = first_option + 2 * options
+    order = order + 1
+    if not depth[queue] then
+      depth[queue], ready[queue] = call('ZCARD', key.ready(queue)), {}
     end
-    for j = first_option, at - 1 do
-      fields[#fields + 1] = ARGV[j]
+
+    local first = from
+    local fresh = call('HSETNX', index, first, to) == 1
+    if not fresh and call('HGET', index, first) ~= to then
+      first = from .. '>' .. to
+      fresh = call('HSETNX', index, first, to) == 1
     end
-    create(ref, index, job_id, fields, queue, priority, due_ms)
+    local ref = first .. ':' .. job_id
+    local answer
+    if not fresh then
+      -- nil when the record expired before its job's index did: then it is new.
+      answer = existing(ref, digest)
+    elseif depth[queue] >= limit then
+      call('HDEL', index, first)
+      answer = { 'full', ref, 0, false }
+    end
+    if not answer then
+      local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
+      if peer ~= '' then
+        fields[11], fields[12] = 'peer', peer
+      end
+      for j = first_option, at - 1 do
+        fields[#fields + 1] = ARGV[j]
+      end
+      create(ref, index, job_id, fields, queue, priority)
+      if due_ms > now then
+        call('ZADD', key.delayed(), due_ms, ref)
+      else
+        local list = ready[queue]
+        list[#list + 1] = score(priority, order)
+        list[#list + 1] = ref
+        depth[queue] = depth[queue] + 1
+      end
+    end
+    answers[i] = answer or 1
   end
-  answers[i] = answer or 1
+
+  for queue, list in pairs(ready) do
+    if #list > 0 then
+      call('ZADD', key.ready(queue), unpack(list))
+    end
+  end
+  return answers
 end
 
-for queue, list in pairs(ready) do
-  if #list > 0 then
-    call('ZADD', key.ready(queue), unpack(list))
-  end
-end
-return answers
+redis.register_function(name('submit'), submit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,17 @@ def test_any_text_is_read_or_refused_in_one_way(text: str) -> None:
 def test_any_value_is_read_or_refused_in_one_way(key: tuple[str, str], text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(**{"_".join(("EXESYS", *key)).upper(): text})
+
+
+def test_the_ini_shows_every_key_with_its_default() -> None:
+    shown = Path(config.__file__).parent.parent / "etc" / "exesys.ini"
+    lines = [re.sub(r"^# (\w+ =)", r"\1", line) for line in shown.read_text(encoding="utf-8").splitlines()]
+    text = "\n".join(lines)
+    section, found = "", []
+    for line in lines:
+        if match := re.match(r"\[(\w+)\]", line):
+            section = match[1]
+        elif match := re.match(r"(\w+) =", line):
+            found.append((section, match[1]))
+    assert sorted(found) == sorted(KEYS)
+    assert config.parse(text, INI, {}, ROOT, ROOT) == parse()

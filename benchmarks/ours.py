@@ -1,0 +1,85 @@
+"""ExeSys's side: what the peers' producers do, and what only ExeSys has."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from benchmarks import http_load, load
+from benchmarks.system import Store, router_rss_bytes
+from exesys import Client
+from exesys.bus.client import Handle
+from exesys.config import Config
+
+WARM_UP = 200
+HUNDRED = 100
+CONNECTIONS = 32
+ARRAY_CONNECTIONS = 4
+MEMORY_IN_FLIGHT = 10
+
+
+def throughput(config: Config, jobs: int, in_flight: int, seed: int) -> float:
+    """One call of `submit` for each job, `in_flight` under way. Returns jobs per second."""
+    with Client(config) as client:
+        _warm_up(client, seed)
+        submit = partial(client.submit, "noop")
+        return jobs / load.sliding(submit, _wait, load.payloads(jobs, seed), in_flight)
+
+
+def many(config: Config, jobs: int, in_flight: int, seed: int) -> float:
+    """`submit_many` in hundreds, `in_flight` hundreds under way. Returns jobs per second."""
+    with Client(config) as client:
+        _warm_up(client, seed)
+        data = load.payloads(jobs, seed)
+        hundreds = [data[start : start + HUNDRED] for start in range(0, jobs, HUNDRED)]
+        submit = partial(client.submit_many, "noop")
+        return jobs / load.sliding(submit, _wait_all, hundreds, in_flight)
+
+
+def latency(config: Config, jobs: int, seed: int) -> dict[str, float]:
+    """One job after the other."""
+    with Client(config) as client:
+        _warm_up(client, seed)
+        return load.one_by_one(lambda text: client.run("noop", text, load.LOST_S), load.payloads(jobs, seed))
+
+
+def rest(config: Config, jobs: int, seed: int, array: int) -> float:
+    """POST jobs alone (`array` 1) or in arrays. Returns accepted jobs per second; all are run and checked."""
+    data = load.payloads(jobs, seed)
+    commands = {f"rest-{array}-{text}": {"cmd": "noop", "data": text} for text in data}
+    items = [{"job_id": job_id, **command} for job_id, command in commands.items()]
+    bodies = [items[start : start + array] for start in range(0, jobs, array)]
+    packed = [json.dumps(body if array > 1 else body[0]).encode() for body in bodies]
+    connections = CONNECTIONS if array == 1 else ARRAY_CONNECTIONS
+    took_s = http_load.post_all(config.rest.host, config.rest.port, "/sys_cmd", packed, connections)
+    with Client(config) as client:
+        handles = [client.follow(job_id, "client", "end_job") for job_id in commands]
+        for text, handle in zip(data, handles, strict=True):
+            load.check(text, _wait(handle))
+    return jobs / took_s
+
+
+def memory(config: Config, jobs: int, seed: int) -> dict[str, float]:
+    """Run many jobs. Returns what each leaves in Redis, and by how much the router has grown."""
+    with Store(config) as store:
+        redis_before, router_before = store.used_bytes(), router_rss_bytes(config)
+        many(config, jobs, MEMORY_IN_FLIGHT, seed)
+        store.wait_quiet()
+        grown = store.used_bytes() - redis_before
+        return {
+            "redis_bytes_per_job": grown / (jobs + WARM_UP),
+            "router_growth_bytes": router_rss_bytes(config) - router_before,
+        }
+
+
+def _warm_up(client: Client, seed: int) -> None:
+    for text in load.payloads(WARM_UP, seed + 1):
+        load.check(text, client.run("noop", text, load.LOST_S))
+
+
+def _wait(handle: Handle) -> object:
+    return handle.result(load.LOST_S)
+
+
+def _wait_all(handles: list[Handle]) -> object:
+    return [_wait(handle) for handle in handles]

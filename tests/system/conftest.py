@@ -1,0 +1,110 @@
+"""Systems for the tests of this directory, and what the tests have to tell."""
+
+import os
+import random
+
+import pytest
+from harness import System, missing_services, mongo_path
+
+_SEED = pytest.StashKey[int]()
+_SYSTEMS = pytest.StashKey[list[System]]()
+_TOLD = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config):
+    config.stash[_SEED] = int(os.environ.get("EXESYS_SEED") or random.SystemRandom().randrange(1 << 32))
+    config.stash[_SYSTEMS] = []
+    config.stash[_TOLD] = []
+
+
+def pytest_report_header(config):
+    return f"system tests: EXESYS_SEED={config.stash[_SEED]}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.stash[_TOLD]:
+        terminalreporter.section(f"system tests, EXESYS_SEED={config.stash[_SEED]}")
+        for line in config.stash[_TOLD]:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that failed shows the logs of the systems that run."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for system in item.config.stash[_SYSTEMS]:
+            report.sections.append((f"logs of {system.home}", system.logs()))
+
+
+def lacking(what):
+    """A service is not there: skip at home, fail where everything has to be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"this machine lacks {what}", pytrace=False)
+    pytest.skip(f"this machine lacks {what}")
+
+
+@pytest.fixture(scope="session")
+def services():
+    missing = missing_services()
+    if missing:
+        lacking(missing)
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig):
+    """The seed of everything random; set EXESYS_SEED to have a run again."""
+    return pytestconfig.stash[_SEED]
+
+
+@pytest.fixture(scope="session")
+def tell(pytestconfig):
+    """Take a line to be shown at the end of the run."""
+    return pytestconfig.stash[_TOLD].append
+
+
+def _systems(pytestconfig):
+    made = []
+
+    def make(start=True, **options):
+        system = System(**options)
+        made.append(system)
+        pytestconfig.stash[_SYSTEMS].append(system)
+        if start:
+            system.up()
+        return system
+
+    yield make
+    for system in made:
+        pytestconfig.stash[_SYSTEMS].remove(system)
+        system.end()
+
+
+@pytest.fixture
+def make(services, pytestconfig):
+    """Makes systems that end with the test."""
+    yield from _systems(pytestconfig)
+
+
+@pytest.fixture(scope="module")
+def make_module(services, pytestconfig):
+    """Makes systems that end with the module."""
+    yield from _systems(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def make_session(services, pytestconfig):
+    yield from _systems(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def shared(make_session):
+    """The system for all tests that do it no harm. It has MongoDB where that is to be had."""
+    return make_session(mongo_server=mongo_path() or "none")
+
+
+@pytest.fixture
+def with_mongo():
+    if not mongo_path():
+        lacking("a MongoDB: neither mongod nor secantusd-py is here")

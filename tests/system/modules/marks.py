@@ -1,0 +1,46 @@
+"""Functions that leave a mark of each run in a file, so that a test can see which ran again.
+
+A line is `job_id attempt token pid started`: the token is of this run alone,
+`started` is the machine's monotonic clock in seconds. A line is one write to
+a file opened for appending, so it is whole whatever happens next.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from exesys.context import Context
+
+
+def marked(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Mark the run in the file `runs`, take `seconds`, and return twice the `number` and the run's token."""
+    token = _mark(data["runs"], ctx)
+    time.sleep(data["seconds"])
+    return {"value": 2 * data["number"], "token": token}
+
+
+def held_up(data: dict[str, Any], ctx: Context) -> int:
+    """Mark the run in the file `runs`; the first attempt takes `seconds`, the others none. Return the attempt."""
+    _mark(data["runs"], ctx)
+    if ctx.job.attempt == 1:
+        time.sleep(data["seconds"])
+    return ctx.job.attempt
+
+
+def tally(data: int) -> int:
+    """Add the number to the file `tally` of the home, and return it."""
+    tallied = os.open(os.environ["EXESYS_HOME"] + "/tally", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(tallied, data.to_bytes(4, "big"))
+    os.close(tallied)
+    return data
+
+
+def _mark(path: str, ctx: Context) -> str:
+    now = time.monotonic()
+    token = f"{os.getpid()}.{time.monotonic_ns()}"
+    marks = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(marks, f"{ctx.job.job_id} {ctx.job.attempt} {token} {os.getpid()} {now:.6f}\n".encode())
+    os.close(marks)
+    return token
