@@ -282,7 +282,7 @@ def _complete(config: Config, tell: Teller) -> str:
 
 def _prove(config: Config) -> str:
     try:
-        return prove(config.rest.host, config.rest.port)
+        return prove(config.rest.host, config.rest.port, config.worker.queues[0])
     except BootError as error:
         shown = "".join(home.quote(config.log / f"{name}.log") for name in ("router", "worker"))
         raise BootError(error.message + shown) from error

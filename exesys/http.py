@@ -29,6 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+RETRY_STATUSES = (429, 503)
 CHANNEL_TIMEOUT_S = 60
 STOP_CHECK_S = 0.5
 _SHOWN = 24
@@ -99,7 +100,7 @@ def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
 
 def refuse(error: ExesysError) -> HTTPResponse:
     """Make the answer for an error."""
-    retry = {"Retry_After": "1"} if error.status in (429, 503) else {}
+    retry = {"Retry_After": "1"} if error.status in RETRY_STATUSES else {}
     return respond(error.status, describe_problem(error.problem), **retry)
 
 

@@ -26,14 +26,15 @@ def is_ready(host: str, port: int) -> bool:
         return False
 
 
-def prove(host: str, port: int) -> str:
-    """Run one job and return a sentence about it. Raises BootError when it has no result."""
+def prove(host: str, port: int, queue: str) -> str:
+    """Run one job on `queue` and return a sentence about it. Raises BootError when it has no result."""
     command = {
         "from": "bootstrap",
         "to": "end_job",
         "cmd": "test_cmd",
         "data": "ready?",
         "job_id": f"proof-{uuid.uuid4()}",
+        "queue": queue,
         "result_ttl_s": 60,
     }
     body = json.dumps(command).encode()

@@ -103,6 +103,13 @@ class Handle:
             return job_error(self._body)
         return None
 
+    def adopt(self, other: Handle) -> None:
+        """Take over what another handle has heard of the same step."""
+        with self._lock:
+            callbacks = [] if self.done() or other._state is None else self._change(other._state, other._body)
+        for callback in callbacks:
+            callback(self)
+
     def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
         """Call `callback(handle)` at the end, in the client's thread; at once if it ended."""
         with self._lock:

@@ -6,6 +6,7 @@ with what the router said after the commit.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from exesys.bus.inflight import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
-from exesys.http import describe_problem, on_error, parse_json, refuse, respond, serve
+from exesys.http import RETRY_STATUSES, describe_problem, on_error, parse_json, refuse, respond, serve
 from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
@@ -71,6 +72,9 @@ class Api:
         built = command.from_json(body, self.limits, _new_id)
         [handle] = self.client.send(built, notify=wait_s > 0)
         self._await([handle], wait_s)
+        refused = _refusal(handle)
+        if refused is not None:
+            raise refused
         return respond(*_answer(handle))
 
     def _many(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
@@ -100,7 +104,8 @@ class Api:
         statuses = [status for status, _ in answers]
         # 202 when anything was taken, 200 when all had ended, else the first refusal's.
         status = 202 if 202 in statuses else 200 if 200 in statuses else statuses[0]
-        return respond(status, [answer for _, answer in answers])
+        retry = {"Retry_After": "1"} if status in RETRY_STATUSES else {}
+        return respond(status, [answer for _, answer in answers], **retry)
 
     def _await(self, handles: list[Handle], wait_s: float) -> None:
         """Wait for the acknowledgements, then up to `wait_s` for the ends."""
@@ -122,6 +127,16 @@ class Api:
                     handle.wait(max(0.0, until - time.monotonic()))
             finally:
                 self._waiting.release()
+            self._refresh([handle for handle in handles if not handle.done()])
+
+    def _refresh(self, handles: list[Handle]) -> None:
+        """Ask for the present state of what has not ended."""
+        asked = [self.client.follow(each.job_id, each.from_, each.to, notify=False) for each in handles]
+        for handle, present in zip(handles, asked, strict=True):
+            # Without an answer the state last heard of stands.
+            with contextlib.suppress(ExesysError):
+                present.accepted(ACK_S)
+                handle.adopt(present)
 
     def _body(self) -> bytes:
         kind = request.content_type.partition(";")[0].strip().lower()
@@ -234,9 +249,13 @@ def _number(name: str, text: str, low: float, high: float) -> float:
     raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
 
 
+def _refusal(handle: Handle) -> ExesysError | None:
+    return handle.exception() if handle.state is None else None
+
+
 def _answer(handle: Handle) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the body for one command."""
-    refused = handle.exception() if handle.state is None else None
+    refused = _refusal(handle)
     if refused is not None:
         return refused.status, describe_problem(refused.problem)
     told = describe(handle)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import time
 from typing import Any
@@ -257,7 +258,8 @@ class Worker:
 
 
 def main() -> int:
-    die_with_parent()
+    # At once: without supervisord nobody would end us, and the router gives our jobs to others.
+    die_with_parent(signal.SIGKILL)
     config = environment.load()
     loop = Loop()
     worker = Worker(config, loop)

@@ -70,8 +70,9 @@ def refs(jobs: list[Job]) -> list[str]:
 class RandomTurns:
     """Turns over few names, so that most of them meet: repeats, races, late and wrong reports."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, made_up: bool = True) -> None:
         self.rng = random.Random(seed)
+        self.made_up = made_up  # also reports of attempts that no claim gave out
         self.now_ms = NOW_MS
         self.given: list[tuple[str, Held]] = []
 
@@ -112,10 +113,11 @@ class RandomTurns:
         return place(rng.choice("jk"), rng.choice("ab"), to, "f", data, rng.choice(("", f"{ONE}.7")), due_ms, **options)
 
     def _held(self) -> tuple[str, Held]:
-        if self.given and self.rng.random() < 0.8:
+        if self.given and (self.rng.random() < 0.8 or not self.made_up):
             return self.rng.choice(self.given[-6:])
         # An attempt the store knows nothing of: made up, or its claim was lost.
-        return THREE, Held(self.rng.choice(("a:j", "b:k", "a>x:j", "c:j")), 9)
+        ref = self.rng.choice(("a:j", "b:k", "a>x:j", "c:j")) if self.made_up else "nobody:knows"
+        return THREE, Held(ref, 9)
 
     def _closed(self) -> Closed:
         session, held = self._held()
