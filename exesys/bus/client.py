@@ -5,10 +5,10 @@
     handles = client.submit_many("index", paths)   # each like a Future
     [handle.result(timeout=10) for handle in handles]
 
-Both find the system by the same ini and environment as the daemons. One
-thread owns the socket; calls only lay commands on its desk (`inflight.Desk`)
-and wake it. While the router or the store is away a patient client waits and
-sends again; nothing runs twice for that.
+Both find the system by the same ini and environment as the daemons. Calls lay
+commands on a desk (`inflight.Desk`); one thread at a time serves it. While the
+router or the store is away a patient client waits and sends again; nothing
+runs twice for that.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from exesys.states import State
 WINDOW = 2000
 CHUNK = 500
 ANSWER_S = 10.0
+SYNC_S = 0.05
+PARKED_S = 0.002
+LONGEST_PASS_S = 1.0
 
 
 class Client:
@@ -58,6 +61,13 @@ class Client:
         self._closing = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        self._driver = threading.Lock()
+        self._drove_at = float("-inf")
+        self._unpark = threading.Event()
+        self._context = zmq.Context[sockets.Socket]()
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._front = self._connect()
         self._limits = command.Limits(self.config.limits.data_bytes, self.config.limits.depth)
         self._thread = threading.Thread(target=self._serve, daemon=True, name="exesys-client")
         self._thread.start()
@@ -123,7 +133,7 @@ class Client:
 
     def follow(self, job_id: str, from_: str, to: str, notify: bool = True) -> Handle:
         """Return a handle on a step sent earlier."""
-        handle = Handle(job_id, from_, to, "", self._desk.lock)
+        handle = Handle(job_id, from_, to, "", self._desk.lock, self._drive)
         self._put([handle], [None], notify)
         return handle
 
@@ -131,7 +141,7 @@ class Client:
         """Send checked commands together, in one message of the bus."""
         handles, items = [], []
         for from_, to, cmd, data, job_id, options in commands:
-            handles.append(Handle(job_id, from_, to, cmd, self._desk.lock))
+            handles.append(Handle(job_id, from_, to, cmd, self._desk.lock, self._drive))
             target: Any = to.split(",") if "," in to else to
             items.append(m.Item(0, from_, target, cmd, data, job_id, dict(options), notify))
         self._put(handles, items, notify)
@@ -174,6 +184,7 @@ class Client:
     def close(self) -> None:
         """Say goodbye and end the thread. What is under way goes on in the system."""
         self._closing = True
+        self._unpark.set()
         self._wake(always=True)
         self._thread.join(timeout=2 * sockets.LINGER_MS / 1000)
 
@@ -198,7 +209,12 @@ class Client:
                 desk.put(handle, item, notify, self.patient)
         self._wake()
 
-    # --- the thread -------------------------------------------------------
+    # --- serving the connection -------------------------------------------
+    #
+    # Whoever holds `_driver` serves the socket. Mostly that is the client's own
+    # thread; a thread that waits for a result takes over, which saves two
+    # switches of threads in each call, and the client's thread then only looks
+    # in every `PARKED_S` until nobody drove for `SYNC_S`.
 
     def _wake(self, always: bool = False) -> None:
         if self._asleep or always:
@@ -207,42 +223,71 @@ class Client:
                 os.write(self._wake_write, b"\0")
 
     def _serve(self) -> None:
-        context = zmq.Context[sockets.Socket]()
-        front = self._connect(context)
-        desk = self._desk
-        poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
-        poller.register(front, zmq.POLLIN)
         while not self._closing:
-            now = time.monotonic()
-            with desk.lock:
-                silent = desk.silent(now)
-                if silent:
-                    desk.rebuilt()
-                outgoing = desk.outgoing(now)
-                wait_s = desk.wake_in_s(now)
-                self._asleep = wait_s > 0
-            if silent:
-                poller.unregister(front)
-                front.close(linger=0)
-                front = self._connect(context)
-                poller.register(front, zmq.POLLIN)
-            for message in outgoing:
-                sockets.send(front, wire.encode(message))
-            ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
-            self._asleep = False
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
-            if front in ready:
-                self._read(front)
-        sockets.send(front, wire.encode(m.Bye(desk.session, "closed")))
-        front.close()
-        context.term()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+            if time.monotonic() - self._drove_at < SYNC_S:
+                self._unpark.wait(PARKED_S)
+                self._unpark.clear()
+                if self._driver.acquire(blocking=False):
+                    try:
+                        self._pass(0.0)
+                    finally:
+                        self._driver.release()
+            else:
+                with self._driver:
+                    self._pass(LONGEST_PASS_S)
+        with self._driver:
+            sockets.send(self._front, wire.encode(m.Bye(self._desk.session, "closed")))
+            self._front.close()
+            self._context.term()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
-    def _connect(self, context: sockets.Context) -> sockets.Socket:
-        return sockets.connect(context, zmq.DEALER, self.config.bus_endpoint)
+    def _drive(self, condition: Callable[[], bool], until: float) -> None:
+        """Serve the connection in the calling thread until `condition` holds; give up if another does."""
+        self._drove_at = time.monotonic()
+        if threading.current_thread() is self._thread:
+            return
+        if not self._driver.acquire(blocking=False):
+            self._wake()
+            if not self._driver.acquire(timeout=PARKED_S):
+                return
+        try:
+            while not condition() and not self._closing and self._drove_at < until:
+                self._pass(min(until - self._drove_at, LONGEST_PASS_S))
+                self._drove_at = time.monotonic()
+        finally:
+            self._driver.release()
+            if self._desk.pressing or self._closing:
+                self._unpark.set()
+
+    def _pass(self, most_s: float) -> None:
+        """Send what is due, wait up to `most_s` for something to come, and take it."""
+        desk = self._desk
+        now = time.monotonic()
+        with desk.lock:
+            silent = desk.silent(now)
+            if silent:
+                desk.rebuilt()
+            outgoing = desk.outgoing(now)
+            wait_s = min(desk.wake_in_s(now), most_s)
+            self._asleep = wait_s > 0
+        if silent:
+            self._poller.unregister(self._front)
+            self._front.close(linger=0)
+            self._front = self._connect()
+        for message in outgoing:
+            sockets.send(self._front, wire.encode(message))
+        ready = dict(self._poller.poll(int(wait_s * 1000 + 0.999)))
+        self._asleep = False
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
+        if self._front in ready:
+            self._read(self._front)
+
+    def _connect(self) -> sockets.Socket:
+        front = sockets.connect(self._context, zmq.DEALER, self.config.bus_endpoint)
+        self._poller.register(front, zmq.POLLIN)
+        return front
 
     def _read(self, front: sockets.Socket) -> None:
         now = time.monotonic()

@@ -29,17 +29,39 @@ MOST_BYTES_IN_MESSAGE = 4 << 20
 UNANSWERED_S = 10.0
 
 
+Drive = Callable[[Callable[[], bool], float], None]
+
+
 class Handle:
-    """A command on its way: like a `concurrent.futures.Future`, safe in any thread."""
+    """A command on its way: like a `concurrent.futures.Future`, safe in any thread.
 
-    __slots__ = ("_body", "_callbacks", "_error", "_lock", "_state", "_waiters", "cmd", "from_", "job_id", "to")
+    `drive`, when given, lets the waiting thread itself serve the connection
+    until its condition holds or the time is over (monotonic seconds).
+    """
 
-    def __init__(self, job_id: str, from_: str, to: str, cmd: str, lock: threading.Lock) -> None:
+    __slots__ = (
+        "_body",
+        "_callbacks",
+        "_drive",
+        "_error",
+        "_lock",
+        "_state",
+        "_waiters",
+        "cmd",
+        "from_",
+        "job_id",
+        "to",
+    )
+
+    def __init__(
+        self, job_id: str, from_: str, to: str, cmd: str, lock: threading.Lock, drive: Drive | None = None
+    ) -> None:
         self.job_id = job_id
         self.from_ = from_
         self.to = to
         self.cmd = cmd
         self._lock = lock
+        self._drive = drive
         self._state: State | None = None
         self._body: Any = None
         self._error: ExesysError | None = None
@@ -119,7 +141,11 @@ class Handle:
         callback(self)
 
     def _wait(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
+        if condition():
+            return
         until = None if timeout is None else time.monotonic() + timeout
+        if self._drive is not None:
+            self._drive(condition, float("inf") if until is None else until)
         while not condition():
             with self._lock:
                 if condition():
