@@ -114,7 +114,7 @@ class Catalogue:
 
     def to_wire(self) -> dict[str, Any]:
         """Return plain maps, lists, text and numbers."""
-        functions = [{**vars(info), "options": dict(info.options)} for info in self.functions.values()]
+        functions = [{**vars(info), "options": dict(info.options)} for _, info in sorted(self.functions.items())]
         return {"functions": functions, "broken": dict(self.broken)}
 
     @classmethod

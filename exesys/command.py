@@ -27,8 +27,8 @@ MAX_RETRIES = 1_000
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 REF = re.compile(rf"{NAME.pattern}(>[A-Za-z0-9_.,-]+)?:{NAME.pattern}")
 _FIELDS = ("from", "to", "cmd", "data", "job_id")
-# A record's key begins with its step's `from`; these begin the system's own keys.
-RESERVED = frozenset({"exesys", "run"})
+# A record's key begins with its step's `from`; two names begin the system's own keys, one ends jobs.
+RESERVED = frozenset({"exesys", "run", END})
 _NAME_RULE = "Use 1 to 128 of the characters A-Z a-z 0-9 _ . -"
 
 

@@ -200,9 +200,10 @@ def main() -> int:
     faulthandler.enable(2)  # the daemon's log
     channel = Channel(socket.socket(fileno=arguments.fd))
     slot = Slot(environment.load(), channel)
-    signal.signal(signal.SIGTERM, slot.terminate)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     slot.load(dict(arguments.skip))
+    # Not earlier: TERM must end a module that hangs at import, whatever it catches.
+    signal.signal(signal.SIGTERM, slot.terminate)
     sys.stdout = sys.stderr = slot.journal
     logging.basicConfig(
         stream=slot.journal, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True

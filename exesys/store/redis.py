@@ -29,7 +29,7 @@ from exesys.turn import Answers, Turn
 CONNECT_TIMEOUT_S = 0.25
 SEND_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 5.0
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _PASSING = (
     "LOADING",
     "READONLY",

@@ -336,10 +336,12 @@ class FakeStore:
     def _deal(self, claim: Claim, now_ms: int) -> Claimed:
         jobs: list[Job] = []
         for queue in claim.queues:
-            for ref, score in self.db.zpopmin(self.keys("ready", queue), claim.most - len(jobs)):
+            ready = self.keys("ready", queue)
+            while len(jobs) < claim.most and self.db.zcard(ready):
+                [(ref, score)] = self.db.zpopmin(ready, 1)
                 record = self._record(ref, State.processing)
                 if not self.db.rename(self._record(ref, State.start), record):
-                    continue
+                    continue  # an orphan: popped, it is gone
                 attempt = self.db.hincrby(record, "attempt")
                 self.db.hset(record, worker=claim.session, sent=now_ms)
                 self.db.zadd(self.keys("held", claim.session), ref, score)

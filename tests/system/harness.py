@@ -275,7 +275,9 @@ class System:
         """Send one request. Raises OSError or HTTPException when no answer comes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=timeout)
         try:
-            connection.request(method, path, body, dict(headers or {}))
+            # A server that has read enough may answer and close while we still send.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
             text = answer.read()
         finally:
@@ -311,15 +313,22 @@ class System:
         return redis_library.Redis(unix_socket_path=str(self.home / "run" / "redis"), db=database)
 
     def keys(self) -> dict[tuple[int, str], bytes]:
-        """Return every key of every database with what it holds, as DUMP gives it."""
+        """Return every key of every database with what it holds, as DUMP gives it.
+
+        Not among them: the proof of `up`, which expires within a minute, and
+        the two counters, which are no trace of anybody.
+        """
         found: dict[tuple[int, str], bytes] = {}
         for database in (0, 1):
             with self.redis(database) as connection:
-                names = list(connection.scan_iter(count=10_000))
-                for name, dump in zip(names, _dumps(connection, names), strict=True):
-                    # The proof of `up` expires by itself, within a minute.
-                    if dump is not None and b"proof-" not in name:
-                        found[database, name.decode()] = dump
+                names = [name for name in connection.scan_iter(count=10_000) if b"proof-" not in name]
+                pipeline = connection.pipeline(transaction=False)
+                for name in names:
+                    # A stream's DUMP remembers what was deleted from it.
+                    pipeline.xrange(name) if name == b"exesys:jobs" else pipeline.dump(name)
+                for name, held in zip(names, pipeline.execute(), strict=True):
+                    if held is not None and name not in (b"exesys:order", b"exesys:turn"):
+                        found[database, name.decode()] = held if isinstance(held, bytes) else repr(held).encode()
         return found
 
     def records(self, refs: Sequence[str]) -> Iterator[tuple[str, dict[bytes, bytes]]]:
@@ -346,10 +355,3 @@ class System:
             values.append(codec.unpack(fields[b"result"])["EOJ"])
         return values
 
-
-def _dumps(connection: redis_library.Redis, names: Sequence[bytes]) -> list[bytes | None]:
-    pipeline = connection.pipeline(transaction=False)
-    for name in names:
-        pipeline.dump(name)
-    dumps: list[bytes | None] = pipeline.execute()
-    return dumps

@@ -17,6 +17,7 @@ import exesys
 from exesys.context import Context
 
 PAUSE_S = 0.02
+_KEPT: list[bytearray] = []
 
 
 def fails_then_works(data: dict[str, Any], ctx: Context) -> int:
@@ -80,6 +81,12 @@ def speaks_and_stays(data: float) -> None:
     """Print a line and stay for that many seconds."""
     print("before the end")
     time.sleep(data)
+
+
+def speaks_and_fails(data: str) -> None:
+    """Print a line and raise an error with that text."""
+    print("before the failure")
+    raise LookupError(data)
 
 
 def speaks(data: int) -> None:
@@ -149,6 +156,17 @@ def submits(data: list[int], ctx: Context) -> list[str]:
 def wrapped(data: Any) -> dict[str, Any]:
     """Return the value as it is stored."""
     return {"EOJ": data}
+
+
+def keeps(data: int) -> int:
+    """Keep that many megabytes for good."""
+    _KEPT.append(bytearray(b"x") * (data << 20))
+    return len(_KEPT)
+
+
+def multiplies(data: list[Any]) -> Any:
+    """Return the first item as often as the second says."""
+    return data[0] * data[1]
 
 
 async def awaited(data: Any, ctx: Context) -> Any:

@@ -1,0 +1,219 @@
+"""The worker daemon and its slots: limits, recycling, and leaving in order."""
+
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+
+import pytest
+from harness import alive, rss_bytes, until
+
+MEMORY_MB = 128
+
+
+@pytest.fixture(scope="module")
+def system(make_module):
+    return make_module(worker_memory_bytes=f"{MEMORY_MB}m", worker_max_jobs=500)
+
+
+@pytest.fixture
+def job_id():
+    return f"worker-{uuid.uuid4()}"
+
+
+# --- limits -----------------------------------------------------------------------
+
+
+def test_a_time_limit_ends_the_whole_process_group(system, job_id):
+    """Also children and grandchildren, and all that ignore SIGTERM."""
+    written = system.root / job_id
+    command = {"cmd": "has_children", "data": str(written), "timeout_s": 1.5, "job_id": job_id}
+    system.post(command)
+    until(written.exists, "the function has children")
+    family = [int(pid) for pid in written.read_text().split()]
+    assert len(family) == 3
+    assert all(map(alive, family))
+    since = time.monotonic()
+    error = system.post(command, wait=20).body["error"]
+    assert (error["type"], error["attempts"]) == ("Timeout", 1)
+    assert time.monotonic() - since < 1.5 + 0.5 + 2, "TERM, half a second of grace, KILL"
+    until(lambda: not any(map(alive, family)), "all of them ended", within_s=2)
+    assert system.post({"cmd": "echo", "data": 1}, wait=10).body["result"] == {"EOJ": 1}
+
+
+def test_a_time_limit_ends_what_ignores_sigterm(system):
+    since = time.monotonic()
+    error = system.post({"cmd": "ignores_term", "data": 60, "timeout_s": 0.3}, wait=20).body["error"]
+    assert error["type"] == "Timeout"
+    assert time.monotonic() - since < 4
+
+
+def test_a_time_limit_ends_what_is_busy(system):
+    assert system.post({"cmd": "spin", "data": 60, "timeout_s": 0.3}, wait=20).body["error"]["type"] == "Timeout"
+
+
+def test_a_time_limit_ends_a_coroutine(system):
+    assert system.post({"cmd": "slow_async", "data": 60, "timeout_s": 0.3}, wait=20).body["error"]["type"] == "Timeout"
+
+
+def test_a_job_that_ran_out_of_time_is_tried_again_when_it_has_retries(system, job_id):
+    command = {"cmd": "sleep", "data": 60, "timeout_s": 0.2, "retries": 1, "backoff_s": 0.01, "job_id": job_id}
+    error = system.post(command, wait=20).body["error"]
+    assert (error["type"], error["attempts"]) == ("Timeout", 2)
+
+
+def test_a_time_limit_spares_what_waits_in_the_same_slot(system, job_id):
+    """Short jobs that stood behind one that is killed run once each, and well."""
+    marks = system.root / job_id
+    for i in range(60):  # measured as short, jobs are fetched ahead
+        system.post({"cmd": "noop", "job_id": f"{job_id}-warm-{i}"}, wait=10)
+    array = [{"cmd": "ignores_term", "data": 60, "timeout_s": 0.5, "job_id": f"{job_id}-{i}"} for i in range(2)]
+    array += [
+        {"cmd": "marked", "data": {"runs": str(marks), "number": i, "seconds": 0}, "job_id": f"{job_id}-{i}"}
+        for i in range(2, 22)
+    ]
+    ended = system.post(array, wait=30).body
+    assert [item["error"]["type"] for item in ended[:2]] == ["Timeout"] * 2
+    assert [item["result"]["EOJ"]["value"] for item in ended[2:]] == [2 * i for i in range(2, 22)]
+    runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
+    assert set(runs.values()) == {1}
+
+
+def test_a_memory_limit(system, job_id):
+    command = {"cmd": "hog", "data": 4 * MEMORY_MB, "job_id": job_id}
+    error = system.post(command, wait=30).body["error"]
+    assert (error["type"], error["attempts"]) == ("MemoryLimit", 1)
+    assert f"{MEMORY_MB} MB" in error["message"]
+    until(lambda: len(system.slots()) == 2, "there is another slot")
+    assert all(rss_bytes(pid) < MEMORY_MB << 20 for pid in system.slots())
+
+
+def test_a_slot_that_keeps_too_much_memory_is_renewed_between_jobs(system):
+    before = system.slots()
+    for _ in range(2):
+        system.post({"cmd": "keeps", "data": MEMORY_MB}, wait=30)
+        until(system.ready, "the slot was renewed, or goes on")
+    until(lambda: not set(before) <= set(system.slots()), "a slot was renewed", within_s=10)
+
+
+def test_a_slot_is_renewed_after_so_many_jobs(make):
+    system = make(worker_max_jobs=20, worker_slots=2)
+    commands = [{"cmd": "who", "job_id": f"recycled-{i}"} for i in range(200)]
+    ended = system.post(commands, wait=60).body
+    jobs = Counter(item["result"]["EOJ"]["pid"] for item in ended)
+    assert {item["result"]["EOJ"]["attempt"] for item in ended} == {1}, "none was cut off"
+    assert len(jobs) >= 10
+    assert max(jobs.values()) <= 20
+    assert not any(alive(pid) for pid in set(jobs) - set(system.slots()))
+
+
+# --- order ------------------------------------------------------------------------
+
+
+def test_a_long_job_does_not_hold_up_short_ones_behind_it(make):
+    """Fetched ahead into one slot's line, they go on as soon as the first turns out to be long."""
+    system = make(worker_slots=2)
+    with system.client() as client:
+        for handle in client.submit_many("noop", [None] * 200):
+            handle.result(20)
+        long = client.submit("sleep", 3.0)
+        short = client.submit_many("noop", [None] * 30)
+        since = time.monotonic()
+        for handle in short:
+            handle.result(20)
+        took_s = time.monotonic() - since
+        assert not long.done()
+        assert took_s < 1, f"30 short jobs took {took_s:.2f} s behind a long one"
+        assert long.result(20) == 3.0
+
+
+def test_all_slots_are_used(system):
+    with system.client() as client:
+        since = time.monotonic()
+        pair = client.submit_many("sleep", [0.8, 0.8])
+        for handle in pair:
+            handle.result(20)
+        assert time.monotonic() - since < 1.5
+
+
+# --- leaving ------------------------------------------------------------------------
+
+
+def test_a_worker_told_to_end_ends_in_order(make, tell):
+    """What runs ends, what has not begun goes back, nothing runs twice, and no attempt is lost to a lease."""
+    system = make(worker_slots=2)
+    marks = system.root / "marks"
+    with system.client() as client:
+        for handle in client.submit_many("noop", [None] * 200):
+            handle.result(20)
+        long = [
+            client.submit("marked", {"runs": str(marks), "number": i, "seconds": 1.5}, job_id=f"long-{i}")
+            for i in range(2)
+        ]
+        short = [
+            client.submit("marked", {"runs": str(marks), "number": i, "seconds": 0.01}, job_id=f"short-{i}")
+            for i in range(100)
+        ]
+        until(lambda: marks.exists() and len(marks.read_text().splitlines()) >= 2, "two run")
+        worker = system.pids()["worker"]
+        os.kill(worker, signal.SIGTERM)
+        since = time.monotonic()
+        until(lambda: not alive(worker), "the worker ended", within_s=10)
+        left_s = time.monotonic() - since
+        assert [handle.result(20)["value"] for handle in long] == [0, 2]
+        assert [handle.result(20)["value"] for handle in short] == [2 * i for i in range(100)]
+        took_s = time.monotonic() - since
+    runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
+    assert set(runs.values()) == {1}, [job for job, times in runs.items() if times > 1]
+    assert 1.0 < left_s < 4
+    assert took_s < left_s + 5, "what went back is taken at once, not after a lease"
+    tell(f"a worker told to end left after {left_s:.1f} s; all jobs done after {took_s:.1f} s, each run once")
+
+
+def test_what_outlasts_the_grace_period_goes_back(make):
+    system = make(worker_grace_s=1)
+    marks = system.root / "marks"
+    with system.client() as client:
+        handle = client.submit("held_up", {"runs": str(marks), "seconds": 60})
+        until(marks.exists, "it runs")
+        worker = system.pids()["worker"]
+        os.kill(worker, signal.SIGTERM)
+        until(lambda: not alive(worker), "the worker ended", within_s=6)
+        assert handle.result(10) == 2
+    assert len(marks.read_text().splitlines()) == 2
+
+
+def test_stopping_the_system_lets_running_jobs_end(make):
+    system = make()
+    marks = system.root / "marks"
+    with system.client() as client:
+        handles = [
+            client.submit("marked", {"runs": str(marks), "number": i, "seconds": 1}, job_id=f"last-{i}")
+            for i in range(6)
+        ]
+        until(lambda: marks.exists() and len(marks.read_text().splitlines()) == 2, "two run")
+        system.down()
+        assert len(marks.read_text().splitlines()) == 2
+        assert system.belonging() == []
+        system.up()
+        assert [handle.result(30)["value"] for handle in handles] == [2 * i for i in range(6)]
+    runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
+    assert set(runs.values()) == {1}
+
+
+def test_a_worker_that_stands_still_loses_its_jobs_and_comes_back(make):
+    """Frozen for longer than its lease, it is given up; thawed, it begins anew."""
+    system = make(bus_heartbeat_s=0.2)
+    marks = system.root / "marks"
+    with system.client() as client:
+        handle = client.submit("held_up", {"runs": str(marks), "seconds": 60})
+        until(marks.exists, "it runs")
+        worker = system.pids()["worker"]
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: system.get("/workers").body["workers"] == [], "it is given up", within_s=10)
+        os.kill(worker, signal.SIGCONT)
+        assert handle.result(20) == 2
+        until(lambda: system.pids().get("worker") not in (None, worker), "a new one came")
+        until(system.ready, "all is there")
+        assert system.results([f"client:{handle.job_id}"]) == [2]
