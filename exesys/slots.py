@@ -274,7 +274,9 @@ def _how_it_ended(status: int) -> str:
             return f"killed by {signal.Signals(-status).name}"
         except ValueError:
             return f"killed by signal {-status}"
-    return f"ended by exit code {status}"
+    # Our slots turn TERM into an orderly exit, by the shells' convention of 128 + signal.
+    named = {128 + number: f" ({number.name})" for number in signal.Signals}
+    return f"ended by exit code {status}{named.get(status, '')}"
 
 
 def _signal(slot: Slot, number: int) -> None:

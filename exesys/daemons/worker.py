@@ -132,7 +132,8 @@ class Worker:
         depth = session.capacity // max(1, session.slots)
         for slot in sorted(serving, key=lambda slot: len(slot.jobs)):
             long = bool(slot.jobs) and now - slot.since > 0.005
-            while session.queue and len(slot.jobs) < (1 if long else depth):
+            room = min(1 if long else depth, self.config.worker.max_jobs - slot.done)
+            while session.queue and len(slot.jobs) < room:
                 job = session.begin()
                 if not self.pool.give(slot, job, now):
                     session.unbegin([job])

@@ -43,15 +43,19 @@ local function claim(KEYS, ARGV)
     local session, count, queues = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     local jobs, held = {}, {}
     for i = at + 3, at + 2 + queues do
-      local popped = #jobs < count and call('ZPOPMIN', key.ready(ARGV[i]), count - #jobs) or {}
-      for j = 1, #popped, 2 do
-        local job = take(session, popped[j], now_ms)
-        if job then
-          jobs[#jobs + 1] = job
-          held[#held + 1] = popped[j + 1]
-          held[#held + 1] = popped[j]
+      -- Orphans leave a claim short: pop until it is full or the queue is empty.
+      local popped
+      repeat
+        popped = #jobs < count and call('ZPOPMIN', key.ready(ARGV[i]), count - #jobs) or {}
+        for j = 1, #popped, 2 do
+          local job = take(session, popped[j], now_ms)
+          if job then
+            jobs[#jobs + 1] = job
+            held[#held + 1] = popped[j + 1]
+            held[#held + 1] = popped[j]
+          end
         end
-      end
+      until #popped == 0 or #jobs == count
     end
     if #held > 0 then
       call('ZADD', key.held(session), unpack(held))

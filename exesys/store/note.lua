@@ -11,7 +11,7 @@ local function note(KEYS, ARGV)
   for i, record in ipairs(KEYS) do
     local ref, attempt, fraction, text, log = unpack(ARGV, 5 * i - 4, 5 * i)
     if call('HGET', record, 'attempt') == attempt then
-      if fraction ~= '-1' then
+      if tonumber(fraction) >= 0 then
         call('HSET', record, 'progress', fraction, 'note', text)
       end
       keep_log(ref, record, attempt, log)

@@ -8,6 +8,7 @@ script gets and how to read its reply. Many jobs go into one script, up to
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from importlib import resources
@@ -150,6 +151,8 @@ class Builder:
                 due_ms,
             )
             recorded = [part for name in _RECORDED if name in options for part in (name, options[name])]
+            if "result_ttl_s" in options:
+                recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
             arguments.append(len(recorded) // 2)
             arguments += recorded
         blank = _filling(into, [REFUSED] * len(chunk))

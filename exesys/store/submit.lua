@@ -9,7 +9,7 @@
 --
 -- Run twice it changes nothing: the second time every command is `same`.
 
-local function existing(ref, digest)
+local function existing(ref, digest, order)
   local number, name = state_of(ref)
   if not name then
     return nil
@@ -17,16 +17,21 @@ local function existing(ref, digest)
   if call('HGET', key.record(ref, name), 'sum') ~= digest then
     return { 'conflict', ref, number, false }
   end
+  if number == 0 and not call('ZSCORE', key.delayed(), ref) then
+    -- It stands in its queue, unless a call broke off half-way: then this puts it there.
+    local fields = call('HMGET', key.record(ref, name), 'queue', 'priority')
+    call('ZADD', key.ready(fields[1] or QUEUE), 'NX', score(tonumber(fields[2] or PRIORITY), order), ref)
+  end
   return { 'same', ref, number, body_of(ref, name) }
 end
 
 -- A job gets one more step: it lives until the last of them ended, so the
--- unfinished ones are counted from the second on.
+-- unfinished ones are counted, itself among them, from the second on.
 local function join(index, job_id)
   if call('HEXISTS', index, ':open') == 1 then
     call('HINCRBY', index, ':open', 1)
   else
-    local open = 1
+    local open = 0
     for _, first in ipairs(call('HKEYS', index)) do
       local ref = first .. ':' .. job_id
       local number, name = state_of(ref)
@@ -40,6 +45,7 @@ local function join(index, job_id)
   call('PERSIST', index)
 end
 
+-- Write the record. False when a foreign key of another kind stands in its place.
 local function create(ref, index, job_id, fields, queue, priority)
   local size = #fields
   if queue ~= QUEUE then
@@ -48,13 +54,20 @@ local function create(ref, index, job_id, fields, queue, priority)
   if priority ~= PRIORITY then
     fields[size + 1], fields[size + 2], size = 'priority', priority, size + 2
   end
-  if call('HLEN', index) == 1 then
+  local alone = call('HLEN', index) == 1
+  if not alone then
+    fields[size + 1], fields[size + 2] = 'many', 1
+  end
+  local written = redis.pcall('HSET', key.record(ref, 'start'), unpack(fields))
+  if type(written) == 'table' and written.err then
+    return false
+  end
+  if alone then
     call('XADD', key.jobs(), '*', 'j', job_id)
   else
     join(index, job_id)
-    fields[size + 1], fields[size + 2] = 'many', 1
   end
-  call('HSET', key.record(ref, 'start'), unpack(fields))
+  return true
 end
 
 local function submit(KEYS, ARGV)
@@ -85,7 +98,7 @@ local function submit(KEYS, ARGV)
     local answer
     if not fresh then
       -- nil when the record expired before its job's index did: then it is new.
-      answer = existing(ref, digest)
+      answer = existing(ref, digest, order)
     elseif depth[queue] >= limit then
       call('HDEL', index, first)
       answer = { 'full', ref, 0, false }
@@ -98,8 +111,10 @@ local function submit(KEYS, ARGV)
       for j = first_option, at - 1 do
         fields[#fields + 1] = ARGV[j]
       end
-      create(ref, index, job_id, fields, queue, priority)
-      if due_ms > now then
+      if not create(ref, index, job_id, fields, queue, priority) then
+        call('HDEL', index, first)
+        answer = { 'refused', ref, 0, false }
+      elseif due_ms > now then
         call('ZADD', key.delayed(), due_ms, ref)
       else
         local list = ready[queue]

@@ -1,0 +1,123 @@
+"""What Redis answered and then lost is given back to it after the reconnect."""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+import pytest
+from store.turns import BODY, NOW_MS, ONE, close, place
+
+from exesys.config import Limits
+from exesys.states import State
+from exesys.store.journal import ASK_S, KEEP_S, Journal
+from exesys.store.redis import Store
+from exesys.turn import Answers, Claim, Lookup, Turn
+
+
+@pytest.fixture
+def store(redis_server: Any) -> Any:
+    store = Store(redis_server.url, "", Limits())
+    store.reconnect()
+    store.boot()
+    yield store
+    store.close()
+
+
+def run(store: Store, **requests: Any) -> Answers:
+    store.begin(Turn(now_ms=NOW_MS, **requests))
+    while (done := store.collect()) is None:
+        assert select.select([store.fileno()], [], [], 5)[0], "Redis is silent"
+    return done[1]
+
+
+def copy_of(client: Any) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in client.keys()}
+
+
+def roll_back(client: Any, before: dict[bytes, bytes]) -> None:
+    """Put Redis back to what it held, as if it had been killed before it wrote its file."""
+    client.flushdb()
+    for key, dumped in before.items():
+        client.restore(key, 0, dumped)
+
+
+def test_commands_that_redis_forgot_are_stored_again(store: Store, redis_server: Any) -> None:
+    run(store, placed=[place("kept")])
+    before = copy_of(redis_server.client)
+    for number in range(5):
+        assert run(store, placed=[place(f"lost-{number}")]).taken[0].verdict == "new"
+    roll_back(redis_server.client, before)
+    assert run(store, lookups=[Lookup("lost-0", "a", "end_job")]).found[0].state is None
+
+    store.reconnect()
+
+    found = run(store, lookups=[Lookup(f"lost-{number}", "a", "end_job") for number in range(5)]).found
+    assert [step.state for step in found] == [State.start] * 5
+    claimed = run(store, claims=[Claim(ONE, 10, ("default",))]).claimed[0].jobs
+    assert [job.ref for job in claimed] == ["a:kept", *(f"a:lost-{number}" for number in range(5))]
+
+
+def test_an_end_that_redis_forgot_with_its_claim_counts_and_the_step_runs_no_second_time(
+    store: Store, redis_server: Any
+) -> None:
+    run(store, placed=[place("j")])
+    before = copy_of(redis_server.client)
+    [job] = run(store, claims=[Claim(ONE, 1, ("default",))]).claimed[0].jobs
+    assert run(store, reports=[close(job, body=BODY)]).ended[0].state is State.data_available
+    roll_back(redis_server.client, before)
+
+    store.reconnect()
+
+    found = run(store, lookups=[Lookup("j", "a", "end_job")]).found[0]
+    assert (found.state, found.body) == (State.data_available, BODY)
+    assert run(store, claims=[Claim(ONE, 1, ("default",))]).claimed[0].jobs == ()
+
+
+def test_a_report_counts_when_only_its_claim_was_forgotten(store: Store, redis_server: Any) -> None:
+    run(store, placed=[place("j")])
+    before = copy_of(redis_server.client)
+    [job] = run(store, claims=[Claim(ONE, 1, ("default",))]).claimed[0].jobs
+    roll_back(redis_server.client, before)
+
+    ended = run(store, reports=[close(job, body=BODY)]).ended[0]
+
+    assert (ended.stale, ended.state) == (False, State.data_available)
+    assert run(store, claims=[Claim(ONE, 1, ("default",))]).claimed[0].jobs == ()
+
+
+def test_nothing_is_sent_again_when_nothing_was_forgotten(store: Store, redis_server: Any) -> None:
+    run(store, placed=[place("j")])
+    redis_server.client.config_resetstat()
+
+    store.reconnect()
+
+    assert "cmdstat_fcall" not in redis_server.client.info("commandstats")
+
+
+def test_one_spoilt_job_is_refused_and_its_neighbours_are_taken(store: Store, redis_server: Any) -> None:
+    redis_server.client.set("a:bad:start", "somebody else's key of another kind")
+
+    taken = run(store, placed=[place("good-1"), place("bad"), place("good-2")]).taken
+
+    assert [took.verdict for took in taken] == ["new", "refused", "new"]
+
+
+def test_a_turn_is_kept_until_redis_has_written_it() -> None:
+    journal = Journal()
+    journal.next()
+    journal.keep(b"writes", 1, now=0.0)
+    assert journal.wants_to_know(now=0.0)
+    journal.told(b"aof_enabled:1\r\naof_buffer_length:80\r\n")
+    assert [entry.number for entry in journal.after(0)] == [1]
+    assert not journal.wants_to_know(now=ASK_S / 2)
+
+    assert journal.wants_to_know(now=2 * ASK_S)
+    journal.next()
+    journal.keep(b"later", 1, now=2 * ASK_S)
+    journal.told(b"aof_enabled:1\r\naof_buffer_length:0\r\n")
+    assert [entry.number for entry in journal.after(0)] == [2], "only what was there when it was asked"
+
+    journal.next()
+    journal.keep(b"", 0, now=3 * KEEP_S)
+    assert journal.after(0) == [], "and no turn for longer than Redis can put a write off"
