@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks import http_load, load
 from benchmarks.system import Store, router_rss_bytes
 from exesys import Client
-from exesys.bus.client import Handle
+from exesys.bus.handle import Handle
 from exesys.config import Config
 
 WARM_UP = 200

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exesys.bus.client import AsyncClient, Client
+    from exesys.bus.aclient import AsyncClient
+    from exesys.bus.client import Client
     from exesys.errors import ExesysError, JobError
     from exesys.functions import function
 
@@ -17,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "ExesysError", "JobError", "__version__", "function"]
 
 _HOMES = {
-    "AsyncClient": "exesys.bus.client",
+    "AsyncClient": "exesys.bus.aclient",
     "Client": "exesys.bus.client",
     "ExesysError": "exesys.errors",
     "JobError": "exesys.errors",

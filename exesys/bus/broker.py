@@ -6,10 +6,7 @@ to be carried out. The store is the truth. What is kept here can be lost at
 any moment: connections, credit, and who waits for what; a client that asks
 again and a worker that says HELLO again bring it all back.
 
-Answers go out only after the commit they speak of. Two kinds may wait a
-moment (`LAZY_S`) and often need not be sent at all, or go together: the
-SUBMIT_ACK of a command whose DONE will say the same, and RESULT_ACKs. The
-ready queue is not
+Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
 stays flat at any backlog.
 """
@@ -17,13 +14,15 @@ stays flat at any backlog.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from exesys import codec, command
 from exesys.bus import messages as m
+from exesys.bus.effects import CloseWorker, Dispatch, Effect, OpenWorker, Publish, Send
+from exesys.bus.outbox import Outbox
 from exesys.bus.roster import Peer, Roster, Sent, Worker
 from exesys.catalogue import Catalogue
 from exesys.config import Config
@@ -39,40 +38,8 @@ BUSY_RETRY_S = 0.2
 AWAY_RETRY_S = 1.0
 MOST_STOPS = 1000
 NEWEST_STOPS = 32
-MOST_WAITERS = 100_000
-LAZY_S = 0.02
 
 
-class Send(NamedTuple):
-    """Send a message to a peer of the front socket."""
-
-    address: bytes
-    message: m.Message
-
-
-class Dispatch(NamedTuple):
-    """Push jobs to a worker."""
-
-    session: str
-    message: m.Jobs
-
-
-class Publish(NamedTuple):
-    topic: str
-    message: m.Event
-
-
-class OpenWorker(NamedTuple):
-    """Bind a PUSH for this worker and call `worker_opened` with its endpoint."""
-
-    session: str
-
-
-class CloseWorker(NamedTuple):
-    session: str
-
-
-Effect = Send | Dispatch | Publish | OpenWorker | CloseWorker
 Origin = tuple[str, int, bool]  # session, tag, notify
 
 
@@ -111,16 +78,13 @@ class Broker:
         self._effects: list[Effect] = []
         self._pending = Pending()
         self._underway = Pending()
-        self._waiters: dict[str, list[tuple[str, int]]] = {}
+        self._outbox = Outbox()
         self._stops: OrderedDict[m.StopName, None] = OrderedDict()
         self._seq = 0
         self._hungry = True  # there may be ready steps
         self._due_ms = 0
         self._store_late_at: float | None = None
         self._check_at = now  # when to look for silent peers again
-        self._unsaid: dict[tuple[str, int], float] = {}  # session, tag of commands taken -> when to say so
-        self._acks: defaultdict[str, list[m.Held]] = defaultdict(list)
-        self._acks_at = float("inf")
         self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
             m.Submit: self._on_submit,
             m.Status: self._on_status,
@@ -343,8 +307,8 @@ class Broker:
 
     def tick(self, now: float) -> None:
         """Send the answers that waited long enough, and give up whoever was silent for a lease."""
-        if self._unsaid or self._acks:
-            self._say(now)
+        if now >= self._outbox.next_at:
+            self._tell(now)
         if now < self._check_at:
             return
         self._check_at = now + self.config.bus.heartbeat_s / 2
@@ -358,27 +322,11 @@ class Broker:
         if lost and self.roster.workers:
             self._learn()
 
-    def _say(self, now: float) -> None:
-        told: _Told = defaultdict(lambda: defaultdict(list))
-        while self._unsaid:
-            session, tag = unsaid = next(iter(self._unsaid))
-            if self._unsaid[unsaid] > now:
-                break
-            del self._unsaid[unsaid]
-            told[session][m.SubmitAck].append(m.Answer(tag, State.start, None))
-        if now >= self._acks_at:
-            for session, acks in self._acks.items():
-                told[session][m.ResultAck] = acks
-            self._acks.clear()
-            self._acks_at = float("inf")
-        self._tell(told)
-
-    def _tell(self, told: _Told) -> None:
-        for session, kinds in told.items():
+    def _tell(self, now: float) -> None:
+        for session, message in self._outbox.messages(now):
             peer = self.roster.sessions.get(session)
             if peer is not None:
-                for kind, items in kinds.items():
-                    self._effects.append(Send(peer.address, kind(tuple(items))))
+                self._effects.append(Send(peer.address, message))
 
     def store_slow(self, since: float) -> None:
         """The turn under way began at `since` and has no answer yet."""
@@ -391,7 +339,7 @@ class Broker:
 
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
-        wait = min(self._check_at, self._acks_at, next(iter(self._unsaid.values()), float("inf"))) - now
+        wait = min(self._check_at, self._outbox.next_at) - now
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
         return max(wait, 0.0)
@@ -419,27 +367,26 @@ class Broker:
         """Act on the answers to the turn under way."""
         self._store_late_at = None
         underway, self._underway = self._underway, Pending()
-        told: _Told = defaultdict(lambda: defaultdict(list))
         if answers.claims_lost:
             self.store_back()
         self._apply_claims(turn, answers, now)
-        self._apply_reports(turn, answers.ended, told, now)
+        self._apply_reports(turn, answers.ended, now)
         for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
             self._hungry = True
             if left:
                 self._pending.turn.lost.append(session)
             for ended in failed:
-                self._tell_end(ended, ended.body, told)
-        self._apply_submits(underway, answers.taken, told, now)
-        self._apply_lookups(underway, answers.found, told)
+                self._note_end(ended, ended.body)
+        self._apply_submits(underway, answers.taken, now)
+        self._apply_lookups(underway, answers.found)
         for session, held in zip(turn.recalls, answers.recalled, strict=True):
             self._recalled(session, held)
         for job in answers.reloaded:
             session = underway.reload_for[m.Held(job.ref, job.attempt)]
             self._effects.append(Dispatch(session, m.Jobs(self.epoch, (job,))))
-        self._tell(told)
+        self._tell(now)
 
-    def _apply_reports(self, turn: Turn, ended: list[Ended], told: _Told, now: float) -> None:
+    def _apply_reports(self, turn: Turn, ended: list[Ended], now: float) -> None:
         for closed, end in zip(turn.reports, ended, strict=True):
             report = closed.report
             worker = self.roster.workers.get(closed.session)
@@ -447,43 +394,36 @@ class Broker:
                 sent = worker.held.get(report.ref)
                 if sent is not None and sent.attempt == report.attempt:
                     del worker.held[report.ref]
-                self._acks[closed.session].append(m.Held(report.ref, report.attempt))
-                self._acks_at = min(self._acks_at, now + LAZY_S)
+                self._outbox.ack(closed.session, m.Held(report.ref, report.attempt), now)
             if end.stale:
                 continue
             if end.state.final:
                 body = report.body if report.outcome == m.Outcome.done else end.body
-                self._tell_end(end, body, told)
+                self._note_end(end, body)
             else:
                 self._hungry = True
 
-    def _tell_end(self, end: Ended, body: Any, told: _Told) -> None:
-        self.figures["done" if end.state == 3 else "failed"] += 1
-        listeners = self._waiters.pop(end.ref, []) if self._waiters else []
-        if end.peer:
-            session, _, tag = end.peer.rpartition(".")
-            listeners = [(session, int(tag)), *listeners]
-        for session, number in listeners:
-            self._unsaid.pop((session, number), None)
-            told[session][m.Done].append(m.Answer(number, end.state, body))
+    def _note_end(self, end: Ended, body: Any) -> None:
+        self.figures["done" if end.state is State.data_available else "failed"] += 1
+        self._outbox.ended(end.ref, end.peer, end.state, body)
 
-    def _apply_submits(self, underway: Pending, taken: list[Taken], told: _Told, now: float) -> None:
+    def _apply_submits(self, underway: Pending, taken: list[Taken], now: float) -> None:
         for (session, tag, notify), placed, took in zip(underway.placed_by, underway.turn.placed, taken, strict=True):
             if took.verdict == "new":
                 self.figures["accepted"] += 1
                 if notify:
-                    self._unsaid[session, tag] = now + LAZY_S
+                    self._outbox.taken(session, tag, now)
                     continue
                 answer = m.Answer(tag, took.state, None)
             elif took.verdict == "same":
                 answer = m.Answer(tag, took.state, took.body)
                 if notify and not took.state.final:
-                    self._wait(took.ref, session, tag)
+                    self._outbox.wait(took.ref, session, tag)
             else:
                 answer = _refusal(tag, _why_not_taken(took.verdict, placed))
-            told[session][m.SubmitAck].append(answer)
+            self._outbox.answer(session, m.SubmitAck, answer)
 
-    def _apply_lookups(self, underway: Pending, found: list[Found], told: _Told) -> None:
+    def _apply_lookups(self, underway: Pending, found: list[Found]) -> None:
         for (session, tag, notify), lookup, step in zip(underway.asked_by, underway.turn.lookups, found, strict=True):
             if step.state is None:
                 text = f"there is no step from {lookup.from_} to {lookup.to} in job {lookup.job_id}."
@@ -491,14 +431,8 @@ class Broker:
             else:
                 answer = m.Answer(tag, step.state, step.body)
                 if notify and not step.state.final:
-                    self._wait(step.ref, session, tag)
-            told[session][m.StatusReply].append(answer)
-
-    def _wait(self, ref: str, session: str, tag: int) -> None:
-        if len(self._waiters) < MOST_WAITERS:
-            waiters = self._waiters.setdefault(ref, [])
-            if (session, tag) not in waiters:
-                waiters.append((session, tag))
+                    self._outbox.wait(step.ref, session, tag)
+            self._outbox.answer(session, m.StatusReply, answer)
 
     def _apply_claims(self, turn: Turn, answers: Answers, now: float) -> None:
         if not turn.claims:
@@ -540,9 +474,6 @@ class Broker:
             for ref, attempt in held
         }
         self._hungry = True
-
-
-_Told = defaultdict[str, defaultdict[type[Any], list[Any]]]
 
 
 def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:

@@ -1,11 +1,11 @@
-"""The Python clients: `Client` for threads, `AsyncClient` for asyncio.
+"""The Python client, for threads. (`aclient.py` has its face for asyncio.)
 
     client = exesys.Client()
     client.run("add", [1, 2, 3])                   # the value, or JobError
     handles = client.submit_many("index", paths)   # each like a Future
     [handle.result(timeout=10) for handle in handles]
 
-Both find the system by the same ini and environment as the daemons. Calls lay
+It finds the system by the same ini and environment as the daemons. Calls lay
 commands on a desk (`inflight.Desk`); one thread at a time serves it. While the
 router or the store is away a patient client waits and sends again; nothing
 runs twice for that.
@@ -13,7 +13,6 @@ runs twice for that.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -29,9 +28,10 @@ import zmq
 from exesys import codec, command, environment
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
-from exesys.bus.inflight import Desk, Handle, job_error
+from exesys.bus.handle import Handle, job_error
+from exesys.bus.inflight import Desk
 from exesys.config import Config
-from exesys.errors import NotFound, ProtocolError, ResultTimeout, Unavailable
+from exesys.errors import ProtocolError, Unavailable
 from exesys.states import State
 
 WINDOW = 2000
@@ -317,87 +317,3 @@ def describe(handle: Handle) -> dict[str, Any]:
         if error.traceback:
             told["error"]["traceback"] = error.traceback
     return told
-
-
-class AsyncHandle:
-    """A command on its way, for `await`."""
-
-    def __init__(self, handle: Handle) -> None:
-        self.handle = handle
-        self.job_id = handle.job_id
-
-    @property
-    def state(self) -> State | None:
-        return self.handle.state
-
-    def done(self) -> bool:
-        return self.handle.done()
-
-    async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the value under `EOJ`. Raises as `Handle.result` does."""
-        if not self.handle.done():
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-
-            def wake(_: Handle) -> None:
-                loop.call_soon_threadsafe(ended.set)
-
-            self.handle.add_done_callback(wake)
-            try:
-                await asyncio.wait_for(ended.wait(), timeout)
-            except TimeoutError:
-                raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.") from None
-        return self.handle.result(0)
-
-    def __await__(self) -> Any:
-        return self.result().__await__()
-
-
-class AsyncClient:
-    """`Client` with await: the same calls, on the same desk and thread."""
-
-    def __init__(self, config: Config | None = None, *, window: int = WINDOW) -> None:
-        self._client = Client(config, window=window)
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def submit(self, cmd: str, data: Any = None, **options: Any) -> AsyncHandle:
-        """Send one command; returns once it is on its way."""
-        return AsyncHandle(await self._unblocked(lambda: self._client.submit(cmd, data, **options)))
-
-    async def submit_many(self, cmd: str, data: Iterable[Any], **options: Any) -> list[AsyncHandle]:
-        """Send the same command for each item of `data`."""
-        handles = await asyncio.to_thread(self._client.submit_many, cmd, data, **options)
-        return [AsyncHandle(handle) for handle in handles]
-
-    async def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
-        """Send one command and wait for its value."""
-        return await (await self.submit(cmd, data, **options)).result(timeout)
-
-    async def result(self, job_id: str, timeout: float | None = None, **step: Any) -> Any:
-        """Wait for the value of a step sent earlier."""
-        names = {"from_": command.DEFAULT_FROM, "to": command.END, **step}
-        handle = await self._unblocked(lambda: self._client.follow(job_id, names["from_"], names["to"]))
-        return await AsyncHandle(handle).result(timeout)
-
-    async def status(self, job_id: str, **step: Any) -> dict[str, Any]:
-        """Return what `Client.status` does."""
-        return await asyncio.to_thread(self._client.status, job_id, **step)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._client.close)
-
-    async def _unblocked(self, call: Callable[[], Handle]) -> Handle:
-        """Call at once when the window has room, else in a thread that may wait for it."""
-        if self._client._desk.full:
-            return await asyncio.to_thread(call)
-        return call()
-
-
-__all__ = ["AsyncClient", "AsyncHandle", "Client", "Handle", "NotFound", "describe"]

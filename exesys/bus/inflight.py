@@ -10,15 +10,13 @@ in case a DONE was lost.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from exesys import codec
 from exesys.bus import messages as m
-from exesys.errors import ExesysError, JobError, ResultTimeout, Unavailable, from_problem
+from exesys.bus.handle import Handle
+from exesys.errors import Unavailable, from_problem
 from exesys.states import State
 
 HELLO_AGAIN_S = 1.0
@@ -27,163 +25,6 @@ MOST_RECHECKED = 100
 MOST_IN_MESSAGE = 1000
 MOST_BYTES_IN_MESSAGE = 4 << 20
 UNANSWERED_S = 10.0
-
-
-Drive = Callable[[Callable[[], bool], float], None]
-
-
-class Handle:
-    """A command on its way: like a `concurrent.futures.Future`, safe in any thread.
-
-    `drive`, when given, lets the waiting thread itself serve the connection
-    until its condition holds or the time is over (monotonic seconds).
-    """
-
-    __slots__ = (
-        "_body",
-        "_callbacks",
-        "_drive",
-        "_error",
-        "_lock",
-        "_state",
-        "_waiters",
-        "cmd",
-        "from_",
-        "job_id",
-        "to",
-    )
-
-    def __init__(
-        self, job_id: str, from_: str, to: str, cmd: str, lock: threading.Lock, drive: Drive | None = None
-    ) -> None:
-        self.job_id = job_id
-        self.from_ = from_
-        self.to = to
-        self.cmd = cmd
-        self._lock = lock
-        self._drive = drive
-        self._state: State | None = None
-        self._body: Any = None
-        self._error: ExesysError | None = None
-        self._waiters: list[threading.Lock] | None = None
-        self._callbacks: list[Callable[[Handle], None]] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.cmd} {self.job_id} {self._state.name if self._state is not None else 'sent'}>"
-
-    @property
-    def state(self) -> State | None:
-        """The state last heard of; None until the router has taken the command."""
-        return self._state
-
-    def done(self) -> bool:
-        """Tell whether it ended: with a result, in error, or refused."""
-        return self._error is not None or (self._state is not None and self._state.final)
-
-    def accepted(self, timeout: float | None = None) -> State:
-        """Wait until the router has stored the command; return its state.
-
-        Raises the error with which it was refused, or ResultTimeout after
-        `timeout` seconds.
-        """
-        self._wait(lambda: self._state is not None or self._error is not None, timeout, "was not acknowledged")
-        if self._error is not None:
-            raise self._error
-        assert self._state is not None
-        return self._state
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, whatever it is; tell whether it came within `timeout` seconds."""
-        try:
-            self._wait(self.done, timeout, "has not ended")
-        except ResultTimeout:
-            return False
-        return True
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end and return the value under `EOJ`.
-
-        Raises JobError when the function failed, the refusal when the command
-        was refused, and ResultTimeout after `timeout` seconds.
-        """
-        outcome = self.outcome(timeout)
-        return outcome["EOJ"] if isinstance(outcome, dict) and "EOJ" in outcome else outcome
-
-    def outcome(self, timeout: float | None = None) -> Any:
-        """Like `result`, but return the whole `{"EOJ": …}`."""
-        self._wait(self.done, timeout, "has not ended")
-        error = self.exception()
-        if error is not None:
-            raise error
-        return codec.unpack(self._body)
-
-    def exception(self) -> ExesysError | None:
-        """Return the error of a step that ended, None when it went well or goes on."""
-        if self._error is not None:
-            return self._error
-        if self._state is State.error:
-            return job_error(self._body)
-        return None
-
-    def adopt(self, other: Handle) -> None:
-        """Take over what another handle has heard of the same step."""
-        with self._lock:
-            callbacks = [] if self.done() or other._state is None else self._change(other._state, other._body)
-        for callback in callbacks:
-            callback(self)
-
-    def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
-        """Call `callback(handle)` at the end, in the client's thread; at once if it ended."""
-        with self._lock:
-            if not self.done():
-                self._callbacks = [*(self._callbacks or ()), callback]
-                return
-        callback(self)
-
-    def _wait(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
-        if condition():
-            return
-        until = None if timeout is None else time.monotonic() + timeout
-        if self._drive is not None:
-            self._drive(condition, float("inf") if until is None else until)
-        while not condition():
-            with self._lock:
-                if condition():
-                    return
-                waiter = threading.Lock()
-                waiter.acquire()
-                self._waiters = [*(self._waiters or ()), waiter]
-            left = -1 if until is None else max(0.0, until - time.monotonic())
-            if not waiter.acquire(timeout=left) and not condition():
-                raise ResultTimeout(f"job {self.job_id} {what} within {timeout:g} s.", fix="It goes on: ask again.")
-
-    # The two below are called with the lock held; what they return is called without.
-
-    def _change(self, state: State, body: Any) -> list[Callable[[Handle], None]]:
-        self._state, self._body = state, body
-        return self._wake()
-
-    def _fail(self, error: ExesysError) -> list[Callable[[Handle], None]]:
-        self._error = error
-        return self._wake()
-
-    def _wake(self) -> list[Callable[[Handle], None]]:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            waiter.release()
-        if self._callbacks and self.done():
-            callbacks, self._callbacks = self._callbacks, None
-            return callbacks
-        return []
-
-
-def job_error(body: Any) -> JobError:
-    """Make the error of an answer in state 4: [error bytes, attempts]."""
-    packed, attempts = body
-    told = codec.unpack(packed) if packed else {}
-    return JobError(
-        str(told.get("type", "Error")), str(told.get("message", "")), attempts, str(told.get("traceback", ""))
-    )
 
 
 @dataclass(slots=True)

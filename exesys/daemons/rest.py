@@ -17,7 +17,7 @@ from bottle import Bottle, HTTPResponse, request
 
 from exesys import command, environment, views
 from exesys.bus.client import Client, describe
-from exesys.bus.inflight import Handle
+from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable

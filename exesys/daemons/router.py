@@ -15,7 +15,7 @@ import time
 import zmq
 
 from exesys import codec, environment
-from exesys.bus import broker, messages, sockets, wire
+from exesys.bus import broker, effects, messages, sockets, wire
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.daemons.loop import Loop, run
@@ -157,17 +157,17 @@ class Router:
     def _carry_out(self) -> None:
         for effect in self.core.effects():
             match effect:
-                case broker.Send(address, message):
+                case effects.Send(address, message):
                     sockets.send(self.front, address, wire.encode(message))
-                case broker.Dispatch(session, message):
+                case effects.Dispatch(session, message):
                     # A worker that went is found by its silence, and its jobs with it.
                     if session in self.pushes:
                         sockets.send(self.pushes[session][0], wire.encode(message))
-                case broker.Publish(topic, message):
+                case effects.Publish(topic, message):
                     sockets.send(self.events, topic.encode(), wire.encode(message))
-                case broker.OpenWorker(session):
+                case effects.OpenWorker(session):
                     self._open(session)
-                case broker.CloseWorker(session):
+                case effects.CloseWorker(session):
                     if session in self.pushes:
                         self.pushes.pop(session)[0].close(linger=0)
 
@@ -177,7 +177,7 @@ class Router:
             self.pushes[session] = sockets.bind(self.context, zmq.PUSH, at)
         self.core.worker_opened(session, self.pushes[session][1])
         for effect in self.core.effects():
-            if isinstance(effect, broker.Send):
+            if isinstance(effect, effects.Send):
                 sockets.send(self.front, effect.address, wire.encode(effect.message))
 
     def close(self) -> None:

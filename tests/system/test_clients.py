@@ -170,6 +170,40 @@ def test_the_window_bounds_what_is_not_acknowledged(shared):
         assert [handle.result(20) for handle in handles] == list(range(500))
 
 
+def test_a_callback_may_submit_while_the_window_is_full(shared):
+    """Callbacks run in whatever thread reads the socket: one that waits for room there would wait for ever."""
+    followers = []
+    client = shared.client(window=1)
+
+    def work():
+        handles = []
+        for number in range(200):
+            handle = client.submit("echo", number)
+            handle.add_done_callback(lambda handle: followers.append(client.submit("echo", handle.result(0))))
+            handles.append(handle)
+            if number % 10 == 9:
+                handle.result(20)
+        for handle in handles:
+            handle.result(20)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "it hangs"
+    until(lambda: len(followers) == 600, "all callbacks were called")
+    assert sorted(handle.result(20) for handle in followers) == sorted([*range(200)] * 3)
+    client.close()
+
+
+def test_clients_come_and_go(shared):
+    """Closed at once after use, from one thread while another opens files."""
+    for number in range(100):
+        with shared.client() as client:
+            assert client.run("echo", number, timeout=10) == number
+
+
 def test_a_client_waits_while_its_window_is_full(make):
     """With the router standing still only as many commands are taken as the window allows."""
     system = make()

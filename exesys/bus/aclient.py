@@ -1,0 +1,96 @@
+"""`AsyncClient`: the Python client with await, on the same desk and thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from exesys import command
+from exesys.bus.client import WINDOW, Client
+from exesys.bus.handle import Handle
+from exesys.config import Config
+from exesys.errors import ResultTimeout
+from exesys.states import State
+
+
+class AsyncHandle:
+    """A command on its way, for `await`."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.job_id = handle.job_id
+
+    @property
+    def state(self) -> State | None:
+        return self.handle.state
+
+    def done(self) -> bool:
+        return self.handle.done()
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the value under `EOJ`. Raises as `Handle.result` does."""
+        if not self.handle.done():
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+
+            def wake(_: Handle) -> None:
+                loop.call_soon_threadsafe(ended.set)
+
+            self.handle.add_done_callback(wake)
+            try:
+                await asyncio.wait_for(ended.wait(), timeout)
+            except TimeoutError:
+                raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.") from None
+        return self.handle.result(0)
+
+    def __await__(self) -> Any:
+        return self.result().__await__()
+
+
+class AsyncClient:
+    """`Client` with await: the same calls, on the same desk and thread."""
+
+    def __init__(self, config: Config | None = None, *, window: int = WINDOW) -> None:
+        self._client = Client(config, window=window)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def submit(self, cmd: str, data: Any = None, **options: Any) -> AsyncHandle:
+        """Send one command; returns once it is on its way."""
+        return AsyncHandle(await self._unblocked(lambda: self._client.submit(cmd, data, **options)))
+
+    async def submit_many(self, cmd: str, data: Iterable[Any], **options: Any) -> list[AsyncHandle]:
+        """Send the same command for each item of `data`."""
+        handles = await asyncio.to_thread(self._client.submit_many, cmd, data, **options)
+        return [AsyncHandle(handle) for handle in handles]
+
+    async def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
+        """Send one command and wait for its value."""
+        return await (await self.submit(cmd, data, **options)).result(timeout)
+
+    async def result(self, job_id: str, timeout: float | None = None, **step: Any) -> Any:
+        """Wait for the value of a step sent earlier."""
+        names = {"from_": command.DEFAULT_FROM, "to": command.END, **step}
+        handle = await self._unblocked(lambda: self._client.follow(job_id, names["from_"], names["to"]))
+        return await AsyncHandle(handle).result(timeout)
+
+    async def status(self, job_id: str, **step: Any) -> dict[str, Any]:
+        """Return what `Client.status` does."""
+        return await asyncio.to_thread(self._client.status, job_id, **step)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._client.close)
+
+    async def _unblocked(self, call: Callable[[], Handle]) -> Handle:
+        """Call at once when the window has room, else in a thread that may wait for it."""
+        if self._client._desk.full:
+            return await asyncio.to_thread(call)
+        return call()

@@ -1,0 +1,376 @@
+"""The documents say what is so: commands, settings, links, messages and keys in them exist.
+
+`readme_commands()` lists what the README tells a person to type, in its
+order; a system test runs it. `readme_python()` is its Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shlex
+import sys
+import typing
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exesys import cli, codec, command, config, functions
+from exesys.bus import messages, wire
+from exesys.errors import ExesysError
+from exesys.programs import settings
+from exesys.states import State
+from exesys.store import keys, scripts
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Variables that are no keys of the ini: etc/exesys.ini and bin/_venv.sh name them.
+OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV"}
+
+
+def text_of(page: Path | str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: Path | str, language: str) -> list[str]:
+    """Return the fenced blocks of a page in this language."""
+    return [body for kind, body in FENCE.findall(text_of(page)) if kind == language]
+
+
+def commands(block: str) -> Iterator[str]:
+    """Split a block of shell into commands; one may go over lines by `\\` or a here-document."""
+    lines = iter(block.splitlines())
+    for line in lines:
+        whole = [line]
+        here = re.search(r"<<'?(\w+)'?$", line)
+        while (here and whole[-1] != here[1]) or whole[-1].endswith("\\"):
+            whole.append(next(lines))
+        if line.strip() and not line.startswith("#"):
+            yield "\n".join(whole)
+
+
+def readme_commands() -> list[str]:
+    """Return every command of the README's shell blocks. They run from top to bottom, in the project's directory."""
+    return [each for block in blocks("README.md", "sh") for each in commands(block)]
+
+
+def readme_python() -> list[str]:
+    return blocks("README.md", "python")
+
+
+def all_commands() -> list[tuple[str, list[str]]]:
+    """Return (page, words) of each simple command in a shell block of any page."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in commands(block):
+                for part in line.split(" && ") if "<<" not in line else []:
+                    found.append((page.name, shlex.split(part.split(" | ")[0], comments=True)))
+    return found
+
+
+def ids(value: Any) -> str:
+    return value if isinstance(value, str) else shlex.join(value)[:60]
+
+
+# --- the command line -----------------------------------------------------
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    actions = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]  # argparse has no public way
+    return dict(actions[0].choices)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("page", "words"), [each for each in all_commands() if "bin/exesys" in each[1]], ids=ids)
+def test_commands_in_blocks_are_understood(page: str, words: list[str]) -> None:
+    arguments = words[words.index("bin/exesys") + 1 :]
+    assert cli._parser().parse_args(arguments).run
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_sentences_exist(page: Path) -> None:
+    known = subcommands()
+    for inline in re.findall(r"`(?:bin/)?exesys (\w[^`]*)`", text_of(page)):
+        name, *words = inline.split()
+        assert name in known, inline
+        flags = {option for action in known[name]._actions for option in action.option_strings}
+        for word in words:
+            assert not word.startswith("-") or word in flags, inline
+
+
+def test_the_readme_lists_every_subcommand() -> None:
+    table = text_of("README.md").partition("## The command line")[2].partition("\n## ")[0]
+    assert {name for name in subcommands() if f"`bin/exesys {name}" in table} == set(subcommands())
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    assert readme_commands()[:2] == ["bin/start_exe_sys.sh", "bin/test.sh"]
+    assert readme_commands()[-1] == "bin/exesys down"
+
+
+@pytest.mark.parametrize(("page", "words"), all_commands(), ids=ids)
+def test_programs_of_the_project_are_there(page: str, words: list[str]) -> None:
+    for word in words:
+        if re.match(r"(bin|etc|benchmarks|modules|tests)/", word):
+            assert (ROOT / word).exists(), f"{page} names {word}"
+
+
+# --- curl -----------------------------------------------------------------
+
+
+def curls() -> list[tuple[str, list[str]]]:
+    return [each for each in all_commands() if each[1][:1] == ["curl"]]
+
+
+def test_there_are_examples_of_curl() -> None:
+    assert len(curls()) > 10
+
+
+@pytest.mark.parametrize(("page", "words"), curls(), ids=ids)
+def test_curl_sends_what_is_accepted(page: str, words: list[str], library: functions.Library) -> None:
+    [url] = [word for word in words if word.startswith("http")]
+    assert url.startswith(f"http://127.0.0.1:{config.Rest().port}/")
+    if "-d" not in words:
+        return
+    body = json.loads(words[words.index("-d") + 1])
+    for item in body if isinstance(body, list) else [body]:
+        built = command.from_json(item, command.Limits(), lambda: str(uuid.uuid4()))
+        assert library.catalogue.resolve(built.cmd)
+
+
+def test_the_first_curl_is_the_one_everybody_knows() -> None:
+    body = json.loads(curls_of_readme()[0][-1])
+    assert body == {
+        "from": "testclient",
+        "to": "testjob",
+        "cmd": "test_cmd",
+        "data": "senatoremonti",
+        "job_id": "16fd2706-8baf-433b-82eb-8c7fada847da",
+    }
+
+
+def test_the_answers_shown_have_the_form_of_answers(library: functions.Library) -> None:
+    first, second = (json.loads(block) for block in blocks("README.md", "json"))
+    assert (first["status"], first["state"]) == (State.start, State.start.name)
+    assert (second["status"], second["state"]) == (State.data_available, State.data_available.name)
+    sent = json.loads(curls_of_readme()[0][-1])
+    for answer in (first, second):
+        assert {key: answer[key] for key in ("job_id", "from", "to", "cmd")}.items() <= sent.items()
+    packed = library.call("test_cmd", sent["data"], lambda: None)
+    assert codec.unpack(packed) == second["result"]
+
+
+def curls_of_readme() -> list[list[str]]:
+    return [words for page, words in curls() if page == "README.md"]
+
+
+# --- Python ---------------------------------------------------------------
+
+
+def python_modules() -> dict[str, str]:
+    """Return the modules that the pages show: those of functions.md, and the README's here-document."""
+    shown = {}
+    for block in blocks("docs/functions.md", "python"):
+        name = re.match(r"# modules/(\w+)\.py\n", block)
+        assert name, f"a block of functions.md does not begin with its file: {block[:40]!r}"
+        shown[name[1]] = block
+    for line in readme_commands():
+        here = re.match(r"cat > modules/(\w+)\.py <<'PYTHON'\n(.*\n)PYTHON$", line, re.DOTALL)
+        if here:
+            shown[here[1]] = here[2]
+    return shown
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[functions.Library]:
+    """Our modules and those shown, loaded as a slot does."""
+    shown = tmp_path_factory.mktemp("shown")
+    for name, source in python_modules().items():
+        (shown / f"{name}.py").write_text(source)
+    before, paths = set(sys.modules), list(sys.path)
+    yield functions.Library.load([ROOT / "modules", shown])
+    sys.path[:] = paths
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith((str(shown), str(ROOT / "modules"))):
+            del sys.modules[name]
+
+
+def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> None:
+    assert set(python_modules()) == {"shop", "mail", "report", "hello"}
+    assert library.catalogue.broken == {}
+    for page, words in all_commands():
+        if words[:2] == ["bin/exesys", "submit"]:
+            assert library.catalogue.resolve(words[2]), page
+    assert library.catalogue.resolve("count_letters").module == "mail"
+    assert library.catalogue.resolve("send").options["retries"] == 5
+    assert codec.unpack(library.call("total", {"prices": [1.5, 2.25]}, lambda: None)) == {"EOJ": 3.75}
+
+
+def test_python_shown_compiles() -> None:
+    assert readme_python()
+    for block in readme_python():
+        compile(block, "README.md", "exec")
+
+
+# --- settings -------------------------------------------------------------
+
+
+def test_operations_lists_every_key_with_its_default() -> None:
+    parts = re.split(r"^### \[(\w+)\]$", text_of("docs/operations.md").partition("\n## supervisord")[0], flags=re.M)
+    shown = {
+        section: dict(re.findall(r"^\| `(\w+)` \|(.*?)\| ", body, re.MULTILINE))
+        for section, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    assert list(shown) == list(config.SECTIONS)
+    for name, section in config.SECTIONS.items():
+        known = dataclasses.fields(section)
+        assert list(shown[name]) == [key.name for key in known], name
+        for key in known:
+            text = shown[name][key.name].strip("` ")
+            assert key.metadata["rule"].parse(text) == key.default, f"[{name}] {key.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_named_exist(page: Path) -> None:
+    text = text_of(page)
+    for section, key in re.findall(r"\[(\w+)\] (\w+)", text):
+        if section in config.SECTIONS:
+            assert key in {field.name for field in dataclasses.fields(config.SECTIONS[section])}, f"[{section}] {key}"
+    known = {*settings(config.Config(ROOT, ROOT / "var")), *OTHER_VARIABLES}
+    for variable in re.findall(r"EXESYS_[A-Z_]+[A-Z]", text.replace("EXESYS_<SECTION>_<KEY>", "")):
+        assert variable in known, variable
+
+
+# --- links ----------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that headings get where Markdown is shown."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", text_of(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(page))):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        to = (page.parent / name).resolve() if name else page
+        assert to.exists(), target
+        assert to.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(to), target
+
+
+def test_files_named_are_there() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:docs|exesys|modules|tests|benchmarks|etc|bin)/[\w./]+\w)`", text_of(page)):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+# --- the protocol ---------------------------------------------------------
+
+_TYPES = {int: "int", str: "str", bytes: "bin", bool: "bool", float: "num", Any: "any", dict: "map"}
+
+
+def grammar_of(kind: Any) -> str:
+    """Write a message's fields as protocol.md does."""
+    hints = typing.get_type_hints(kind)
+    return ", ".join(f"{name.rstrip('_')}: {_type(hint)}" for name, hint in hints.items())
+
+
+def _type(hint: Any) -> str:
+    origin = typing.get_origin(hint) or hint
+    if origin is tuple:
+        return f"[{_type(typing.get_args(hint)[0])}…]"
+    return _TYPES[origin] if origin in _TYPES else str(origin.__name__)
+
+
+def parts_of(kind: Any) -> Iterator[Any]:
+    """Return the kinds that a message's fields hold."""
+    for hint in typing.get_type_hints(kind).values():
+        if typing.get_origin(hint) is tuple and hasattr(typing.get_args(hint)[0], "_fields"):
+            yield typing.get_args(hint)[0]
+
+
+MESSAGES = [*wire._TO_ROUTER.items(), *wire._FROM_ROUTER.items()]
+
+
+@pytest.mark.parametrize(("name", "kind"), MESSAGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_protocol_has_every_message_field_by_field(name: str, kind: Any) -> None:
+    lines = "\n".join(blocks("docs/protocol.md", "")).splitlines()
+    grammar = {" ".join(line.split()) for line in lines}
+    assert f'{name} = ["{name}", {grammar_of(kind)}]' in grammar
+    for part in parts_of(kind):
+        assert f"{part.__name__} = [{grammar_of(part)}]" in grammar
+
+
+def test_the_protocol_has_no_other_messages() -> None:
+    defined = re.findall(r"^(\w+) += \[\"", text_of("docs/protocol.md"), re.MULTILINE)
+    assert set(defined) == {name for name, _ in MESSAGES}
+    assert f"Version {messages.VERSION}." in text_of("docs/protocol.md")
+
+
+def test_the_protocol_has_the_codes_of_errors() -> None:
+    sources = "".join(text_of(f"exesys/bus/{name}.py") for name in ("broker", "wire"))
+    told = set(re.findall(r'_refuse\(\w+\.?\w*, "(\w+)"', sources)) | {"bad_message"}
+    assert len(told) > 5
+    listed = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/protocol.md"), re.MULTILINE))
+    assert told <= listed
+    known = {kind.code for kind in ExesysError.__subclasses__()} | {"internal"}
+    assert listed - told <= known
+
+
+# --- Redis ----------------------------------------------------------------
+
+
+def test_redis_names_every_key() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| ", text_of("docs/redis.md").partition("\n## The record")[0], re.MULTILINE)
+    shown = {re.sub(r"<\w+>", "%s", row) for row in rows}
+    assert shown == {pattern for pattern, _ in keys.PATTERNS.values()}
+
+
+def test_redis_names_every_script_and_field() -> None:
+    text = text_of("docs/redis.md")
+    assert set(re.findall(r"^\| `(\w+)\.lua` \|", text, re.MULTILINE)) == set(scripts.NAMES)
+    record = text.partition("\n## The record")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", record))
+    written = set(scripts._RECORDED)
+    for path in (ROOT / "exesys" / "store").glob("*.lua"):
+        source = path.read_text()
+        written |= set(re.findall(r"'HINCRBY', record, '(\w+)'", source))
+        for call in re.findall(r"call\('(?:HSET|HDEL)', (?:record|waiting|key\.record\([^)]*\)),([^)]*)\)", source):
+            written |= set(re.findall(r"'(\w+)'", call))
+        for created in re.findall(r"local fields = \{(.*)\}|fields\[.*\] = (.*)", source):
+            written |= set(re.findall(r"'([a-z]\w*)'", "".join(created)))
+    assert {"to", "cmd", "attempt", "result", "error", "losses", "logged"} <= written
+    assert written - named == set()
+
+
+def test_redis_lists_the_settings_of_the_private_server() -> None:
+    given = text_of("exesys/servers.py")
+    table = text_of("docs/redis.md").partition("\n## Settings that matter")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", table, re.MULTILINE)
+    assert len(rows) > 4
+    for name, values in rows:
+        [value] = re.findall(rf'"{name}": "([^"]+)"', given)
+        assert value in values
+
+
+# --- the picture -----------------------------------------------------------
+
+
+def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
+    from xml.etree import ElementTree
+
+    picture = ElementTree.fromstring(text_of("docs/architecture.svg"))
+    spoken = " ".join(picture.itertext())
+    for name in ("rest", "router", "worker", "controller", "web", "redis", "mongo"):
+        assert name in spoken
+    assert "prefers-color-scheme: dark" in spoken
