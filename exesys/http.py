@@ -21,7 +21,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
-from exesys.errors import BadJson, ExesysError, NotAllowed, NotFound, Problem
+from exesys.errors import BadJson, ExesysError, NotAllowed, NotFound, Problem, TooLarge
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -128,8 +128,12 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library
     def execute(self) -> None:
         error = self.request.error
         code = {400: "bad_request", 413: "too_large", 431: "too_large"}.get(error.code, "internal")
-        fix = "See [limits] body_bytes." if error.code == 413 else ""
-        body = to_json(describe_problem(Problem(code, f"{error.reason}: {error.body}", "", fix)))
+        problem = Problem(code, f"{error.reason}: {error.body}")
+        if error.code == 413:
+            # waitress reads a little over the limit, so that most get their answer from the application.
+            most = self.channel.adj.max_request_body_size // 2
+            problem = too_large(most).problem
+        body = to_json(describe_problem(problem))
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.append(("Connection", "close"))
@@ -138,12 +142,22 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library
         self.write(body)
 
 
+def too_large(most_bytes: int) -> TooLarge:
+    """Make the error for a body over the limit."""
+    return TooLarge(
+        f"the body is over the limit of {most_bytes:,} bytes.", fix="Send less, or raise [limits] body_bytes."
+    )
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
     error_task_class = _JsonErrorTask
 
 
 def serve(app: Bottle, host: str, port: int, threads: int, connections: int, body_bytes: int) -> None:
-    """Serve until SIGTERM or SIGINT. Requests under way get a moment to end."""
+    """Serve until SIGTERM or SIGINT. Requests under way get a moment to end.
+
+    Bodies of up to twice `body_bytes` are read; the application refuses what is over it.
+    """
     server = create_server(
         app,
         host=host,
@@ -152,8 +166,8 @@ def serve(app: Bottle, host: str, port: int, threads: int, connections: int, bod
         connection_limit=connections,
         channel_timeout=CHANNEL_TIMEOUT_S,
         cleanup_interval=5,
-        max_request_body_size=body_bytes,
-        inbuf_overflow=body_bytes,
+        max_request_body_size=2 * body_bytes,
+        inbuf_overflow=2 * body_bytes,
         asyncore_use_poll=True,
         ident="exesys",
         clear_untrusted_proxy_headers=True,

@@ -61,7 +61,7 @@ class Client:
         self._closing = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._driver = threading.Lock()
+        self._driver = threading.RLock()  # a callback may wait or submit, and then drives on
         self._drove_at = float("-inf")
         self._unpark = threading.Event()
         self._context = zmq.Context[sockets.Socket]()
@@ -183,10 +183,17 @@ class Client:
 
     def close(self) -> None:
         """Say goodbye and end the thread. What is under way goes on in the system."""
-        self._closing = True
+        with self._desk.lock:
+            if self._closing:
+                return
+            self._closing = True
+        self._asleep = False  # from here on nobody else writes to the pipe
+        os.write(self._wake_write, b"\0")
         self._unpark.set()
-        self._wake(always=True)
         self._thread.join(timeout=2 * sockets.LINGER_MS / 1000)
+        if not self._thread.is_alive():
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _build(
         self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: dict[str, Any]
@@ -198,16 +205,24 @@ class Client:
 
     def _put(self, handles: Sequence[Handle], items: Sequence[m.Item | None], notify: bool) -> None:
         desk = self._desk
-        with self._room:
-            if self._closing:
-                raise Unavailable("this client is closed.")
-            if not self.patient and desk.welcome is None:
-                raise Unavailable("the router is away.", fix="Send the same again in a moment.")
-            while desk.full and threading.current_thread() is not self._thread:
-                self._room.wait()
-            for handle, item in zip(handles, items, strict=True):
-                desk.put(handle, item, notify, self.patient)
+        while True:
+            with self._room:
+                if self._closing:
+                    raise Unavailable("this client is closed.")
+                if not self.patient and desk.welcome is None:
+                    raise Unavailable("the router is away.", fix="Send the same again in a moment.")
+                if not desk.full:
+                    for handle, item in zip(handles, items, strict=True):
+                        desk.put(handle, item, notify, self.patient)
+                    break
+            self._make_room()
         self._wake()
+
+    def _make_room(self) -> None:
+        """Wait until the window is not full: serve the connection, or let who serves it go on."""
+        self._drive(lambda: not self._desk.full, float("inf"))
+        with self._room:
+            self._room.wait_for(lambda: not self._desk.full or self._closing, SYNC_S)
 
     # --- serving the connection -------------------------------------------
     #
@@ -216,8 +231,8 @@ class Client:
     # switches of threads in each call, and the client's thread then only looks
     # in every `PARKED_S` until nobody drove for `SYNC_S`.
 
-    def _wake(self, always: bool = False) -> None:
-        if self._asleep or always:
+    def _wake(self) -> None:
+        if self._asleep and not self._closing:
             self._asleep = False
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_write, b"\0")
@@ -239,14 +254,10 @@ class Client:
             sockets.send(self._front, wire.encode(m.Bye(self._desk.session, "closed")))
             self._front.close()
             self._context.term()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
 
     def _drive(self, condition: Callable[[], bool], until: float) -> None:
         """Serve the connection in the calling thread until `condition` holds; give up if another does."""
         self._drove_at = time.monotonic()
-        if threading.current_thread() is self._thread:
-            return
         if not self._driver.acquire(blocking=False):
             self._wake()
             if not self._driver.acquire(timeout=PARKED_S):

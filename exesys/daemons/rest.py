@@ -21,7 +21,7 @@ from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
-from exesys.http import RETRY_STATUSES, describe_problem, on_error, parse_json, refuse, respond, serve
+from exesys.http import RETRY_STATUSES, describe_problem, on_error, parse_json, refuse, respond, serve, too_large
 from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
@@ -146,10 +146,7 @@ class Api:
             )
         most = self.config.limits.body_bytes
         if request.content_length > most:
-            raise TooLarge(
-                f"the body has {request.content_length:,} bytes; at most {most:,} are allowed.",
-                fix="Send less, or raise [limits] body_bytes.",
-            )
+            raise too_large(most)
         return bytes(request.body.read())
 
     def _wait_s(self) -> float:
@@ -270,8 +267,7 @@ def main() -> int:
     reader = Reader(config.redis_url, config.redis.prefix)
     app = Api(config, client, reader).app()
     rest = config.rest
-    # A little over the limit is still read, so that the answer can say what it is.
-    serve(app, rest.host, rest.port, rest.threads, rest.connections, 2 * config.limits.body_bytes)
+    serve(app, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes)
     client.close()
     reader.close()
     return 0
