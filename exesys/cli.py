@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from exesys.bus.client import Client
 
 CONNECT_S = 3.0
+RELOAD_S = 10.0
 Run = Callable[[Config, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given, options = parser.parse_known_args(arguments)
+    if options and given.run is not _bench:
+        parser.error(f"unrecognized arguments: {' '.join(options)}")
+    given.options = options
     try:
         config = environment.load()
         code: int = given.run(config, given)
@@ -144,17 +148,30 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
     import signal
 
     from exesys import bootstrap
+    from exesys.process import wait_until
 
     workers = [each["pid"] for each in bootstrap.status(config)["programs"] if each["name"] == "worker" and each["pid"]]
     if not workers:
         raise Unavailable("no worker runs here.", fix="Start the system with `exesys up`.")
-    for pid in workers:
-        os.kill(pid, signal.SIGHUP)
+    with _connect(config) as client:
+        before = _loads(client)
+        for pid in workers:
+            os.kill(pid, signal.SIGHUP)
+        loaded = wait_until(
+            lambda: all(_loads(client).get(session, 0) > loads for session, loads in before.items()), RELOAD_S, 0.05
+        )
     if given.json:
-        _show({"reloading": len(workers)})
+        _show({"workers": len(workers), "loaded": loaded})
+    elif loaded:
+        print("The changed modules are loaded. Jobs that run go on with the old ones.")
     else:
-        print("The worker loads the modules anew as its jobs end. See `exesys functions`.")
+        print("The modules are loaded anew as running jobs end. See `exesys functions`.")
     return 0
+
+
+def _loads(client: Client) -> dict[str, int]:
+    """Return how often each worker has loaded its modules, by session."""
+    return {worker["session"]: worker["loads"] for worker in client.snapshot("workers")["workers"]}
 
 
 def _logs(config: Config, given: argparse.Namespace) -> int:
@@ -162,7 +179,14 @@ def _logs(config: Config, given: argparse.Namespace) -> int:
         return _job_log(config, given)
     from exesys import bootstrap
 
-    return bootstrap.logs(config, given.program, given.lines, given.follow)
+    if given.program:
+        return bootstrap.logs(config, given.program, given.lines, given.follow)
+    if given.follow:
+        raise BadCommand("--follow needs the name of one program.", fix="For example: exesys logs worker --follow")
+    for each in bootstrap.status(config)["programs"]:
+        print(f"==> {each['name']} <==")
+        bootstrap.logs(config, each["name"], given.lines)
+    return 0
 
 
 def _doctor(config: Config, given: argparse.Namespace) -> int:
@@ -182,7 +206,7 @@ def _bench(config: Config, given: argparse.Namespace) -> int:
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "run.py"
     if not script.is_file():
         raise BootError(f"There is no {script}.", fix="The benchmark runs from a checkout of ExeSys.")
-    os.execv(sys.executable, [sys.executable, "-P", str(script), *(["--json"] if given.json else []), *given.rest])
+    os.execv(sys.executable, [sys.executable, "-P", str(script), *(["--json"] if given.json else []), *given.options])
 
 
 def _demo(config: Config, given: argparse.Namespace) -> int:
@@ -357,13 +381,13 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "show addresses and programs", "exesys status --json")
     add("reload", _reload, "load changed modules as running jobs end", "exesys reload")
     logs = add("logs", _logs, "show a program's log, or a job's", "exesys logs worker --follow")
-    logs.add_argument("program", nargs="?", default="all", help="router, worker, rest, … (default: all)")
+    logs.add_argument("program", nargs="?", help="router, worker, rest, … (default: all)")
     logs.add_argument("--job", metavar="JOB_ID", help="what this job printed and logged")
     logs.add_argument("-n", "--lines", type=int, default=50)
     logs.add_argument("-f", "--follow", action="store_true")
     add("doctor", _doctor, "check this machine and this system", "exesys doctor")
-    bench = add("bench", _bench, "measure throughput and latency", "exesys bench --peers huey,celery,dramatiq")
-    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of benchmarks/run.py")
+    bench = "measure throughput and latency; takes the options of benchmarks/run.py"
+    add("bench", _bench, bench, "exesys bench --peers huey,celery,dramatiq")
     demo = add("demo", _demo, "index a directory of texts and search it", 'exesys demo --query "free software"')
     demo.add_argument("path", nargs="?", help="a directory of text files (default: licence texts, or our docs)")
     demo.add_argument("--query", default="free software")

@@ -68,6 +68,7 @@ class Slot:
     pidfd: int
     phase: Phase = Phase.importing
     module: str = ""  # being imported
+    outdated: bool = False  # to be renewed as soon as it has imported
     jobs: deque[Job] = field(default_factory=deque)
     since: float = 0.0  # when the running job (or the import) began
     done: int = 0
@@ -153,7 +154,9 @@ class SlotPool:
 
     def retire(self, slot: Slot) -> None:
         """Let a slot end when its jobs are done; `fill` replaces it."""
-        if slot.phase is Phase.serving:
+        if slot.phase is Phase.importing:
+            slot.outdated = True
+        elif slot.phase is Phase.serving:
             slot.phase = Phase.leaving
             slot.channel.send(["quit"], wait=False)
 
@@ -203,6 +206,9 @@ class SlotPool:
             elif kind == "ready":
                 slot.phase = Phase.serving
                 self._failed_starts = 0
+                if slot.outdated:
+                    self.retire(slot)
+                    continue
                 happenings.append(Ready(Catalogue.from_wire(codec.unpack(fields[0]))))
         return happenings
 

@@ -46,6 +46,8 @@ class Worker:
         self.results: sockets.Socket | None = None
         self.session: WorkerSession | None = None  # made when the first slot tells what it can do
         self.silences = 0
+        self.welcomed: tuple[int, dict[str, Any]] = (0, {})
+        self.loads = 1  # how often the modules were loaded
         self.ending_at: float | None = None
 
     def serve(self) -> int:
@@ -112,12 +114,13 @@ class Worker:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "queues": list(worker.queues),
+            "loads": self.loads,
             "catalogue": catalogue,
         }
         if self.session is None:
             self.session = WorkerSession(secrets.token_hex(8), info, worker.slots, worker.prefetch)
             self._connect_front()
-        elif self.session.info["catalogue"] != catalogue:
+        elif self.session.info != info:
             self.session.info = info
             self.session.rebuilt(time.monotonic())
 
@@ -142,6 +145,7 @@ class Worker:
     def _renew(self, now: float) -> None:
         if self.loop.reloading:
             self.loop.reloading = False
+            self.loads += 1
             self.pool.skip.clear()
             log.info("reloading: slots are renewed as their jobs end")
             for slot in self.pool.slots:
@@ -192,7 +196,12 @@ class Worker:
                 session.rebuilt(now)
 
     def _open(self, welcome: m.Welcome) -> None:
-        """Connect to the endpoints that WELCOME names."""
+        """Connect to the endpoints that WELCOME names, unless that is done and jobs may be on their way."""
+        self.silences = 0
+        here = (welcome.epoch, welcome.endpoints)
+        if self.jobs is not None and here == self.welcomed:
+            return
+        self.welcomed = here
         for opened in (self.jobs, self.results):
             if opened is not None:
                 self.loop.forget(opened)
@@ -200,7 +209,6 @@ class Worker:
         self.jobs = sockets.connect(self.context, zmq.PULL, welcome.endpoints["jobs"])
         self.results = sockets.connect(self.context, zmq.PUSH, welcome.endpoints["results"])
         self.loop.watch(self.jobs)
-        self.silences = 0
         log.info("joined epoch %d with %d slots", welcome.epoch, self.config.worker.slots)
 
     def _talk(self, session: WorkerSession, now: float) -> bool:

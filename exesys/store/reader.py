@@ -1,4 +1,4 @@
-"""Reading the store for people: jobs, their steps and their logs. Writes nothing.
+"""Reading the store for people: jobs, their steps and their logs. Writes no data.
 
 REST and the command line use it beside the router, from any thread.
 """
@@ -64,7 +64,13 @@ class Reader:
         if not job_ids:
             return []
         index = [self.keys("job", job_id) for job_id in job_ids]
-        reply = self._do(self._redis.fcall_ro, self._library.function("job"), len(index), *index, *job_ids)
+        call = (self._library.function("job"), len(index), *index, *job_ids)
+        try:
+            reply = self._do(self._redis.fcall_ro, *call)
+        except redis.ResponseError:
+            # The router that runs here is of another version: its library is not ours.
+            self._do(self._redis.function_load, self._library.source, True)
+            reply = self._do(self._redis.fcall_ro, *call)
         return [[_step(raw) for raw in steps] for steps in reply]
 
     def jobs(
@@ -124,6 +130,10 @@ class Reader:
     def _do(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
+        except redis.ResponseError as error:
+            if "unction not found" in str(error):
+                raise
+            raise StoreAway(f"Redis refuses: {error}.", fix="See `exesys doctor`.") from error
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status`.") from error
 

@@ -188,8 +188,8 @@ def test_what_was_cut_off_runs_again_soon(system, tell, kind, within_s):
     assert second.started - struck <= within_s
 
 
-def test_a_job_ends_right_although_all_are_killed_at_once(system, seed, tell):
-    """The router, the worker and Redis in the same moment."""
+def test_jobs_end_right_although_all_daemons_are_killed_at_once(system, seed, tell):
+    """Router, worker and REST in the same moment, while Redis keeps what they knew."""
     until(system.ready, "all is there")
     dice = random.Random(f"{seed} all")
     marks = system.root / "all"
@@ -200,7 +200,7 @@ def test_a_job_ends_right_although_all_are_killed_at_once(system, seed, tell):
             handle.accepted(RECOVERY_S)
         until(lambda: sum(handle.done() for handle in handles) > 50, "some jobs ended", every_s=0.001)
         pids = system.pids()
-        for kind in dice.sample(["router", "worker", "redis"], 3):
+        for kind in dice.sample(["router", "worker", "rest"], 3):
             os.kill(pids[kind], signal.SIGKILL)
         heard = [handle.result(RECOVERY_S) for handle in handles]
     assert [outcome["value"] for outcome in heard] == [2 * i for i in range(500)]

@@ -40,7 +40,6 @@ class NodeClient:
         self._arrived = queue.Queue()
         self._kept = []
         threading.Thread(target=self._read, daemon=True).start()
-        self.welcome = self.next("welcome")
 
     def _read(self):
         for line in self.process.stdout:
@@ -117,8 +116,11 @@ def system(installed, make_module):
 @pytest.fixture
 def client(installed, system):
     client = NodeClient(installed, system.config.bus_endpoint)
-    yield client
-    client.close()
+    try:
+        client.welcome = client.next("welcome")
+        yield client
+    finally:
+        client.close()
 
 
 def new_id():

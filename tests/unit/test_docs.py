@@ -7,6 +7,7 @@ order; a system test runs it. `readme_python()` is its Python.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import json
 import re
@@ -272,6 +273,50 @@ def test_files_named_are_there() -> None:
     for page in PAGES:
         for name in re.findall(r"`((?:docs|exesys|modules|tests|benchmarks|etc|bin)/[\w./]+\w)`", text_of(page)):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+# --- the house ------------------------------------------------------------
+
+
+def house() -> dict[str, int]:
+    """Return the layer of each module that architecture.md names; `store/*` stands for a package."""
+    table = text_of("docs/architecture.md").partition("\n## The house")[2].partition("\n## ")[0]
+    found = {}
+    for layer, cell in re.findall(r"^\| (\d) \| (.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`([\w/*]+)`", cell):
+            found[name if "/" in name or layer != "6" else f"daemons/{name}"] = int(layer)
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports, but for those only its types need."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name.removeprefix("exesys.").replace(".", "/") for name in names if name.startswith("exesys.")}
+
+
+def test_the_house_is_as_drawn() -> None:
+    layers = house()
+    files = {
+        str(path.relative_to(ROOT / "exesys").with_suffix("")): path
+        for path in (ROOT / "exesys").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    of = {name: layers.get(name, layers.get(f"{name.partition('/')[0]}/*", -1)) for name in files}
+    assert [name for name, layer in of.items() if layer < 0] == []
+    assert [name for name in layers if name not in files and not name.endswith("/*")] == []
+    for name, path in files.items():
+        for imported in imports(path) & files.keys():
+            assert of[imported] <= of[name], f"{name} imports {imported}"
+            assert not (of[name] == of[imported] == 6), f"the daemon {name} imports {imported}"
 
 
 # --- the protocol ---------------------------------------------------------
