@@ -22,6 +22,7 @@ from exesys.errors import BadCommand, ProtocolError, UnknownFunction, nearest
 OPTIONS = frozenset({"queue", "priority", "timeout_s", "retries", "backoff_s", "result_ttl_s"})
 _SHOWN_CHARS = 200
 _SHOWN_BROKEN = 5
+SEE = "GET /functions shows what there is."
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,15 @@ class Catalogue:
         bare = {name: infos[0] for name, infos in self._by_name().items() if len(infos) == 1}
         object.__setattr__(self, "names", {**bare, **self.functions})
 
-    def resolve(self, cmd: str) -> FunctionInfo:
-        """Return the function a command names. Raises UnknownFunction."""
+    def resolve(self, cmd: str, suggest: bool = True) -> FunctionInfo:
+        """Return the function a command names. Raises UnknownFunction.
+
+        To find the nearest name takes a thousand times as long as the
+        look-up; who is asked by strangers may do without (`suggest`).
+        """
         info = self.names.get(cmd)
         if info is None:
-            raise self._unknown(cmd)
+            raise self._unknown(cmd) if suggest else _unknown(f"no function is named `{cmd}`.", SEE)
         return info
 
     def _by_name(self) -> dict[str, list[FunctionInfo]]:

@@ -16,17 +16,26 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from exesys import codec, command
 from exesys.bus import messages as m
 from exesys.bus.effects import CloseWorker, Dispatch, Effect, OpenWorker, Publish, Send
 from exesys.bus.outbox import Outbox
+from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster, Sent, Worker
-from exesys.catalogue import Catalogue
+from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, ProtocolError, QueueFull, Unavailable
+from exesys.errors import (
+    BadCommand,
+    Conflict,
+    ExesysError,
+    NotFound,
+    ProtocolError,
+    QueueFull,
+    Unavailable,
+    UnknownFunction,
+)
 from exesys.states import State
 from exesys.turn import Answers, Claimed, Closed, Ended, Found, Lookup, Placed, Taken, Turn
 
@@ -36,22 +45,10 @@ RESEND_S = 2.0
 STORE_LATE_S = 1.0
 BUSY_RETRY_S = 0.2
 AWAY_RETRY_S = 1.0
+MOST_PENDING_BYTES = 64 << 20
+MOST_UNKNOWN = 64
 MOST_STOPS = 1000
 NEWEST_STOPS = 32
-
-
-Origin = tuple[str, int, bool]  # session, tag, notify
-
-
-@dataclass
-class Pending:
-    """What came in since the last turn, and for whom."""
-
-    turn: Turn = field(default_factory=Turn)
-    placed_by: list[Origin] = field(default_factory=list)
-    asked_by: list[Origin] = field(default_factory=list)
-    reload_for: dict[m.Held, str] = field(default_factory=dict)
-    reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
 
 
 class Broker:
@@ -79,6 +76,7 @@ class Broker:
         self._pending = Pending()
         self._underway = Pending()
         self._outbox = Outbox()
+        self._unknown: dict[str, tuple[str, str]] = {}  # cmd -> message and fix of its refusal
         self._stops: OrderedDict[m.StopName, None] = OrderedDict()
         self._seq = 0
         self._hungry = True  # there may be ready steps
@@ -203,11 +201,12 @@ class Broker:
         merged = Catalogue.merge([worker.catalogue for worker in self.roster.workers.values()])
         if merged != self.catalogue:
             self.catalogue = merged
+            self._unknown.clear()
             self._pending.turn.catalogue = codec.pack(merged.to_wire())
 
     def _on_submit(self, peer: Peer, message: m.Submit, now: float) -> None:
         late = self._store_late_at is not None and now >= self._store_late_at
-        if late or len(self._pending.turn.placed) >= self.config.bus.pending:
+        if late or self._full:
             reason, retry_s = ("store", AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
             tags = tuple(item.tag for item in message.items)
             self._effects.append(Send(peer.address, m.Busy(tags, reason, retry_s)))
@@ -221,6 +220,24 @@ class Broker:
         if refused:
             self._effects.append(Send(peer.address, m.SubmitAck(tuple(refused))))
 
+    @property
+    def _full(self) -> bool:
+        pending = self._pending
+        waiting = len(pending.turn.placed) + len(pending.turn.lookups)
+        return waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
+
+    def _resolve(self, cmd: str) -> FunctionInfo:
+        """Find a function. Finding the nearest name costs, so refusals are remembered for a while, and few."""
+        if cmd in self._unknown:
+            text, fix = self._unknown[cmd]
+            raise UnknownFunction(text, field="cmd", fix=fix)
+        try:
+            return self.catalogue.resolve(cmd, suggest=len(self._unknown) < MOST_UNKNOWN)
+        except UnknownFunction as error:
+            if len(self._unknown) < MOST_UNKNOWN:
+                self._unknown[cmd] = (error.message, error.fix)
+            raise
+
     def _place(self, peer: Peer, item: m.Item) -> None:
         tag, from_, to, cmd, data, job_id, given, notify = item
         built = command.build(from_, to, cmd, data, job_id, given)
@@ -228,7 +245,7 @@ class Broker:
         codec.check_packed(data, limits.data_bytes, limits.depth)
         if not (self.catalogue.functions or self.catalogue.broken):
             raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
-        defaults = self.catalogue.resolve(cmd).options
+        defaults = self._resolve(cmd).options
         options = {**defaults, **built.options} if defaults else dict(built.options)
         # Negative: counted from the moment of the commit.
         due_ms = command.due_ms(options["at"]) if "at" in options else -int(options.get("delay_s", 0) * 1000)
@@ -236,8 +253,13 @@ class Broker:
         address = f"{peer.session}.{tag}" if notify else ""
         self._pending.turn.placed.append(Placed(built, options, address, due_ms))
         self._pending.placed_by.append((peer.session, tag, notify))
+        self._pending.bytes += len(data)
 
     def _on_status(self, peer: Peer, message: m.Status, now: float) -> None:
+        if self._full:
+            tags = tuple(query.tag for query in message.queries)
+            self._effects.append(Send(peer.address, m.Busy(tags, "pending", BUSY_RETRY_S)))
+            return
         refused = []
         for tag, job_id, from_, to, notify in message.queries:
             try:
@@ -312,6 +334,7 @@ class Broker:
         if now < self._check_at:
             return
         self._check_at = now + self.config.bus.heartbeat_s / 2
+        self._unknown.clear()
         silent, lost = self.roster.overdue(now)
         for peer in silent:
             self._effects.append(Send(peer.address, m.Bye(peer.session, "silent for too long")))
@@ -355,11 +378,12 @@ class Broker:
             turn.claims = self.roster.claims()
         if not turn:
             return None
+        rest = self._pending.leave()
         turn.now_ms = now_ms
         turn.placed = [
             placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 else placed for placed in turn.placed
         ]
-        self._underway, self._pending = self._pending, Pending()
+        self._underway, self._pending = self._pending, rest
         self.figures["turns"] += 1
         return turn
 

@@ -196,7 +196,7 @@ class Desk:
         items: list[m.Item] = []
         queries: list[m.Query] = []
         size = 0
-        while self._outbox and len(items) < MOST_IN_MESSAGE and size < MOST_BYTES_IN_MESSAGE:
+        while self._outbox and len(items) + len(queries) < MOST_IN_MESSAGE and size < MOST_BYTES_IN_MESSAGE:
             tag = self._outbox.popleft()
             flight = self._flights.get(tag)
             if flight is None:

@@ -19,6 +19,7 @@ from exesys.bus import messages as m
 from exesys.errors import ProtocolError
 
 MAX_FRAME_BYTES = 64 << 20
+MAX_ITEMS = 10_000  # in one array: a single message must not hold up the others
 
 _TO_ROUTER: dict[str, type[Any]] = {
     "HELLO": m.Hello,
@@ -106,6 +107,8 @@ def _list_of(check: Check) -> Check:
     def every(value: Any, where: str) -> Any:
         if type(value) is not list:
             raise ProtocolError(f"{where} must be an array, not {type(value).__name__}")
+        if len(value) > MAX_ITEMS:
+            raise ProtocolError(f"{where} has {len(value):,} items; at most {MAX_ITEMS:,} are allowed")
         return tuple([check(item, where) for item in value])
 
     return every

@@ -200,8 +200,11 @@ class Store:
     def _write(self, packed: bytes) -> None:
         if self._socket is None:
             raise StoreAway("the connection to Redis is closed.")
+        view = memoryview(packed)
         try:
-            self._socket.sendall(packed)
+            # Not sendall: its time limit is for the whole, and Redis works while it reads.
+            while view:
+                view = view[self._socket.send(view) :]
         except OSError as error:
             self._drop()
             raise StoreAway(f"the connection to Redis broke: {error}.") from error

@@ -340,6 +340,23 @@ def test_a_client_goes_through_a_restart_of_the_router(own, how):
     assert set(runs.values()) == {1}, "the workers lived: nothing had to run again"
 
 
+def test_a_client_with_very_many_under_way_goes_through_a_restart_of_the_router(make):
+    """It asks for all of them at once, and that must not be too much for anyone."""
+    system = make()
+    with system.client() as client:
+        handles = client.submit_many("echo", range(60_000), queue="nobody-serves-it")
+        for handle in handles:
+            handle.accepted(60)
+        router = system.pids()["router"]
+        os.kill(router, signal.SIGKILL)
+        until(lambda: system.pids().get("router") not in (None, router), "there is a new router")
+        since = time.monotonic()
+        with system.client() as other:
+            assert other.run("echo", 1, timeout=20) == 1
+        assert time.monotonic() - since < 10
+        until(lambda: client.status(handles[-1].job_id)["state"] == "start", "the first client is served too")
+
+
 def test_a_command_sent_again_and_again_runs_once(own):
     """What a client without an answer does: the same command, from many sides at the same time."""
     until(own.ready, "all is there")

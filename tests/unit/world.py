@@ -81,7 +81,8 @@ class World:
         self.generation = 0
         self.deeds: list[Deed] = []
         self.runs: Counter[str] = Counter()  # ref -> how often its function was begun
-        self.most_held: defaultdict[str, int] = defaultdict(int)  # session -> most jobs at once, by the store
+        self.credit: dict[str, int] = {}  # session -> the most it ever grants
+        self.most_over: defaultdict[str, int] = defaultdict(int)  # session -> jobs held beyond its credit, at most
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self.start_router()
@@ -348,8 +349,8 @@ class Connection:
         scripts = rng.choice((0, rng.randint(1, 5), None)) if self.broken else None
         self._answers = store.run(copy.deepcopy(self._turn), scripts)
         for claim in self._turn.claims:
-            held = len(store.held(claim.session))
-            world.most_held[claim.session] = max(world.most_held[claim.session], held)
+            over = len(store.held(claim.session)) - world.credit[claim.session]
+            world.most_over[claim.session] = max(world.most_over[claim.session], over)
         if not self.broken:
             self._journal.append((before, replace(copy.deepcopy(self._turn), claims=[])))
             self._journal = self._journal[-5:]
@@ -369,6 +370,7 @@ class Worker(Actor):
         self.shape = (slots, prefetch, queues)
         info = {"queues": list(queues), "catalogue": CATALOGUE.to_wire()}
         self.session = WorkerSession(world.hex(), info, slots, prefetch)
+        world.credit[self.session.session] = slots * (1 + prefetch)
         self.link = Link(world)
         self.jobs_at = self.results_at = ""
         self.running: dict[tuple[str, int], tuple[m.Job, float, float]] = {}  # -> job, began, ends
@@ -531,5 +533,7 @@ def check_end(world: World) -> None:
             assert deed.handle.result(0) == deed.value
     refs = {f"client:{deed.handle.job_id}" for deed in world.deeds}
     assert world.store.finished == dict.fromkeys(refs, 1)
+    over = {session: jobs for session, jobs in world.most_over.items() if jobs > 0}
+    assert not over, f"workers were given more than they can hold: {over}"
     left = [key for key in world.store.dump() if ":ready:" in key or ":held:" in key or key.endswith(":delayed")]
     assert not left, f"the store still has {left}"

@@ -1,0 +1,54 @@
+"""What came in for the router's next turn, and for whom. Pure.
+
+A turn is bounded in jobs and in bytes, so that the store is through with it
+in milliseconds; what is too much waits for the turn after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from exesys.bus import messages as m
+from exesys.turn import Turn
+
+MOST_IN_TURN = 2000
+MOST_BYTES_IN_TURN = 4 << 20
+
+Origin = tuple[str, int, bool]  # session, tag, notify
+
+
+@dataclass
+class Pending:
+    """What came in since the last turn, and for whom."""
+
+    turn: Turn = field(default_factory=Turn)
+    placed_by: list[Origin] = field(default_factory=list)
+    asked_by: list[Origin] = field(default_factory=list)
+    reload_for: dict[m.Held, str] = field(default_factory=dict)
+    reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
+    bytes: int = 0  # of data placed
+
+    def leave(self) -> Pending:
+        """Take out what is too much for one turn, and return it."""
+        rest, turn = Pending(), self.turn
+        cut = _cut([len(placed.command.data) for placed in turn.placed])
+        rest.turn.placed, rest.placed_by = turn.placed[cut:], self.placed_by[cut:]
+        rest.bytes = sum(len(placed.command.data) for placed in rest.turn.placed)
+        del turn.placed[cut:], self.placed_by[cut:]
+        rest.turn.lookups, rest.asked_by = turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
+        del turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
+        cut = _cut([len(closed.report.body) + len(closed.report.log) for closed in turn.reports])
+        rest.turn.reports = turn.reports[cut:]
+        rest.reported = {(closed.report.ref, closed.report.attempt) for closed in rest.turn.reports}
+        del turn.reports[cut:]
+        return rest
+
+
+def _cut(sizes: list[int]) -> int:
+    """Return how many of these fit into a turn, at least one."""
+    total = 0
+    for count, size in enumerate(sizes[:MOST_IN_TURN]):
+        total += size
+        if total > MOST_BYTES_IN_TURN and count:
+            return count
+    return MOST_IN_TURN

@@ -1,0 +1,358 @@
+"""The command line: what it prints, what it gives to programs, and its exit codes.
+
+0 well, 1 failed, 2 wrong usage or refused, 3 the system is not there, 4 time over.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+from harness import CHECKOUT, until
+
+COMMANDS = (
+    *("up", "down", "restart", "status", "reload", "logs", "doctor", "bench", "demo"),
+    *("submit", "result", "jobs", "functions"),
+)
+
+
+@pytest.fixture
+def job_id():
+    return f"cli-{uuid.uuid4()}"
+
+
+def complaint(said, code):
+    """An error for people: one sentence or two on stderr, nothing on stdout, no traceback."""
+    assert said.code == code, said
+    assert said.out == ""
+    assert said.err.startswith("exesys: ")
+    assert "Traceback" not in said.err
+    return said.err
+
+
+# --- the system -----------------------------------------------------------------------
+
+
+def test_status(shared):
+    said = shared.exesys("status")
+    assert (said.code, said.err) == (0, "")
+    assert f"http://127.0.0.1:{shared.rest_port}" in said.out
+    assert f"router\tRUNNING\t{shared.pids()['router']}" in said.out
+
+
+def test_status_for_programs(shared):
+    said = shared.exesys("status", "--json")
+    assert said.code == 0
+    status = said.json
+    assert status["home"] == str(shared.home)
+    assert status["rest"]["url"] == f"http://127.0.0.1:{shared.rest_port}"
+    assert status["web"]["url"] == f"http://127.0.0.1:{shared.web_port}"
+    assert status["redis"]["url"] == f"unix://{shared.home}/run/redis?db=0"
+    assert status["bus"]["endpoint"] == shared.config.bus_endpoint
+    assert {"mongo", "programs"} <= set(status)
+    programs = {each["name"]: each for each in status["programs"]}
+    assert {"redis", "router", "controller", "worker", "rest", "web"} <= set(programs)
+    assert {each["state"] for each in programs.values()} == {"RUNNING"}
+    pids = shared.pids()
+    assert {name: each["pid"] for name, each in programs.items()} == {name: pids[name] for name in programs}
+
+
+def test_doctor(shared):
+    said = shared.exesys("doctor")
+    assert said.code == 0, said
+    assert "FAIL" not in said.out
+    checks = shared.exesys("doctor", "--json").json
+    names = {check["name"] for check in checks}
+    assert {"python", "packages", "libzmq", "home", "redis", "ports"} <= names
+    assert {check["state"] for check in checks} <= {"ok", "warn"}
+    assert all(check["message"] for check in checks)
+    assert all(check["fix"] for check in checks if check["state"] != "ok")
+
+
+def test_logs(shared):
+    said = shared.exesys("logs", "router", "-n", "1000")
+    assert said.code == 0
+    assert "listening on" in said.out
+    assert "Did you mean router?" in complaint(shared.exesys("logs", "ruter"), 1)
+
+
+def test_logs_of_all_programs(shared):
+    said = shared.exesys("logs")
+    assert (said.code, said.err) == (0, "")
+    assert "router" in said.out
+
+
+def test_logs_can_be_followed(shared):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exesys.cli", "logs", "worker", "--follow"],
+        cwd=shared.root,
+        env=shared.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "joined epoch" in process.stdout.readline()
+    shared.exesys("reload")
+    assert until(lambda: "reload" in process.stdout.readline(), "what is new", within_s=20)
+    process.terminate()
+    process.communicate(timeout=10)
+    until(shared.ready, "the slots are new")
+
+
+# --- jobs ------------------------------------------------------------------------------
+
+
+def test_submit_prints_the_job_id_and_result_the_value(shared):
+    said = shared.exesys("submit", "add", "[1, 2, 3]")
+    assert (said.code, said.err) == (0, "")
+    job_id = said.out.strip()
+    assert uuid.UUID(job_id)
+    said = shared.exesys("result", job_id)
+    assert (said.code, said.out, said.err) == (0, "6\n", "")
+    assert shared.exesys("result", job_id, "--json").json == {
+        **{"job_id": job_id, "from": "client", "to": "end_job"},
+        **{"status": 3, "state": "data_available", "result": {"EOJ": 6}},
+    }
+
+
+def test_submit_and_wait(shared):
+    said = shared.exesys("submit", "echo", '{"a": [1, null, "ü"]}', "--wait", "10")
+    assert (said.code, json.loads(said.out)) == (0, {"a": [1, None, "ü"]})
+    said = shared.exesys("submit", "echo", "1", "--wait", "10", "--json")
+    assert (said.code, said.json["result"], said.json["state"]) == (0, {"EOJ": 1}, "data_available")
+
+
+@pytest.mark.parametrize(
+    ("data", "value"), [("plain text", "plain text"), ('"quoted"', "quoted"), ("17", 17), ("null", None), (None, None)]
+)
+def test_data_is_json_or_plain_text(shared, data, value):
+    words = ["submit", "echo", *([data] if data is not None else []), "--wait", "10"]
+    assert json.loads(shared.exesys(*words).out) == value
+
+
+def test_data_from_a_file_and_from_stdin(shared, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text('{"from": "file"}')
+    assert json.loads(shared.exesys("submit", "echo", f"@{path}", "--wait", "10").out) == {"from": "file"}
+    said = shared.exesys("submit", "echo", "-", "--wait", "10", stdin='["stdin"]')
+    assert json.loads(said.out) == ["stdin"]
+    assert "no.json" in complaint(shared.exesys("submit", "echo", f"@{tmp_path}/no.json"), 2)
+    assert complaint(shared.exesys("submit", "echo", "-", stdin="{"), 2)
+
+
+def test_all_options_of_a_command(shared, job_id):
+    said = shared.exesys(
+        *("submit", "echo", "1", "--job-id", job_id, "--from", "A", "--to", "B,C", "--priority", "9"),
+        *("--delay-s", "0.1", "--timeout-s", "5", "--retries", "1", "--backoff-s", "0.5", "--result-ttl-s", "60"),
+        *("--queue", "default", "--wait", "10", "--json"),
+    )
+    assert said.code == 0, said
+    assert (said.json["job_id"], said.json["from"], said.json["to"]) == (job_id, "A", ["B", "C"])
+    with shared.redis() as store:
+        assert 0 < store.ttl(f"A:{job_id}:data_available") <= 60
+    said = shared.exesys("result", job_id, "--from", "A", "--to", "B,C")
+    assert (said.code, said.out) == (0, "1\n")
+
+
+def test_a_job_that_fails(shared, job_id):
+    said = shared.exesys("submit", "fail", "why", "--job-id", job_id, "--wait", "10")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("exesys: ValueError: why")
+    assert "raise ValueError" in said.err, "with the traceback of the function"
+    said = shared.exesys("result", job_id)
+    assert (said.code, said.out) == (1, "")
+    said = shared.exesys("result", job_id, "--json")
+    assert (said.code, said.json["state"], said.json["error"]["type"]) == (1, "error", "ValueError")
+    said = shared.exesys("submit", "fail", "--wait", "10", "--json")
+    assert (said.code, said.json["state"]) == (1, "error")
+
+
+def test_time_over(shared, job_id):
+    said = shared.exesys("submit", "sleep", "4", "--job-id", job_id, "--wait", "0.2")
+    assert f"exesys result {job_id}" in complaint(said, 4)
+    assert complaint(shared.exesys("result", job_id, "--wait", "0.2"), 4)
+    said = shared.exesys("result", job_id, "--wait", "0.2", "--json")
+    assert said.code == 4
+    assert said.json["state"] in ("start", "processing")
+    assert shared.exesys("result", job_id, "--wait", "10").out == "4\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["submit", "ecko"], "echo"),
+        (["submit", "a:b"], "cmd"),
+        (["submit", "echo", "--priority", "10"], "priority"),
+        (["submit", "echo", "--timeout-s", "-1"], "timeout_s"),
+        (["submit", "echo", "--at", "soon"], "at"),
+        (["submit", "echo", "--from", "a:b"], "from"),
+        (["jobs", "a:b"], "job_id"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_a_refused_command(shared, words, says):
+    assert says in complaint(shared.exesys(*words), 2)
+    said = shared.exesys(*words, "--json")
+    assert (said.code, said.err) == (2, "")
+    assert set(said.json["error"]) == {"code", "message", "field", "fix"}
+
+
+def test_a_conflict(shared, job_id):
+    assert shared.exesys("submit", "echo", "1", "--job-id", job_id, "--wait", "10").code == 0
+    assert job_id in complaint(shared.exesys("submit", "echo", "2", "--job-id", job_id), 2)
+    assert shared.exesys("submit", "echo", "1", "--job-id", job_id, "--wait", "10").out == "1\n"
+
+
+@pytest.mark.parametrize("words", [["result", "nowhere"], ["jobs", "nowhere"], ["logs", "--job", "nowhere"]])
+def test_a_job_that_is_not_there(shared, words):
+    assert "nowhere" in complaint(shared.exesys(*words), 1)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["dance"], ["submit"], ["submit", "echo", "--priority", "x"], ["status", "--no"]], ids=str
+)
+def test_wrong_usage(shared, words):
+    said = shared.exesys(*words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("usage: exesys")
+
+
+def test_jobs(shared, job_id):
+    for i in range(3):
+        shared.post({"cmd": "echo", "data": i, "job_id": f"{job_id}-{i}"}, wait=10)
+    shared.post({"cmd": "fail", "data": "why", "job_id": f"{job_id}-bad"}, wait=10)
+    lines = shared.exesys("jobs", "--limit", "4").out.splitlines()
+    assert [line.split("\t")[:6] for line in lines] == [
+        [f"{job_id}-bad", "client", "end_job", "fail", "error", "1"],
+        *([f"{job_id}-{i}", "client", "end_job", "echo", "data_available", "1"] for i in (2, 1, 0)),
+    ]
+    assert lines[0].endswith("\twhy")
+    jobs = shared.exesys("jobs", "--json", "--limit", "2").json
+    assert [job["job_id"] for job in jobs] == [f"{job_id}-bad", f"{job_id}-2"]
+    failed = shared.exesys("jobs", "--state", "error", "--json").json
+    assert f"{job_id}-bad" in [job["job_id"] for job in failed]
+    assert f"{job_id}-2" not in [job["job_id"] for job in failed]
+    one = shared.exesys("jobs", f"{job_id}-1")
+    assert (one.code, json.loads(one.out)["EOJ"]) == (0, 1)
+
+
+def test_the_log_of_a_job(shared, job_id):
+    shared.post({"cmd": "prints", "data": 2, "job_id": job_id}, wait=10)
+    said = shared.exesys("logs", "--job", job_id)
+    assert (said.code, said.out) == (0, "line 1\nINFO logged 1\nline 2\nINFO logged 2\n")
+    [step] = shared.exesys("logs", "--job", job_id, "--json").json
+    assert step["attempts"][0]["attempt"] == 1
+
+
+def test_functions(shared):
+    said = shared.exesys("functions")
+    assert (said.code, said.err) == (0, "")
+    rows = {row[0]: row for row in (line.split("\t") for line in said.out.splitlines())}
+    assert rows["echo"][1] == "exesys_test"
+    assert rows["echo"][3] == "Return the data as it came."
+    listed = shared.exesys("functions", "--json").json
+    assert {"functions", "broken"} <= set(listed)
+    assert "echo" in {each["name"] for each in listed["functions"]}
+
+
+@pytest.mark.usefixtures("with_mongo")
+def test_the_demo(shared, tmp_path):
+    (tmp_path / "one.txt").write_text("Ships in the harbour\n\nAn old ship beside a new ship.\n")
+    (tmp_path / "two.txt").write_text("Gardens\n\nRoses, a rake, a spade and no ship at all.\n")
+    (tmp_path / "three.txt").write_text("Kitchens\n\nPots and pans.\n")
+    said = shared.exesys("demo", str(tmp_path), "--query", "ship", "--json")
+    assert said.code == 0, said
+    assert said.json["indexed"]["documents"] == 3
+    assert [hit["title"] for hit in said.json["found"]["hits"]] == ["Ships in the harbour", "Gardens"]
+    said = shared.exesys("demo", str(tmp_path), "--query", "pans")
+    assert said.code == 0, said
+    assert "Kitchens" in said.out
+    assert "Gardens" not in said.out
+    said = shared.exesys("demo")
+    assert said.code == 0, said
+    assert "Search for 'free software'" in said.out
+    assert complaint(shared.exesys("demo", str(tmp_path / "no")), 2)
+
+
+# --- without a system ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing(make):
+    """A home in which nothing runs."""
+    return make(start=False)
+
+
+def test_where_nothing_runs(nothing):
+    said = nothing.exesys("status")
+    assert (said.code, said.err) == (1, "")
+    assert "exesys up" in said.out
+    said = nothing.exesys("status", "--json")
+    assert (said.code, said.json["running"], said.json["programs"]) == (1, False, [])
+    for words in (["submit", "echo"], ["result", "x"], ["functions"], ["jobs"], ["reload"], ["demo"]):
+        since = time.monotonic()
+        assert "exesys" in complaint(nothing.exesys(*words), 3)
+        assert time.monotonic() - since < 8
+    said = nothing.exesys("submit", "echo", "--json")
+    assert (said.code, said.json["error"]["code"]) == (3, "unavailable")
+    said = nothing.exesys("down")
+    assert (said.code, "Nothing runs" in said.out) == (0, True)
+    assert nothing.exesys("doctor").code == 0
+    assert not nothing.home.exists()
+
+
+def test_a_bad_setting(nothing):
+    said = nothing.exesys("status", environ={"EXESYS_REST_PORT": "x"})
+    assert "EXESYS_REST_PORT" in complaint(said, 1)
+
+
+def test_up_and_down(nothing):
+    said = nothing.exesys("up", "--json")
+    assert (said.code, said.json["running"]) == (0, True)
+    assert "Nothing runs" not in nothing.exesys("status").out
+    said = nothing.exesys("restart", "--json")
+    assert (said.code, said.json["running"]) == (0, True)
+    said = nothing.exesys("down", "--json")
+    assert (said.code, said.json["running"]) == (0, False)
+    assert nothing.belonging() == []
+
+
+# --- help -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(shared, command):
+    said = shared.exesys(command, "--help")
+    assert (said.code, said.err) == (0, "")
+    assert f"example:\n  exesys {command}" in said.out
+
+
+def test_help_lists_all_commands_and_exit_codes(shared):
+    said = shared.exesys("--help")
+    assert {line.split()[0] for line in said.out.splitlines() if line.strip()} >= set(COMMANDS)
+    assert "Exit codes" in said.out
+    assert shared.exesys("--version").out.startswith("exesys ")
+
+
+def test_the_script_in_bin_calls_it(shared):
+    """bin/exesys runs the command line with the Python of the virtual environment."""
+    venv = sys.prefix
+    done = subprocess.run(
+        [str(CHECKOUT / "bin" / "exesys"), "status", "--json"],
+        env={**shared.environ, "EXESYS_VENV": venv},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["running"] is True
+
+
+def test_output_into_a_closed_pipe_is_no_error(shared):
+    command = f"{sys.executable} -m exesys.cli functions | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command], env=shared.environ, cwd=shared.root, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
