@@ -32,7 +32,7 @@ def run(store: Store, **requests: Any) -> Answers:
 
 
 def copy_of(client: Any) -> dict[bytes, bytes]:
-    return {key: client.dump(key) for key in client.keys()}
+    return {key: client.dump(key) for key in client.scan_iter()}
 
 
 def roll_back(client: Any, before: dict[bytes, bytes]) -> None:
