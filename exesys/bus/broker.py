@@ -82,6 +82,7 @@ class Broker:
         self._hungry = True  # there may be ready steps
         self._due_ms = 0
         self._store_late_at: float | None = None
+        self._ticked_at = now
         self._check_at = now  # when to look for silent peers again
         self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
             m.Submit: self._on_submit,
@@ -331,6 +332,11 @@ class Broker:
         """Send the answers that waited long enough, and give up whoever was silent for a lease."""
         if now >= self._outbox.next_at:
             self._tell(now)
+        deaf_s = now - self._ticked_at
+        self._ticked_at = now
+        if deaf_s > self.config.bus.heartbeat_s:
+            # We stood still (stopped, swapped, suspended): nobody was silent, we did not listen.
+            self.roster.excuse(deaf_s)
         if now < self._check_at:
             return
         self._check_at = now + self.config.bus.heartbeat_s / 2
@@ -449,7 +455,9 @@ class Broker:
 
     def _apply_lookups(self, underway: Pending, found: list[Found]) -> None:
         for (session, tag, notify), lookup, step in zip(underway.asked_by, underway.turn.lookups, found, strict=True):
-            if step.state is None:
+            if not step.ref:
+                answer = _refusal(tag, Unavailable("the store could not be read.", fix="Ask again in a moment."))
+            elif step.state is None:
                 text = f"there is no step from {lookup.from_} to {lookup.to} in job {lookup.job_id}."
                 answer = _refusal(tag, NotFound(text, fix="It was never sent, or its result has expired."))
             else:

@@ -118,6 +118,13 @@ class Roster:
             del self.sessions[peer.session]
         return self.workers.pop(peer.session, None)
 
+    def excuse(self, seconds: float) -> None:
+        """Forgive everybody a time in which the router itself did not listen."""
+        for peer in self.peers.values():
+            peer.seen += seconds
+        for session in self._expected:
+            self._expected[session] += seconds
+
     def overdue(self, now: float) -> tuple[list[Peer], list[str]]:
         """Dismiss whoever was silent for a lease.
 

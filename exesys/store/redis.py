@@ -40,6 +40,7 @@ _PASSING = (
     "CLUSTERDOWN",
     "NOREPLICAS",
     "TRYAGAIN",
+    "ERR Function not found",  # somebody flushed them: a reconnect loads ours again
 )
 
 
