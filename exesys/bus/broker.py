@@ -79,7 +79,7 @@ class Broker:
         self._unknown: dict[str, tuple[str, str]] = {}  # cmd -> message and fix of its refusal
         self._stops: OrderedDict[m.StopName, None] = OrderedDict()
         self._seq = 0
-        self._hungry = True  # there may be ready steps
+        self._sated: set[str] = set()  # workers whose queues were found empty
         self._due_ms = 0
         self._store_late_at: float | None = None
         self._ticked_at = now
@@ -249,7 +249,7 @@ class Broker:
         defaults = self._resolve(cmd).options
         options = {**defaults, **built.options} if defaults else dict(built.options)
         # Negative: counted from the moment of the commit.
-        due_ms = command.due_ms(options["at"]) if "at" in options else -int(options.get("delay_s", 0) * 1000)
+        due_ms = max(command.due_ms(options["at"]), 0) if "at" in options else -int(options.get("delay_s", 0) * 1000)
         # The client's address goes into the record, so that no memory grows with the backlog.
         address = f"{peer.session}.{tag}" if notify else ""
         self._pending.turn.placed.append(Placed(built, options, address, due_ms))
@@ -363,8 +363,10 @@ class Broker:
 
     def store_back(self) -> None:
         """The connection is new: claims whose answers were lost are found by asking."""
+        for worker in self.roster.workers.values():
+            worker.recalled = False
         self._pending.turn.recalls += list(self.roster.workers)
-        self._hungry = True
+        self._sated.clear()
 
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
@@ -378,10 +380,13 @@ class Broker:
     def plan(self, now_ms: int) -> Turn | None:
         """Return the next turn, or None when there is nothing to ask of the store."""
         if self._due_ms and now_ms >= self._due_ms:
-            self._hungry = True
+            # The next claim moves it to its queue, and says when another is due.
+            self._due_ms = 0
+            self._sated.clear()
         turn = self._pending.turn
-        if turn.placed or self._hungry:
-            turn.claims = self.roster.claims()
+        if turn.placed:
+            self._sated.clear()
+        turn.claims = self.roster.claims(self._sated)
         if not turn:
             return None
         rest = self._pending.leave()
@@ -402,7 +407,7 @@ class Broker:
         self._apply_claims(turn, answers, now)
         self._apply_reports(turn, answers.ended, now)
         for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
-            self._hungry = True
+            self._sated.clear()
             if left:
                 self._pending.turn.lost.append(session)
             for ended in failed:
@@ -431,7 +436,7 @@ class Broker:
                 body = report.body if report.outcome == m.Outcome.done else end.body
                 self._note_end(end, body)
             else:
-                self._hungry = True
+                self._sated.clear()
 
     def _note_end(self, end: Ended, body: Any) -> None:
         self.figures["done" if end.state is State.data_available else "failed"] += 1
@@ -470,11 +475,9 @@ class Broker:
         if not turn.claims:
             return
         # A worker whose last claim was not filled has emptied its queues.
-        filled = {
-            claim.session: len(claimed.jobs) == claim.most
-            for claim, claimed in zip(turn.claims, answers.claimed, strict=True)
-        }
-        self._hungry = any(filled.values())
+        for claim, claimed in zip(turn.claims, answers.claimed, strict=True):
+            if len(claimed.jobs) < claim.most:
+                self._sated.add(claim.session)
         self._due_ms = answers.next_due_ms
         dealt: dict[str, list[m.Job]] = {}
         for claimed in answers.claimed:
@@ -505,7 +508,7 @@ class Broker:
             ref: known[ref] if ref in known and known[ref].attempt == attempt else Sent(attempt, float("-inf"))
             for ref, attempt in held
         }
-        self._hungry = True
+        self._sated.clear()
 
 
 def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:

@@ -37,6 +37,7 @@ from exesys.states import State
 WINDOW = 2000
 CHUNK = 500
 ANSWER_S = 10.0
+CLOSE_S = 5.0
 SYNC_S = 0.05
 PARKED_S = 0.002
 LONGEST_PASS_S = 1.0
@@ -78,7 +79,10 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._end()  # what went wrong is told already
 
     # --- commands ---------------------------------------------------------
 
@@ -181,8 +185,22 @@ class Client:
         with self._room:
             return self._room.wait_for(lambda: self._desk.welcome is not None, timeout)
 
-    def close(self) -> None:
-        """Say goodbye and end the thread. What is under way goes on in the system."""
+    def close(self, timeout: float = CLOSE_S) -> None:
+        """Wait until the router has taken what was sent, say goodbye and end the thread.
+
+        What was taken goes on in the system. Raises Unavailable when commands
+        were not taken within `timeout` seconds: those may be lost.
+        """
+        with self._room:
+            self._room.wait_for(lambda: self._closing or not self._desk.unanswered, timeout)
+            left = 0 if self._closing else self._desk.unanswered
+        self._end()
+        if left:
+            raise Unavailable(
+                f"{left} commands were not taken by the router.", fix="Is the system up? Send them again."
+            )
+
+    def _end(self) -> None:
         with self._desk.lock:
             if self._closing:
                 return

@@ -137,7 +137,10 @@ class Handle:
                 self._waiters = [*(self._waiters or ()), waiter]
             left = -1 if until is None else max(0.0, until - time.monotonic())
             if not waiter.acquire(timeout=left) and not condition():
-                raise ResultTimeout(f"job {self.job_id} {what} within {timeout:g} s.", fix="It goes on: ask again.")
+                text = f"job {self.job_id} {what} within {timeout:g} s."
+                if self._state is None:
+                    raise ResultTimeout(text, fix="The router has not answered for it: is the system up?")
+                raise ResultTimeout(text, fix="It goes on: ask again.")
 
     # The two below are called with the lock held; what they return is called without.
 

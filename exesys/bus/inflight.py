@@ -36,6 +36,7 @@ class Flight:
     notify: bool
     patient: bool  # waits while the router is busy or away
     sent_at: float = 0.0
+    rechecked: bool = False  # whether it stands in the desk's list of rechecks
 
 
 class Desk:
@@ -62,6 +63,11 @@ class Desk:
     @property
     def full(self) -> bool:
         return len(self._unanswered) >= self.window
+
+    @property
+    def unanswered(self) -> int:
+        """How many commands and questions have had no answer yet."""
+        return len(self._unanswered)
 
     def put(self, handle: Handle, item: m.Item | None, notify: bool, patient: bool) -> int:
         """Take a command (or, without `item`, a question) to be sent."""
@@ -124,7 +130,8 @@ class Desk:
         state = State(number)
         if state.final or not flight.notify:
             del self._flights[tag]
-        else:
+        elif not flight.rechecked:
+            flight.rechecked = True
             self._recheck.append((now + RECHECK_S, tag))
         return flight.handle._change(state, body)
 
@@ -152,6 +159,8 @@ class Desk:
         self._outbox = deque(self._flights)
         self._later = []
         self._recheck.clear()
+        for flight in self._flights.values():
+            flight.rechecked = False
 
     # --- out --------------------------------------------------------------
 
@@ -184,7 +193,12 @@ class Desk:
             if not self._recheck or self._recheck[0][0] > now:
                 break
             tag = self._recheck.popleft()[1]
-            if tag in self._flights:
+            flight = self._flights.get(tag)
+            if flight is not None:
+                # Its answer puts it back; so does silence.
+                flight.rechecked = False
+                flight.sent_at = now
+                self._unanswered[tag] = flight
                 self._outbox.append(tag)
         if now >= self._resend_at:
             self._resend_at = now + UNANSWERED_S / 4

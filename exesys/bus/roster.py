@@ -13,7 +13,7 @@ never comes back, and what it held goes to others. Time is monotonic.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,10 +144,14 @@ class Roster:
             self._lost.popitem(last=False)
         return silent, lost
 
-    def claims(self) -> list[Claim]:
-        """Turn the free credit into claims: idle slots of all first, then prefetch."""
+    def claims(self, sated: Set[str]) -> list[Claim]:
+        """Turn the free credit into claims: idle slots of all first, then prefetch. `sated` get none."""
         self._turns += 1
-        workers = [worker for worker in self.workers.values() if worker.ready and worker.busy < worker.capacity]
+        workers = [
+            worker
+            for session, worker in self.workers.items()
+            if session not in sated and worker.ready and worker.busy < worker.capacity
+        ]
         start = self._turns % len(workers) if workers else 0
         return list(self._deal(workers[start:] + workers[:start]))
 

@@ -50,7 +50,7 @@ class WorkerSession:
     _queued: set[Attempt] = field(default_factory=set)
     _running: dict[Attempt, m.Job] = field(default_factory=dict)
     _unacked: dict[Attempt, Unacked] = field(default_factory=dict)
-    _fresh: list[m.Report] = field(default_factory=list)
+    _fresh: dict[Attempt, m.Report] = field(default_factory=dict)  # ended, not yet sent
     _notes: dict[Attempt, m.Note] = field(default_factory=dict)
     _untold: set[Attempt] = field(default_factory=set)  # notes no heartbeat carried yet
     _hello_at: float = float("-inf")
@@ -110,7 +110,11 @@ class WorkerSession:
         """JOB came. What is held already is not taken twice."""
         for job in jobs:
             attempt = (job.ref, job.attempt)
-            if attempt not in self._running and attempt not in self._unacked and attempt not in self._queued:
+            if any(attempt in held for held in (self._running, self._unacked, self._queued, self._fresh)):
+                continue
+            if self.draining:
+                self._give_back(job)
+            else:
                 self._queued.add(attempt)
                 self.queue.append(job)
 
@@ -125,8 +129,11 @@ class WorkerSession:
         """Take jobs back from a slot that has not started them, oldest first."""
         for job in reversed(list(jobs)):
             del self._running[job.ref, job.attempt]
-            self._queued.add((job.ref, job.attempt))
-            self.queue.appendleft(job)
+            if self.draining:
+                self._give_back(job)
+            else:
+                self._queued.add((job.ref, job.attempt))
+                self.queue.appendleft(job)
 
     def ended(self, report: m.Report, run_ms: float) -> None:
         """A slot finished a job, or died over it."""
@@ -136,7 +143,7 @@ class WorkerSession:
         self._untold.discard(attempt)
         if note is not None and not report.log:
             report = report._replace(log=note.log)
-        self._fresh.append(report)
+        self._fresh[attempt] = report
         self._measured += 1
         # A long job ends the prefetch at once, a short one brings it back slowly.
         weight = 1.0 if run_ms > 10 * SHORT_MS else FORGET
@@ -145,8 +152,9 @@ class WorkerSession:
     def noted(self, note: m.Note) -> None:
         """A running job told its progress or its log so far."""
         attempt = (note.ref, note.attempt)
-        self._notes[attempt] = note
-        self._untold.add(attempt)
+        if attempt in self._running:
+            self._notes[attempt] = note
+            self._untold.add(attempt)
 
     def acked(self, ack: m.ResultAck) -> None:
         for held in ack.acks:
@@ -157,10 +165,13 @@ class WorkerSession:
         self.draining = True
         self._queued.clear()
         while self.queue:
-            job = self.queue.popleft()
-            self._fresh.append(m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0))
+            self._give_back(self.queue.popleft())
         self._beat_at = float("-inf")
         return [m.Drain(self.session)]
+
+    def _give_back(self, job: m.Job) -> None:
+        """Report a job as not started."""
+        self._fresh[job.ref, job.attempt] = m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0)
 
     # --- out --------------------------------------------------------------
 
@@ -168,7 +179,8 @@ class WorkerSession:
         """Return the results to push now: the new ones, and those unanswered for long."""
         if self.welcome is None:
             return None
-        due, self._fresh = self._fresh, []
+        due = list(self._fresh.values())
+        self._fresh.clear()
         for report in due:
             self._unacked[report.ref, report.attempt] = Unacked(report, now)
         if now >= self._resend_at:
@@ -191,8 +203,7 @@ class WorkerSession:
         self._beat_at = now
         self._told = self.capacity
         held = [m.Held(job.ref, job.attempt) for job in self.queue]
-        held += [m.Held(*attempt) for attempt in (*self._running, *self._unacked)]
-        held += [m.Held(report.ref, report.attempt) for report in self._fresh]
+        held += [m.Held(*attempt) for attempt in (*self._running, *self._unacked, *self._fresh)]
         notes = tuple(self._notes[attempt] for attempt in self._untold)
         self._untold.clear()
         return [m.Heartbeat(self.session, self.epoch, self.slots, self.capacity, tuple(held), notes)]

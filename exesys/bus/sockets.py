@@ -8,6 +8,7 @@ message to whoever took its name.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -71,6 +72,12 @@ def beside(endpoint: str, name: str) -> str:
     if endpoint.startswith("ipc://"):
         return f"{endpoint}.{name}"
     return endpoint.rpartition(":")[0] + ":*"
+
+
+def unlink(endpoint: str) -> None:
+    """Remove the file of a closed ipc endpoint; libzmq leaves it."""
+    if endpoint.startswith("ipc://"):
+        Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def send(socket: Socket, *frames: bytes) -> bool:

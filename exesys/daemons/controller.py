@@ -96,7 +96,7 @@ def main() -> int:
     client = Client(config, role="controller")
     upkeep = Upkeep(config.redis_url, config.redis.prefix, config.limits)
     Controller(config, loop, client, upkeep).serve()
-    client.close()
+    client.close(timeout=0.0)
     upkeep.close()
     return 0
 

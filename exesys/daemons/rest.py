@@ -27,6 +27,7 @@ from exesys.states import State
 from exesys.store.reader import Reader, Step
 
 ACK_S = 5.0
+LAST_ACKS_S = 0.5
 LONGEST_WAIT_S = 300.0
 KEPT_FREE = 8  # threads that never wait for a job's end
 MOST_LISTED = 1000
@@ -268,7 +269,8 @@ def main() -> int:
     app = Api(config, client, reader).app()
     rest = config.rest
     serve(app, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes)
-    client.close()
+    with contextlib.suppress(Unavailable):
+        client.close(LAST_ACKS_S)  # who waits for an answer sends again
     reader.close()
     return 0
 

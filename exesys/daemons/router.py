@@ -168,8 +168,14 @@ class Router:
                 case effects.OpenWorker(session):
                     self._open(session)
                 case effects.CloseWorker(session):
-                    if session in self.pushes:
-                        self.pushes.pop(session)[0].close(linger=0)
+                    self._close(session)
+
+    def _close(self, session: str) -> None:
+        log.warning("worker session %s is gone; what it held goes to others", session)
+        if session in self.pushes:
+            socket, endpoint = self.pushes.pop(session)
+            socket.close(linger=0)
+            sockets.unlink(endpoint)
 
     def _open(self, session: str) -> None:
         if session not in self.pushes:
@@ -181,8 +187,9 @@ class Router:
                 sockets.send(self.front, effect.address, wire.encode(effect.message))
 
     def close(self) -> None:
-        for socket, _ in self.pushes.values():
+        for socket, endpoint in self.pushes.values():
             socket.close()
+            sockets.unlink(endpoint)
         for socket in (self.front, self.results, self.events):
             socket.close()
         self.context.term()

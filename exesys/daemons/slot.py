@@ -209,6 +209,7 @@ def main() -> int:
         stream=slot.journal, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
     )
     slot.serve()
+    slot.resources.close()  # what functions submitted is taken before this process goes
     return 0
 
 

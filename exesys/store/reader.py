@@ -133,9 +133,9 @@ class Reader:
         except redis.ResponseError as error:
             if "unction not found" in str(error):
                 raise
-            raise StoreAway(f"Redis refuses: {error}.", fix="See `exesys doctor`.") from error
+            raise StoreAway(f"Redis refuses: {str(error).rstrip('.')}.", fix="See `exesys doctor`.") from error
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status`.") from error
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `exesys status`.") from error
 
 
 def _step(raw: Any) -> Step:

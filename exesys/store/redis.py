@@ -109,7 +109,9 @@ class Store:
             self._heal()
         except (redis.RedisError, OSError) as error:
             self._drop()
-            raise StoreAway(f"Redis does not answer: {error}.", fix="See `exesys status` and redis.log.") from error
+            raise StoreAway(
+                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `exesys status` and redis.log."
+            ) from error
 
     def boot(self) -> tuple[int, list[str], bytes]:
         """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue."""
@@ -118,7 +120,7 @@ class Store:
             sessions = [session.decode() for session in self._ask("SMEMBERS", self.keys("sessions"))]
             return epoch, sessions, self._ask("GET", self.keys("functions")) or b""
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {error}.") from error
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
 
     def begin(self, turn: Turn) -> None:
         """Send a turn. Raises StoreAway; the turn is kept and `again` sends it once more."""
@@ -144,7 +146,7 @@ class Store:
             chunk = self._socket.recv(_READ_BYTES) if self._socket else b""
         except OSError as error:
             self._drop()
-            raise StoreAway(f"the connection to Redis broke: {error}.") from error
+            raise StoreAway(f"the connection to Redis broke: {str(error).rstrip('.')}.") from error
         if not chunk:
             self._drop()
             raise StoreAway("Redis closed the connection.")
@@ -208,7 +210,7 @@ class Store:
                 view = view[self._socket.send(view) :]
         except OSError as error:
             self._drop()
-            raise StoreAway(f"the connection to Redis broke: {error}.") from error
+            raise StoreAway(f"the connection to Redis broke: {str(error).rstrip('.')}.") from error
 
     def _load(self) -> None:
         try:

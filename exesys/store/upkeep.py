@@ -56,7 +56,7 @@ class Upkeep:
 
     def listen(self) -> int:
         """Subscribe to changes of the stop keys; return the descriptor for the poll."""
-        self._events = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # no types there
+        self._events = self._redis.pubsub()  # type: ignore[no-untyped-call]  # no types there
         self._do(self._events.psubscribe, f"__keyspace@*__:{self.keys('run', '*', '*')}")
         # redis-py has no public way to the socket of a subscription.
         return int(self._events.connection._sock.fileno())
@@ -64,7 +64,10 @@ class Upkeep:
     def changed(self) -> list[Runner]:
         """Return the runners whose stop keys were written since the last call."""
         runners = []
-        while (event := self._do(self._events.get_message, True, 0)) is not None:
+        # Confirmations are not skipped by redis-py: it would return None for one, as if nothing followed.
+        while (event := self._do(self._events.get_message, False, 0)) is not None:
+            if event["type"] != "pmessage":
+                continue
             name = event["channel"].decode().partition("__:")[2].removeprefix(self.keys.prefix)
             _, type_, uuid = name.split(":", 2)
             runners.append((type_, uuid))
@@ -104,4 +107,4 @@ class Upkeep:
         try:
             return call(*arguments)
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {error}.") from error
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error

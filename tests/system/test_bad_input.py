@@ -27,7 +27,7 @@ SEED_CURL = r"""curl -s -H "Content-type: application/json" \
 	"data": "senatoremonti",\
 	"job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"\
 	}'
-"""  # noqa: E101, W191, W291
+"""  # noqa: W291
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def system(make_module, tmp_path_factory):
 @pytest.fixture
 def nothing_left(system):
     """Fail when a test leaves anything in any database of Redis, or takes anything away."""
-    before = system.keys()
+    before = system.everything()
     yield
-    assert system.keys() == before
+    assert system.everything() == before
 
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -62,9 +62,8 @@ def refused(answer, status, code, field=""):
 # --- JSON ---------------------------------------------------------------------
 
 
-def test_the_seeds_own_curl_is_told_where_it_breaks(system):
-    if not shutil.which("curl"):
-        pytest.skip("this machine lacks curl")
+def test_the_seeds_own_curl_is_told_where_it_breaks(system, need):
+    need(shutil.which("curl"), "curl")
     command = SEED_CURL.replace("127.0.0.1:5000", f"127.0.0.1:{system.rest_port}")
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     error = json.loads(done.stdout)["error"]
@@ -87,7 +86,13 @@ def test_the_seeds_slip_alone_is_told_where_it_breaks(system):
     [
         *("", " ", "{", "}", "nonsense", '{"cmd":"echo"', '{"cmd":"echo",}', "{'cmd':'echo'}", '{"cmd":"echo"}{}'),
         *('{"cmd":NaN}', '{"cmd":"echo","data":Infinity}', '{"cmd":"echo","data":-Infinity}', "[", "[[[[", '["'),
-        *('{"cmd":"echo","data":01}', '{"cmd":"echo","data":"\x01"}', b'{"cmd":"echo","data":"\xff"}', b"\x00", b"\xfe"),
+        *(
+            '{"cmd":"echo","data":01}',
+            '{"cmd":"echo","data":"\x01"}',
+            b'{"cmd":"echo","data":"\xff"}',
+            b"\x00",
+            b"\xfe",
+        ),
         *("[" * 100_00, '{"a":' * 10_000),
     ],
     ids=lambda body: repr(body[:30]),
@@ -233,9 +238,7 @@ def test_both_at_and_delay_s(system):
 
 @pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf", "1e9", ""])
 def test_a_bad_wait(system, wait):
-    answer = system.request(
-        "POST", f"/sys_cmd?wait={wait}", b'{"cmd":"echo"}', {"Content-Type": "application/json"}
-    )
+    answer = system.request("POST", f"/sys_cmd?wait={wait}", b'{"cmd":"echo"}', {"Content-Type": "application/json"})
     assert refused(answer, 400, "bad_field", "wait")
 
 
@@ -283,7 +286,9 @@ def test_data_over_the_limit(system):
     assert "data_bytes" in said
 
 
-@pytest.mark.parametrize("size", [BODY_BYTES + 1, 2 * BODY_BYTES, 2 * BODY_BYTES + 1, 64 * BODY_BYTES, 640 * BODY_BYTES])
+@pytest.mark.parametrize(
+    "size", [BODY_BYTES + 1, 2 * BODY_BYTES, 2 * BODY_BYTES + 1, 64 * BODY_BYTES, 640 * BODY_BYTES]
+)
 def test_a_body_over_the_limit(system, size):
     answer = system.post(b'{"cmd":"echo","data":"' + b"x" * (size - 24) + b'"}')
     said = refused(answer, 413, "too_large")
@@ -330,12 +335,12 @@ def test_more_commands_in_one_array_than_allowed(system):
 
 
 def test_ten_thousand_commands_in_an_array_with_the_usual_limits(shared):
-    before = len(shared.keys())
+    before = len(shared.everything())
     said = refused(shared.post([{"cmd": "noop", "data": i} for i in range(10_000)]), 413, "too_large")
     assert "10,000" in said
     assert "1,000" in said
     assert "[limits] array" in said
-    assert len(shared.keys()) <= before
+    assert len(shared.everything()) <= before
 
 
 # --- HTTP -------------------------------------------------------------------------
@@ -436,7 +441,7 @@ def test_a_body_that_never_arrives(system, sent):
 
 def forget(system, job_id):
     """Wait until jobs with a short life are gone, and take them out of the list of jobs."""
-    until(lambda: not [name for _, name in system.keys() if job_id in name], "they expired", within_s=10)
+    until(lambda: not [name for _, name in system.everything() if job_id in name], "they expired", within_s=10)
     with system.redis() as store:
         for entry, fields in store.xrange("exesys:jobs"):
             if job_id.encode() in fields[b"j"]:

@@ -1,7 +1,9 @@
 """Thousands of hostile frames while an honest client works: only their sender suffers."""
 
+import os
 import random
 import secrets
+import signal
 import threading
 import time
 from collections import Counter
@@ -9,12 +11,13 @@ from collections import Counter
 import msgpack
 import pytest
 import zmq
+from harness import rss_bytes, until
+
 from exesys.bus import messages as m
 from exesys.bus import wire
 from exesys.errors import ProtocolError
-from harness import rss_bytes, until
 
-FRAMES = 4000
+FRAMES = 8000
 MOST_GROWTH_BYTES = 20 << 20
 MOST_HELD_UP_S = 2.0
 NUMBERS = [0, -1, 1, 255, 1 << 31, -(1 << 31), 1 << 53, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]
@@ -264,7 +267,30 @@ def test_results_of_nobody(system, context):
     push.close()
     assert system.post({"cmd": "echo", "data": 1}, wait=10).status == 200
     assert system.results([f"client:{handle.job_id}"]) == ["right"]
-    assert not [name for _, name in system.keys() if "nobody" in name]
+    assert not [name for _, name in system.everything() if "nobody" in name]
+
+
+def test_a_result_of_another_attempt_is_dropped(system, context):
+    """Who finishes late finds another attempt in its place, and changes nothing."""
+    marks = system.root / "attempts"
+    with system.client() as client:
+        handle = client.submit("slower", {"runs": str(marks), "seconds": [60, 2]})
+        until(marks.exists, "the first attempt runs")
+        os.kill(int(marks.read_text().split()[3]), signal.SIGKILL)
+        until(lambda: len(marks.read_text().splitlines()) == 2, "the second attempt runs")
+        [session] = [worker["session"] for worker in system.get("/workers").body["workers"]]
+        push = context.socket(zmq.PUSH)
+        push.linger = 5000
+        push.connect(f"{system.config.bus_endpoint}.results")
+        ref, body = f"client:{handle.job_id}", msgpack.packb({"EOJ": "late"})
+        for attempt in (1, 0, 3, -1):
+            for outcome in range(4):
+                report = m.Report(ref, attempt, outcome, body, "", 1, 2)
+                push.send(wire.encode(m.Result(session, (report,))))
+        push.close()
+        assert handle.result(20) == 2
+    assert system.results([ref]) == [2]
+    assert len(marks.read_text().splitlines()) == 2
 
 
 @pytest.mark.usefixtures("honest")

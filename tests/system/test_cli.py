@@ -290,7 +290,7 @@ def test_where_nothing_runs(nothing):
     assert "exesys up" in said.out
     said = nothing.exesys("status", "--json")
     assert (said.code, said.json["running"], said.json["programs"]) == (1, False, [])
-    for words in (["submit", "echo"], ["result", "x"], ["functions"], ["jobs"], ["reload"], ["demo"]):
+    for words in (["submit", "echo"], ["result", "x"], ["jobs"], ["reload"]):
         since = time.monotonic()
         assert "exesys" in complaint(nothing.exesys(*words), 3)
         assert time.monotonic() - since < 8
@@ -353,6 +353,12 @@ def test_the_script_in_bin_calls_it(shared):
 def test_output_into_a_closed_pipe_is_no_error(shared):
     command = f"{sys.executable} -m exesys.cli functions | head -n 1"
     done = subprocess.run(
-        ["sh", "-c", command], env=shared.environ, cwd=shared.root, capture_output=True, text=True, timeout=60, check=True
+        ["sh", "-c", command],
+        env=shared.environ,
+        cwd=shared.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stderr == ""

@@ -10,11 +10,12 @@ import time
 import uuid
 from collections import Counter
 
-import exesys
 import pytest
+from harness import until
+
+import exesys
 from exesys.errors import BadCommand, Conflict, NotFound, ResultTimeout, TooLarge, Unavailable, UnknownFunction
 from exesys.states import State
-from harness import until
 
 KINDS = {
     "datetime": dt.datetime(2026, 2, 3, 4, 5, 6, 789, dt.timezone(dt.timedelta(hours=2))),

@@ -110,10 +110,14 @@ def test_kill(system, seed, tell, kind, number):
     names = [f"{kind}-{number}-{i}" for i in range(JOBS + BEFORE + AFTER + ARRAYS * PER_ARRAY)]
     values = {job_id: dice.randrange(1 << 30) for job_id in names}
     datas = {
-        job_id: {"runs": str(marks), "number": value, "seconds": round(dice.uniform(0, 0.005), 4)}
+        job_id: {"runs": str(marks), "number": value, "seconds": round(dice.uniform(0, 0.003), 4)}
         for job_id, value in values.items()
     }
-    by_bus, late, by_rest = names[: JOBS + BEFORE], names[JOBS + BEFORE : -ARRAYS * PER_ARRAY], names[-ARRAYS * PER_ARRAY :]
+    by_bus, late, by_rest = (
+        names[: JOBS + BEFORE],
+        names[JOBS + BEFORE : -ARRAYS * PER_ARRAY],
+        names[-ARRAYS * PER_ARRAY :],
+    )
     producer = Producer(system, [{"cmd": "marked", "job_id": job_id, "data": datas[job_id]} for job_id in by_rest])
     with system.client() as client:
         handles = {job_id: client.submit("marked", datas[job_id], job_id=job_id) for job_id in by_bus}
@@ -194,7 +198,7 @@ def test_jobs_end_right_although_all_daemons_are_killed_at_once(system, seed, te
     dice = random.Random(f"{seed} all")
     marks = system.root / "all"
     with system.client() as client:
-        data = [{"runs": str(marks), "number": i, "seconds": round(dice.uniform(0, 0.005), 4)} for i in range(500)]
+        data = [{"runs": str(marks), "number": i, "seconds": round(dice.uniform(0, 0.003), 4)} for i in range(500)]
         handles = client.submit_many("marked", data)
         for handle in handles:
             handle.accepted(RECOVERY_S)

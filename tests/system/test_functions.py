@@ -58,7 +58,9 @@ def test_progress_and_log_are_seen_while_it_runs(shared, job_id):
     command = {"cmd": "advances", "data": str(gate), "job_id": job_id}
     shared.post(command)
     running = until(
-        lambda: (step := shared.get(f"/jobs/{job_id}").body["steps"][0]).get("progress") and step, "progress", within_s=5
+        lambda: (step := shared.get(f"/jobs/{job_id}").body["steps"][0]).get("progress") and step,
+        "progress",
+        within_s=5,
     )
     assert (running["state"], running["progress"]) == ("processing", {"fraction": 0.5, "text": "half way"})
     until(lambda: log_of(shared, job_id) == "half way\n", "what it prints", within_s=5)

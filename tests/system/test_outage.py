@@ -1,4 +1,4 @@
-"""Redis stands still for 10 s under load: clients get 503 or wait, and all goes on by itself."""
+"""Redis or the router is there, but not of use: clients get 503 or wait, and all goes on by itself."""
 
 import http.client
 import os
@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from harness import until
+from harness import until, valkey_path
 
 AWAY_S = 10
 BEFORE_S = 1
@@ -19,7 +19,7 @@ RECOVERY_S = 60
 
 @pytest.fixture(scope="module")
 def system(make_module):
-    return make_module()
+    return make_module(redis_server=valkey_path())
 
 
 class Caller(threading.Thread):
@@ -151,8 +151,111 @@ def moved(callers, handles, over_s):
     ended = sum(handle.done() for handle in handles)
     taken = [len(caller.accepted) for caller in callers]
     until(
-        lambda: time.monotonic() - since > over_s
-        and sum(handle.done() for handle in handles) > ended
-        and all(len(caller.accepted) > count for caller, count in zip(callers, taken, strict=True)),
+        lambda: (
+            time.monotonic() - since > over_s
+            and sum(handle.done() for handle in handles) > ended
+            and all(len(caller.accepted) > count for caller, count in zip(callers, taken, strict=True))
+        ),
         "clients get on",
     )
+
+
+# --- other ways of being of no use ------------------------------------------------------
+
+
+def marked_jobs(system, client, name, count):
+    """Send jobs that mark their runs; return their handles and the file of the marks."""
+    marks = system.root / name
+    data = [{"runs": str(marks), "number": number, "seconds": 0.001} for number in range(count)]
+    return client.submit_many("marked", data), marks
+
+
+def check(handles, marks):
+    """All have the right result; no attempt ran twice. Returns how many jobs ran again."""
+    assert [handle.result(RECOVERY_S)["value"] for handle in handles] == [2 * i for i in range(len(handles))]
+    attempts = Counter(tuple(line.split()[:2]) for line in marks.read_text().splitlines())
+    assert set(attempts.values()) == {1}, "an attempt ran twice"
+    runs = Counter(job_id for job_id, _ in attempts)
+    assert set(runs) == {handle.job_id for handle in handles}
+    return sum(times > 1 for times in runs.values())
+
+
+def test_the_connection_to_redis_breaks_again_and_again(system, tell):
+    """A turn whose answers were lost is sent again, and changes nothing the second time."""
+    before = system.pids()
+    with system.client() as client, system.redis() as store:
+        handles, marks = marked_jobs(system, client, "broken", 3000)
+        broken = 0
+        while not all(handle.done() for handle in handles) and broken < 40:
+            store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            broken += 1
+            ended = sum(handle.done() for handle in handles)
+            until(lambda ended=ended: sum(handle.done() for handle in handles) > ended, "it gets on", every_s=0.001)
+        again = check(handles, marks)
+    assert broken >= 3
+    assert again == 0, "the workers lived: nothing had to run again"
+    assert system.pids() == before
+    tell(f"the connections to Redis broken {broken} times under 3,000 jobs: none lost, {again} ran again")
+
+
+def test_the_library_in_redis_is_lost(system):
+    """Somebody flushes scripts and functions: they are loaded again."""
+    before = system.pids()
+    with system.client() as client, system.redis() as store:
+        for command in (("FUNCTION", "FLUSH"), ("SCRIPT", "FLUSH")):
+            handles, marks = marked_jobs(system, client, f"flushed-{command[0]}", 500)
+            until(lambda handles=handles: any(handle.done() for handle in handles), "some ended", every_s=0.001)
+            store.execute_command(*command)
+            assert check(handles, marks) == 0
+            [job, *_] = handles
+            assert system.get(f"/jobs/{job.job_id}").status == 200
+    assert system.pids() == before
+
+
+def test_redis_is_full(system):
+    """It refuses to write: so are commands, until there is room again."""
+    before = system.pids()
+    with system.client() as client, system.redis() as store:
+        handles, marks = marked_jobs(system, client, "full", 1000)
+        until(lambda: any(handle.done() for handle in handles), "some ended", every_s=0.001)
+        store.config_set("maxmemory", "1mb")
+        try:
+            refused = until(
+                lambda: (found := system.post({"cmd": "echo", "data": 1})).status == 503 and found,
+                "commands are refused",
+                within_s=10,
+            )
+            assert refused.error["code"] == "unavailable"
+            assert "retry-after" in refused.headers
+            assert system.get("/healthz").status == 200
+        finally:
+            store.config_set("maxmemory", "0")
+        assert check(handles, marks) == 0
+        until(lambda: system.post({"cmd": "echo", "data": 1}).status == 202, "commands are taken", within_s=10)
+    assert system.pids() == before
+
+
+def test_the_router_stands_still(system, tell):
+    """For longer than anyone's lease. Nobody was lost meanwhile, so nothing has to run again."""
+    before = system.pids()
+    lease_s = system.config.lease_s
+    with system.client() as client:
+        slow_marks = system.root / "slow"
+        slow = [
+            client.submit("marked", {"runs": str(slow_marks), "number": i, "seconds": lease_s + 4}) for i in range(2)
+        ]
+        until(lambda: slow_marks.exists() and len(slow_marks.read_text().splitlines()) == 2, "they run")
+        handles, marks = marked_jobs(system, client, "behind", 500)
+        os.kill(before["router"], signal.SIGSTOP)
+        frozen = time.monotonic()
+        late = client.submit("echo", "late")
+        until(lambda: time.monotonic() - frozen > lease_s + 2, "the lease is over")
+        refused = system.post({"cmd": "echo", "data": 1}, timeout=20)
+        assert (refused.status, refused.error["code"]) == (503, "unavailable")
+        os.kill(before["router"], signal.SIGCONT)
+        assert late.result(RECOVERY_S) == "late"
+        again = check(slow, slow_marks) + check(handles, marks)
+    until(system.ready, "all is there")
+    assert again == 0, "the worker lived: its jobs had not to run again"
+    assert system.pids() == before
+    tell(f"router frozen for {lease_s + 2:g} s: nothing lost, {again} ran again")

@@ -217,3 +217,51 @@ def test_a_worker_that_stands_still_loses_its_jobs_and_comes_back(make):
         until(lambda: system.pids().get("worker") not in (None, worker), "a new one came")
         until(system.ready, "all is there")
         assert system.results([f"client:{handle.job_id}"]) == [2]
+
+
+# --- several workers --------------------------------------------------------------------
+
+
+def test_two_workers_share_the_work(system):
+    with system.another_worker() as other, system.client() as client:
+        handles = client.submit_many("sleep", [0.2] * 40)
+        since = time.monotonic()
+        for handle in handles:
+            handle.result(30)
+        assert time.monotonic() - since < 3.5, "40 times 0.2 s in four slots are 2 s, in two 4 s"
+        workers = {worker["pid"]: worker for worker in system.get("/workers").body["workers"]}
+        assert set(workers) == {other.pid, system.pids()["worker"]}
+        # It leaves, and the other goes on alone.
+        other.terminate()
+        assert other.wait(20) == 0
+        until(lambda: len(system.get("/workers").body["workers"]) == 1, "it has left", within_s=5)
+        assert client.run("echo", 1, timeout=10) == 1
+
+
+def test_a_worker_of_another_queue(system):
+    with system.another_worker(worker_queues="special"), system.client() as client:
+        here = client.run("who", timeout=10)
+        there = client.run("who", timeout=10, queue="special")
+        assert here["parent"] == system.pids()["worker"]
+        assert there["parent"] != here["parent"]
+
+
+def test_a_late_result_is_dropped(make):
+    """A worker frozen for longer than its lease reports an attempt that is no longer the one."""
+    system = make(bus_heartbeat_s=0.2)
+    marks = system.root / "marks"
+    with system.client() as client:
+        handle = client.submit("slower", {"runs": str(marks), "seconds": [0.8, 3.0, 0.0]})
+        until(marks.exists, "it runs")
+        first = system.pids()["worker"]
+        os.kill(first, signal.SIGSTOP)
+        with system.another_worker():
+            until(lambda: len(marks.read_text().splitlines()) == 2, "another worker runs it again", within_s=10)
+            # The slot of the frozen one has ended the first attempt meanwhile; now that is told.
+            os.kill(first, signal.SIGCONT)
+            assert handle.result(20) == 2
+        [(state, fields)] = system.records([f"client:{handle.job_id}"])
+        assert (state, fields[b"attempt"]) == ("data_available", b"2")
+    until(system.ready, "the first worker began anew")
+    assert len(marks.read_text().splitlines()) == 2
+    assert system.results([f"client:{handle.job_id}"]) == [2]

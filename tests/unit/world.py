@@ -14,16 +14,17 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from store.fake import FakeStore
 
 from exesys import codec
-from exesys.bus import broker, wire
+from exesys.bus import broker, effects, wire
 from exesys.bus import messages as m
-from exesys.bus.inflight import Desk, Handle
+from exesys.bus.handle import Handle
+from exesys.bus.inflight import Desk
 from exesys.bus.session import WorkerSession
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config, Limits
@@ -69,7 +70,7 @@ class Deed(NamedTuple):
 class World:
     """Runs the actors in the order of their times."""
 
-    def __init__(self, seed: int, faults: Faults = Faults(), config: Config = CONFIG) -> None:  # noqa: B008  # frozen
+    def __init__(self, seed: int, faults: Faults = Faults(), config: Config = CONFIG) -> None:  # frozen
         self.rng = random.Random(seed)
         self.faults = faults
         self.config = config
@@ -197,7 +198,8 @@ class World:
 
     def to_peer(self, address: bytes, frame: bytes) -> None:
         def deliver() -> None:
-            for actor in (*self.workers, *self.clients):
+            actors: list[Worker | Client] = [*self.workers, *self.clients]
+            for actor in actors:
                 if actor.link.address(self.generation) == address:
                     actor.hear(frame, self.now)
 
@@ -295,21 +297,21 @@ class Router(Actor):
             self.core.apply(*self.store.collect(), now)
 
     def _carry_out(self) -> None:
-        effects = self.core.effects()
-        while effects:
-            for effect in effects:
+        due = self.core.effects()
+        while due:
+            for effect in due:
                 match effect:
-                    case broker.Send(address, message):
+                    case effects.Send(address, message):
                         self.world.to_peer(address, wire.encode(message))
-                    case broker.Dispatch(session, message):
+                    case effects.Dispatch(session, message):
                         if session in self.pushes:
                             self.world.job_to(self.pushes[session], wire.encode(message))
-                    case broker.OpenWorker(session):
+                    case effects.OpenWorker(session):
                         endpoint = self.pushes.setdefault(session, f"jobs-{self.world.generation}-{session}")
                         self.core.worker_opened(session, endpoint)
-                    case broker.CloseWorker(session):
+                    case effects.CloseWorker(session):
                         self.pushes.pop(session, None)
-            effects = self.core.effects()
+            due = self.core.effects()
 
 
 class Connection:

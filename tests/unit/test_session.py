@@ -1,0 +1,314 @@
+"""The worker's side of the conversation: what it holds, tells, repeats and gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exesys.bus import messages as m
+from exesys.bus.session import WorkerSession
+
+SELF = "1" * 16
+WELCOME = m.Welcome(m.VERSION, SELF, 7, 1.0, 5, {}, {}, "", {})
+INFO: dict[str, Any] = {"queues": ["default"]}
+
+
+def job(name: str = "j", attempt: int = 1) -> m.Job:
+    return m.Job(f"a:{name}", attempt, "end_job", "f", b"\xc0", 60.0)
+
+
+def ended(given: m.Job, log: str = "", outcome: m.Outcome = m.Outcome.done) -> m.Report:
+    return m.Report(given.ref, given.attempt, outcome, b"\xc0", log, 1, 2)
+
+
+def ack(*given: m.Job) -> m.ResultAck:
+    return m.ResultAck(tuple(m.Held(each.ref, each.attempt) for each in given))
+
+
+def beat(session: WorkerSession, now: float) -> m.Heartbeat:
+    """Let the next heartbeat come due and return it."""
+    [message] = session.beats(now)
+    assert isinstance(message, m.Heartbeat)
+    return message
+
+
+def held(session: WorkerSession, now: float) -> set[str]:
+    return {each.ref for each in beat(session, now).held}
+
+
+@pytest.fixture
+def session() -> WorkerSession:
+    """A session that was welcomed at 0 s and has sent its first heartbeat."""
+    session = WorkerSession(SELF, INFO, slots=2, prefetch=3)
+    session.beats(0.0)
+    session.greeted(WELCOME, 0.0)
+    session.beats(0.0)
+    return session
+
+
+# --- greeting and liveness ----------------------------------------------------
+
+
+def test_it_greets_until_it_is_welcomed() -> None:
+    session = WorkerSession(SELF, INFO, 2, 3)
+    assert session.beats(5.0) == [m.Hello(m.VERSION, "worker", SELF, "", INFO)]
+    assert session.beats(5.9) == []
+    assert 0 < session.wake_in_s(5.9) <= 0.11
+    assert session.beats(6.0) == [m.Hello(m.VERSION, "worker", SELF, "", INFO)]
+    session.greeted(WELCOME, 6.1)
+    assert beat(session, 6.1) == m.Heartbeat(SELF, 7, 2, 2, (), ())
+
+
+def test_it_sends_a_heartbeat_each_time_one_is_due(session: WorkerSession) -> None:
+    assert session.beats(0.9) == []
+    assert session.wake_in_s(0.9) == pytest.approx(0.1)
+    assert beat(session, 1.0) == m.Heartbeat(SELF, 7, 2, 2, (), ())
+    assert session.beats(1.5) == []
+
+
+def test_silence_for_a_lease_is_noticed_and_answered_by_a_new_greeting(session: WorkerSession) -> None:
+    session.heard(m.HeartbeatAck(SELF, 7, 0, ()), 2.0)
+    assert not session.silent(7.0)
+    assert session.silent(7.1)
+    session.rebuilt(7.1)
+    assert not session.silent(7.2)
+    assert isinstance(session.beats(7.1)[0], m.Hello)
+
+
+def test_a_router_that_does_not_know_it_is_greeted_at_once(session: WorkerSession) -> None:
+    session.refused(m.Error("unknown_session", "", "", ""))
+    assert isinstance(session.beats(0.1)[0], m.Hello)
+    assert not session.lost
+
+
+def test_a_session_that_was_given_up_is_lost(session: WorkerSession) -> None:
+    session.refused(m.Error("bad_message", "", "", ""))
+    assert not session.lost
+    session.refused(m.Error("session_lost", "", "", ""))
+    assert session.lost
+
+
+# --- jobs and results ---------------------------------------------------------
+
+
+def test_jobs_are_begun_in_their_order(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    session.given([job("l")])
+    assert [session.begin().ref for _ in range(3)] == ["a:j", "a:k", "a:l"]
+    assert session.started == 3
+    with pytest.raises(IndexError):
+        session.begin()
+
+
+def test_a_heartbeat_tells_all_that_is_held(session: WorkerSession) -> None:
+    session.given([job(name) for name in "jklm"])
+    for _ in range(3):
+        session.begin()
+    session.ended(ended(job("j")), 1.0)
+    assert held(session, 1.0) == {"a:j", "a:k", "a:l", "a:m"}
+    session.reports(1.0)
+    assert held(session, 2.0) == {"a:j", "a:k", "a:l", "a:m"}
+    session.acked(ack(job("j")))
+    assert held(session, 3.0) == {"a:k", "a:l", "a:m"}
+
+
+def test_a_job_that_comes_twice_is_run_once(session: WorkerSession) -> None:
+    session.given([job(), job()])
+    session.given([job()])
+    assert session.begin() == job()
+    session.given([job()])
+    assert not session.queue
+    session.ended(ended(job()), 1.0)
+    session.given([job()])
+    assert not session.queue, "its result is there and not yet sent"
+    session.reports(1.0)
+    session.given([job()])
+    assert not session.queue, "its result is sent and not yet acknowledged"
+
+
+def test_another_attempt_of_a_job_is_another_job(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.given([job(attempt=2)])
+    assert session.begin().attempt == 2
+
+
+def test_what_a_slot_did_not_begin_goes_back_to_the_front(session: WorkerSession) -> None:
+    session.given([job(name) for name in "jklm"])
+    begun = [session.begin() for _ in range(3)]
+    session.unbegin(begun[1:])
+    assert [each.ref for each in session.queue] == ["a:k", "a:l", "a:m"]
+    session.given([job("l")])
+    assert [session.begin().ref for _ in range(3)] == ["a:k", "a:l", "a:m"]
+
+
+def test_a_result_is_repeated_until_it_is_acknowledged(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    for _ in range(2):
+        session.begin()
+    session.ended(ended(job("j")), 1.0)
+    assert session.reports(1.0) == m.Result(SELF, (ended(job("j")),))
+    assert session.reports(1.5) is None
+    assert session.reports(2.1) == m.Result(SELF, (ended(job("j")),))
+    session.ended(ended(job("k")), 1.0)
+    assert session.reports(2.2) == m.Result(SELF, (ended(job("k")),))
+    session.acked(ack(job("j")))
+    assert session.reports(3.3) == m.Result(SELF, (ended(job("k")),))
+    session.acked(ack(job("k"), job("never", 9)))
+    assert session.reports(9.0) is None
+    assert session.idle
+
+
+def test_results_wait_for_a_welcome_and_all_go_out_after_it(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    for _ in range(2):
+        session.begin()
+    session.ended(ended(job("j")), 1.0)
+    session.reports(1.0)
+    session.rebuilt(1.1)
+    session.ended(ended(job("k")), 1.0)
+    assert session.reports(5.0) is None
+    session.greeted(WELCOME._replace(epoch=8), 5.1)
+    result = session.reports(5.1)
+    assert result is not None
+    assert {report.ref for report in result.reports} == {"a:j", "a:k"}
+    assert beat(session, 5.1).epoch == 8
+
+
+def test_it_is_idle_when_nothing_is_held(session: WorkerSession) -> None:
+    assert session.idle
+    session.given([job()])
+    assert not session.idle
+    session.begin()
+    assert not session.idle
+    session.ended(ended(job()), 1.0)
+    assert not session.idle
+    session.reports(1.0)
+    assert not session.idle
+    session.acked(ack(job()))
+    assert session.idle
+
+
+# --- credit -------------------------------------------------------------------
+
+
+def run_jobs(session: WorkerSession, count: int, run_ms: float) -> None:
+    first = session._measured
+    for number in range(first, first + count):
+        given = job(f"run{number}")
+        session.given([given])
+        session.begin()
+        session.ended(ended(given), run_ms)
+
+
+def test_prefetch_is_asked_for_once_jobs_are_known_to_be_short(session: WorkerSession) -> None:
+    run_jobs(session, 5, 0.5)
+    assert session.capacity == 2
+    run_jobs(session, 100, 0.5)
+    assert session.capacity == 8
+
+
+def test_long_jobs_are_never_prefetched(session: WorkerSession) -> None:
+    run_jobs(session, 200, 50.0)
+    assert session.capacity == 2
+
+
+def test_one_long_job_ends_the_prefetch_at_once(session: WorkerSession) -> None:
+    run_jobs(session, 100, 0.5)
+    run_jobs(session, 1, 5000.0)
+    assert session.capacity == 2
+    run_jobs(session, 300, 0.5)
+    assert session.capacity == 8
+
+
+def test_a_change_of_credit_is_told_at_once(session: WorkerSession) -> None:
+    run_jobs(session, 100, 0.5)
+    assert beat(session, 0.1).capacity == 8
+    assert session.beats(0.2) == []
+    run_jobs(session, 1, 5000.0)
+    assert beat(session, 0.3).capacity == 2
+
+
+# --- the end ------------------------------------------------------------------
+
+
+def test_draining_gives_back_what_is_not_begun_and_finishes_the_rest(session: WorkerSession) -> None:
+    session.given([job("j"), job("k"), job("l")])
+    session.begin()
+    assert session.drain() == [m.Drain(SELF)]
+    result = session.reports(0.1)
+    assert result is not None
+    assert [(report.ref, report.outcome) for report in result.reports] == [
+        ("a:k", m.Outcome.returned),
+        ("a:l", m.Outcome.returned),
+    ]
+    assert beat(session, 0.1).capacity == 0
+    session.acked(ack(job("k"), job("l")))
+    assert not session.idle
+    session.ended(ended(job("j")), 1.0)
+    assert session.reports(0.2) is not None
+    session.acked(ack(job("j")))
+    assert session.idle
+
+
+def test_a_job_that_comes_while_draining_goes_back_at_once(session: WorkerSession) -> None:
+    """It was dealt before the router heard of it; nobody here would begin it."""
+    session.drain()
+    session.given([job()])
+    result = session.reports(0.1)
+    assert result is not None
+    assert [(report.ref, report.outcome) for report in result.reports] == [("a:j", m.Outcome.returned)]
+    session.acked(ack(job()))
+    assert session.idle
+
+
+def test_a_job_a_slot_gives_back_while_draining_goes_back_too(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    begun = [session.begin(), session.begin()]
+    session.drain()
+    session.unbegin(begun[1:])
+    result = session.reports(0.1)
+    assert result is not None
+    assert [(report.ref, report.outcome) for report in result.reports] == [("a:k", m.Outcome.returned)]
+
+
+# --- progress -----------------------------------------------------------------
+
+
+def test_a_heartbeat_carries_each_note_once_and_only_the_newest(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.noted(m.Note("a:j", 1, 0.1, "", "one"))
+    session.noted(m.Note("a:j", 1, 0.2, "", "one two"))
+    assert beat(session, 1.0).notes == (m.Note("a:j", 1, 0.2, "", "one two"),)
+    assert beat(session, 2.0).notes == ()
+
+
+def test_the_log_of_a_job_that_killed_its_slot_is_the_last_that_was_heard(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.noted(m.Note("a:j", 1, -1.0, "", "last words"))
+    session.ended(ended(job(), outcome=m.Outcome.crashed), 1.0)
+    result = session.reports(0.1)
+    assert result is not None
+    assert result.reports[0].log == "last words"
+    assert beat(session, 1.0).notes == ()
+
+
+def test_a_jobs_own_log_is_the_whole_of_it(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.noted(m.Note("a:j", 1, -1.0, "", "first"))
+    session.ended(ended(job(), log="first and last"), 1.0)
+    result = session.reports(0.1)
+    assert result is not None
+    assert result.reports[0].log == "first and last"
+
+
+def test_a_note_that_comes_after_the_end_is_dropped(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.ended(ended(job()), 1.0)
+    session.noted(m.Note("a:j", 1, 0.5, "", "late"))
+    assert beat(session, 1.0).notes == ()
