@@ -486,6 +486,11 @@ class FakeStore:
                 self._keep_log(ref, record, attempt, log)
 
 
+def steady(dump: Dump) -> Dump:
+    """Round the times to live, so that two looks a moment apart compare equal."""
+    return {key: (value, ttl_s and round(ttl_s, -2)) for key, (value, ttl_s) in dump.items()}
+
+
 class RealStore:
     """The store of the router over a real connection, one turn at a time."""
 
