@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import heapq
 import math
+import select
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -506,9 +507,14 @@ class RealStore:
 
     def run(self, turn: Turn) -> Answers:
         self.store.begin(turn)
-        while (done := self.store.collect()) is None:
-            pass
-        return done[1]
+        return self.collect()[1]
+
+    def collect(self, within_s: float = 20.0) -> tuple[Turn, Answers]:
+        """Wait for the answers of the turn under way, as the router's poll does."""
+        while True:
+            assert select.select([self.store.fileno()], [], [], within_s)[0], "the server is silent"
+            if (done := self.store.collect()) is not None:
+                return done
 
     def dump(self) -> Dump:
         """Everything there is; the number of the last turn is the connection's own affair."""

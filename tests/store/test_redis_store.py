@@ -39,9 +39,10 @@ def store(real: RealStore) -> Store:
 
 
 def collect(store: Store, within_s: float = 10.0) -> tuple[Turn, Answers]:
-    while (done := store.collect()) is None:
+    while True:
         assert select.select([store.fileno()], [], [], within_s)[0], "the server is silent"
-    return done
+        if (done := store.collect()) is not None:
+            return done
 
 
 # --- the connection ---------------------------------------------------------

@@ -132,6 +132,8 @@ def test_any_body_is_a_value_or_one_error(body: bytes) -> None:
         ({(1, 2): "x"}, None),
         ({1: "x", None: "y", b"k": "z"}, None),
         ([math.nan, math.inf, -math.inf], '["nan","inf","-inf"]'),
+        ({math.nan}, '["nan"]'),
+        ({"deep": [frozenset({math.inf})]}, '{"deep":[["inf"]]}'),
         ({"deep": [{"er": math.nan}]}, '{"deep":[{"er":"nan"}]}'),
         ("half a pair: \ud800", '"half a pair: \\ud800"'),
         (2**64 - 1, "18446744073709551615"),

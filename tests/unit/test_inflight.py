@@ -320,6 +320,18 @@ def test_an_impatient_client_is_told_at_once(client: Client) -> None:
     assert client.pass_time(30) == []
 
 
+def test_a_busy_answer_about_a_command_that_was_taken_is_no_refusal(client: Client) -> None:
+    handle = client.put(patient=False)
+    [tag] = tags(client.say())
+    client.hear(ack(tag))
+    assert queries(client.pass_time(5.5)) == ["j"]
+    client.hear(m.Busy((tag,), "pending", 0.2))
+    assert not handle.done(), "it runs, whatever the router has to do"
+    assert queries(client.pass_time(20)), "it is asked for again"
+    client.hear(done(tag))
+    assert handle.result(0) == [1, 2]
+
+
 def test_a_busy_answer_to_what_ended_meanwhile_is_ignored(client: Client) -> None:
     handle = client.put()
     [tag] = tags(client.say())
