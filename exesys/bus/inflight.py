@@ -142,8 +142,8 @@ class Desk:
             flight = self._flights.get(tag)
             if flight is None:
                 continue
-            if flight.patient:
-                again.append(tag)
+            if flight.patient or flight.handle.state is not None:
+                again.append(tag)  # one that was taken is only asked for again
                 continue
             self.forget(tag)
             what = "the store is away" if reason == "store" else "the router has too much under way"
