@@ -157,6 +157,7 @@ class Desk:
         self.welcome = welcome
         self._beat_at = float("-inf")
         self._outbox = deque(self._flights)
+        self._unanswered = dict(self._flights)  # also the questions may be lost, and are then asked again
         self._later = []
         self._recheck.clear()
         for flight in self._flights.values():

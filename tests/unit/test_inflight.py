@@ -276,6 +276,19 @@ def test_a_question_that_was_lost_is_asked_again(client: Client) -> None:
     assert handle.result(0) == [1, 2]
 
 
+def test_a_question_to_a_new_router_that_was_lost_is_asked_again(client: Client) -> None:
+    handle = client.put()
+    [tag] = tags(client.say())
+    client.hear(ack(tag))
+    client.hear(m.Bye(SELF, "ending"))
+    client.say()
+    client.hear(WELCOME._replace(epoch=8))
+    assert queries(client.say()) == ["j"]
+    assert queries(client.pass_time(20)), "neither the question nor its answer arrived"
+    client.hear(m.StatusReply((m.Answer(tag, State.data_available, RESULT),)))
+    assert handle.result(0) == [1, 2]
+
+
 def test_repeated_answers_do_not_multiply_the_questions(client: Client) -> None:
     client.put()
     [tag] = tags(client.say())
