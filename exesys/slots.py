@@ -96,6 +96,8 @@ class SlotPool:
 
     def fill(self, now: float) -> list[Slot]:
         """Start the slots that are missing. Returns the new ones, to be polled."""
+        if len(self.slots) == self.config.worker.slots:
+            return []
         started = []
         taken = {slot.number for slot in self.slots}
         for number in range(self.config.worker.slots):

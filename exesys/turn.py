@@ -99,19 +99,13 @@ class Turn:
     reloads: list[Held] = field(default_factory=list)  # jobs to send once more
     catalogue: bytes = b""  # what the workers can do, to remember
 
+    @property
+    def writes(self) -> bool:
+        """Whether it changes the store other than by its claims."""
+        return bool(self.reports or self.placed or self.notes or self.lost or self.opened or self.catalogue)
+
     def __bool__(self) -> bool:
-        return bool(
-            self.reports
-            or self.lost
-            or self.placed
-            or self.claims
-            or self.lookups
-            or self.notes
-            or self.opened
-            or self.recalls
-            or self.reloads
-            or self.catalogue
-        )
+        return bool(self.writes or self.claims or self.lookups or self.recalls or self.reloads)
 
 
 @dataclass

@@ -137,6 +137,7 @@ class Broker:
                 continue
             pending.reported.add(attempt)
             pending.turn.reports.append(Closed(message.session, report, self._jitter()))
+            pending.bytes += len(report.body) + len(report.log)
 
     def _refuse(self, address: bytes, code: str, text: str) -> None:
         self._effects.append(Send(address, m.Error(code, text, "", "")))
@@ -391,9 +392,11 @@ class Broker:
             return None
         rest = self._pending.leave()
         turn.now_ms = now_ms
-        turn.placed = [
-            placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 else placed for placed in turn.placed
-        ]
+        if any(placed.due_ms < 0 for placed in turn.placed):
+            turn.placed = [
+                placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 else placed
+                for placed in turn.placed
+            ]
         self._underway, self._pending = self._pending, rest
         self.figures["turns"] += 1
         return turn

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from exesys.bus import messages as m
-from exesys.turn import Turn
+from exesys.turn import Closed, Turn
 
 MOST_IN_TURN = 2000
 MOST_BYTES_IN_TURN = 4 << 20
@@ -26,22 +26,30 @@ class Pending:
     asked_by: list[Origin] = field(default_factory=list)
     reload_for: dict[m.Held, str] = field(default_factory=dict)
     reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
-    bytes: int = 0  # of data placed
+    bytes: int = 0  # of data placed, and of reports
 
     def leave(self) -> Pending:
         """Take out what is too much for one turn, and return it."""
         rest, turn = Pending(), self.turn
+        most = max(len(turn.placed), len(turn.lookups), len(turn.reports))
+        if most <= MOST_IN_TURN and self.bytes <= MOST_BYTES_IN_TURN:
+            return rest
         cut = _cut([len(placed.command.data) for placed in turn.placed])
         rest.turn.placed, rest.placed_by = turn.placed[cut:], self.placed_by[cut:]
-        rest.bytes = sum(len(placed.command.data) for placed in rest.turn.placed)
         del turn.placed[cut:], self.placed_by[cut:]
         rest.turn.lookups, rest.asked_by = turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
         del turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
-        cut = _cut([len(closed.report.body) + len(closed.report.log) for closed in turn.reports])
+        cut = _cut([_size(closed) for closed in turn.reports])
         rest.turn.reports = turn.reports[cut:]
         rest.reported = {(closed.report.ref, closed.report.attempt) for closed in rest.turn.reports}
         del turn.reports[cut:]
+        rest.bytes = sum(len(placed.command.data) for placed in rest.turn.placed)
+        rest.bytes += sum(_size(closed) for closed in rest.turn.reports)
         return rest
+
+
+def _size(closed: Closed) -> int:
+    return len(closed.report.body) + len(closed.report.log)
 
 
 def _cut(sizes: list[int]) -> int:

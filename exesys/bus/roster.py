@@ -146,6 +146,8 @@ class Roster:
 
     def claims(self, sated: Set[str]) -> list[Claim]:
         """Turn the free credit into claims: idle slots of all first, then prefetch. `sated` get none."""
+        if self.workers.keys() <= sated:
+            return []
         self._turns += 1
         workers = [
             worker

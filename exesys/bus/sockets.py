@@ -9,7 +9,6 @@ message to whoever took its name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import zmq
 
@@ -19,6 +18,9 @@ from exesys.errors import ConfigError
 LINGER_MS = 1000
 HWM = 100_000
 DRAIN = 256
+# Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
+_EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+_AT_ONCE, _MORE_TO_COME = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -83,7 +85,9 @@ def unlink(endpoint: str) -> None:
 def send(socket: Socket, *frames: bytes) -> bool:
     """Send without blocking. False when the peer is gone or its queue is full."""
     try:
-        socket.send_multipart(frames, zmq.DONTWAIT)
+        for frame in frames[:-1]:
+            socket.send(frame, _MORE_TO_COME)
+        socket.send(frames[-1], _AT_ONCE)
     except zmq.ZMQError as error:
         if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
             return False
@@ -91,12 +95,22 @@ def send(socket: Socket, *frames: bytes) -> bool:
     return True
 
 
-def drain(socket: Socket, most: int = DRAIN) -> list[Any]:
+def readable(socket: Socket) -> bool:
+    """Tell whether a message is there. Takes note of all that happened to the socket until now."""
+    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
+
+
+def drain(socket: Socket, most: int = DRAIN) -> list[list[bytes]]:
     """Read what is there, at most `most` messages, each a list of frames."""
-    messages: list[Any] = []
+    messages: list[list[bytes]] = []
     try:
         while len(messages) < most:
-            messages.append(socket.recv_multipart(zmq.DONTWAIT))
+            frames = [socket.recv(_AT_ONCE)]
+            while socket.getsockopt(_RCVMORE):
+                frames.append(socket.recv(_AT_ONCE))
+            messages.append(frames)
+            if len(messages) == 1 and not readable(socket):
+                break  # an exception costs more than asking, when one message is all there is
     except zmq.Again:
         pass
     return messages

@@ -21,22 +21,26 @@ from typing import Any
 
 import zmq
 
+from exesys.bus.sockets import DRAIN, Socket, drain, readable, send
+
 PARENT_CHECK_S = 1.0
 
 
 class Loop:
     """Poll over zmq sockets and descriptors. Make it in the main thread.
 
-    A zmq socket's descriptor tells only that its state changed, so its events
-    are asked for before each sleep (zmq_getsockopt(3), ZMQ_FD). That takes half
-    the system calls of zmq_poll, which asks twice.
+    A zmq socket's descriptor tells once that its state changed, and any call on
+    the socket may take that note away (zmq_getsockopt(3), ZMQ_FD). So sockets are
+    read and written through here: one that may have a message whose note was
+    taken is asked before the next sleep. zmq_poll asks all of them, twice.
     """
 
     def __init__(self) -> None:
         self.stopping = False
         self.reloading = False
         self._epoll = select.epoll()
-        self._sockets: dict[int, zmq.Socket[bytes]] = {}
+        self._sockets: dict[int, Socket] = {}
+        self._unsure: set[Socket] = set()
         self._parent = os.getppid()
         self._wake, waker = socket.socketpair()
         for end in (self._wake, waker):
@@ -53,37 +57,56 @@ class Loop:
         else:
             self.stopping = True
 
-    def watch(self, source: zmq.Socket[bytes] | int) -> None:
+    def watch(self, source: Socket | int) -> None:
         """Poll a zmq socket or a descriptor for reading."""
         if isinstance(source, int):
             self._epoll.register(source, select.EPOLLIN)
             return
         descriptor = int(source.getsockopt(zmq.FD))
         self._sockets[descriptor] = source
+        self._unsure.add(source)
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def forget(self, source: zmq.Socket[bytes] | int) -> None:
+    def forget(self, source: Socket | int) -> None:
         """Stop polling a source; one never watched, or closed already, is no error."""
         descriptor = source if isinstance(source, int) else int(source.getsockopt(zmq.FD))
-        self._sockets.pop(descriptor, None)
+        gone = self._sockets.pop(descriptor, None)
+        if gone is not None:
+            self._unsure.discard(gone)
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
 
     def poll(self, wait_s: float) -> set[Any]:
         """Sleep until something can be read, at most `wait_s`; return what.
 
-        A zmq socket that is returned may have nothing to read after all.
+        A zmq socket that is returned is to be read; it may have nothing after all.
         """
-        ready: set[Any] = {each for each in self._sockets.values() if int(each.getsockopt(zmq.EVENTS)) & zmq.POLLIN}
+        if self._unsure:
+            self._unsure = {each for each in self._unsure if readable(each)}
+        ready: set[Any] = set(self._unsure)
         events = self._epoll.poll(0 if ready else max(0.0, min(wait_s, PARENT_CHECK_S)))
         for descriptor, _ in events:
             ready.add(self._sockets.get(descriptor, descriptor))
         if self._wake.fileno() in ready:
             self._wake.recv(4096)
-        if not ready and os.getppid() != self._parent:
-            logging.getLogger(__name__).warning("the parent process is gone: ending")
-            self.stopping = True
+        if not ready:
+            self._unsure.update(self._sockets.values())  # idle: look whether a note was lost in another way
+            if os.getppid() != self._parent:
+                logging.getLogger(__name__).warning("the parent process is gone: ending")
+                self.stopping = True
         return ready
+
+    def read(self, socket: Socket) -> list[list[bytes]]:
+        """Read what is there, up to DRAIN messages; the rest comes with the next `poll`."""
+        messages = drain(socket)
+        if len(messages) == DRAIN:
+            self._unsure.add(socket)
+        return messages
+
+    def send(self, socket: Socket, *frames: bytes) -> bool:
+        """Send on a watched socket, as `sockets.send` does."""
+        self._unsure.add(socket)
+        return send(socket, *frames)
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)

@@ -86,7 +86,7 @@ class Router:
         return self.core.wake_in_s(now, time.time_ns() // 1_000_000)
 
     def _read_front(self, now: float) -> None:
-        for frames in sockets.drain(self.front):
+        for frames in self.loop.read(self.front):
             address = frames[0]
             try:
                 if len(frames) != 2:
@@ -96,7 +96,7 @@ class Router:
                 self.core.garbled(address, error)
 
     def _read_results(self) -> None:
-        for frames in sockets.drain(self.results):
+        for frames in self.loop.read(self.results):
             try:
                 message = wire.decode_at_router(frames[0])
                 if len(frames) != 1 or not isinstance(message, messages.Result):
@@ -158,7 +158,7 @@ class Router:
         for effect in self.core.effects():
             match effect:
                 case effects.Send(address, message):
-                    sockets.send(self.front, address, wire.encode(message))
+                    self.loop.send(self.front, address, wire.encode(message))
                 case effects.Dispatch(session, message):
                     # A worker that went is found by its silence, and its jobs with it.
                     if session in self.pushes:
@@ -184,7 +184,7 @@ class Router:
         self.core.worker_opened(session, self.pushes[session][1])
         for effect in self.core.effects():
             if isinstance(effect, effects.Send):
-                sockets.send(self.front, effect.address, wire.encode(effect.message))
+                self.loop.send(self.front, effect.address, wire.encode(effect.message))
 
     def close(self) -> None:
         for socket, endpoint in self.pushes.values():

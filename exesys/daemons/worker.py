@@ -172,7 +172,7 @@ class Worker:
         for source in (self.front, self.jobs):
             if source is None or source not in ready:
                 continue
-            for frames in sockets.drain(source):
+            for frames in self.loop.read(source):
                 try:
                     self._heed_router(session, wire.decode_at_peer(frames[-1]), now)
                 except ProtocolError as error:
@@ -231,7 +231,7 @@ class Worker:
 
     def _send_front(self, message: m.Message) -> None:
         if self.front is not None:
-            sockets.send(self.front, wire.encode(message))
+            self.loop.send(self.front, wire.encode(message))
 
     # --- the end ----------------------------------------------------------
 

@@ -16,16 +16,17 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from exesys.turn import Turn
+
 KEEP_S = 4.0
 ASK_S = 0.1
 
 
 class Entry(NamedTuple):
-    """The writes of one turn, packed: so many `commands`."""
+    """One turn that wrote something, and when it was answered."""
 
     number: int
-    packed: bytes
-    commands: int
+    turn: Turn
     at: float
 
 
@@ -43,10 +44,10 @@ class Journal:
         self.number += 1
         return self.number
 
-    def keep(self, packed: bytes, commands: int, now: float) -> None:
-        """Keep the writes of the turn just answered."""
-        if commands:
-            self._entries.append(Entry(self.number, packed, commands, now))
+    def keep(self, turn: Turn, now: float) -> None:
+        """Keep the turn just answered."""
+        if turn.writes:
+            self._entries.append(Entry(self.number, turn, now))
         while self._entries and now - self._entries[0].at > KEEP_S:
             self._entries.popleft()
 

@@ -80,13 +80,13 @@ class Reader:
 
         With `state` only jobs that have a step in it.
         """
-        if state is State.error and not before:
-            return self._some(self._do(self._redis.zrevrange, self.keys("dead"), 0, limit - 1), state)
+        if state is State.error:
+            return self._failed(limit, before)
         if state is State.processing and not before:
             held: list[bytes] = []
             for session in self._do(self._redis.smembers, self.keys("sessions")):
                 held += self._do(self._redis.zrange, self.keys("held", session.decode()), 0, limit - 1)
-            return self._some(held[:limit], state)
+            return self._some(held[:limit], state), ""
         found: list[tuple[str, list[Step]]] = []
         top, scanned = f"({before}" if before else "+", 0
         while len(found) < limit and scanned < MOST_SCANNED:
@@ -104,10 +104,22 @@ class Reader:
             top = f"({before}"
         return found, before
 
-    def _some(self, refs: Sequence[bytes], state: State) -> tuple[list[tuple[str, list[Step]]], str]:
+    def _failed(self, limit: int, before: str) -> tuple[list[tuple[str, list[Step]]], str]:
+        """Return a page of failed jobs. Its mark: the millisecond, and how many of it were given."""
+        top, _, given = before.partition("-")
+        place = (top or "+inf", "-inf", int(given or 0), limit, True)
+        rows: list[tuple[bytes, float]] = self._do(self._redis.zrevrangebyscore, self.keys("dead"), *place)
+        found = self._some([ref for ref, _ in rows], State.error)
+        if len(rows) < limit:
+            return found, ""
+        last = int(rows[-1][1])
+        ties = sum(score == last for _, score in rows) + (int(given or 0) if top == str(last) else 0)
+        return found, f"{last}-{ties}"
+
+    def _some(self, refs: Sequence[bytes], state: State) -> list[tuple[str, list[Step]]]:
         ids = list(dict.fromkeys(parts_of(ref.decode())[1] for ref in refs))
         pairs = zip(ids, self.steps(ids), strict=True)
-        return [(job_id, steps) for job_id, steps in pairs if any(step.state is state for step in steps)], ""
+        return [(job_id, steps) for job_id, steps in pairs if any(step.state is state for step in steps)]
 
     def logs(self, steps: Sequence[Step]) -> list[dict[int, str]]:
         """Return per step what each attempt printed and logged."""

@@ -9,6 +9,7 @@ the same turn is sent again, without its claims, which `recalls` make good
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
 import time
@@ -43,8 +44,6 @@ _PASSING = (
     "ERR Function not found",  # somebody flushed them: a reconnect loads ours again
 )
 
-
-WRITE = Kind.write
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +70,6 @@ class Store:
         ).make_connection()
         self._turn: Turn | None = None
         self._requests: list[Request] = []
-        self._packed: list[bytes] = []
         self._claims_lost = False
         self._chunk = CHUNK
         self._answers = Answers()
@@ -172,11 +170,12 @@ class Store:
                 request.blank()
             else:
                 request.read(reply)
-        writes = [packed for packed, request in zip(self._packed, self._requests, strict=True) if request.kind is WRITE]
-        self._journal.keep(b"".join(writes), len(writes), time.monotonic())
-        self._answers.claims_lost = self._claims_lost
         turn, self._turn = self._turn, None
-        return (turn, self._answers) if turn is not None else None
+        if turn is None:
+            return None
+        self._journal.keep(turn, time.monotonic())
+        self._answers.claims_lost = self._claims_lost
+        return turn, self._answers
 
     def close(self) -> None:
         self._drop()
@@ -189,16 +188,19 @@ class Store:
         self._answers = Answers()
         self._replies = []
         self._requests = list(self._builder.build(turn, self._answers, self._chunk))
-        if any(request.kind is WRITE for request in self._requests):
-            mark = ("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")
-            self._requests.append(Request(mark, _ignore, _nothing))
+        packed = [_packed(request.command) for request in self._requests]
+        if turn.writes:
+            self._requests.append(MARK)
+            packed.append(_packed(("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")))
         if self._journal.wants_to_know(time.monotonic()):
-            self._requests.insert(0, Request(("INFO", "persistence"), self._journal.told, _nothing, Kind.read))
+            asked = Request(("INFO", "persistence"), self._journal.told, _nothing, Kind.read)
+            self._requests.insert(0, asked)
+            packed.insert(0, _packed(asked.command))
         if not self._requests:
             # There were only claims: an answer is all that is wanted.
-            self._requests.append(Request(("PING",), _ignore, _nothing, Kind.read))
-        self._packed = [_packed(request.command) for request in self._requests]
-        self._write(b"".join(self._packed))
+            self._requests.append(PING)
+            packed.append(_packed(PING.command))
+        self._write(b"".join(packed))
 
     def _write(self, packed: bytes) -> None:
         if self._socket is None:
@@ -225,8 +227,10 @@ class Store:
         epoch, _, number = mark.decode().partition(".")
         forgotten = self._journal.after(int(number) if epoch == str(self._epoch) else 0)
         for entry in forgotten:
-            self._write(entry.packed)
-            for _ in range(entry.commands):
+            turn = dataclasses.replace(entry.turn, claims=[])  # what was claimed is found by its report, or again ready
+            writes = [each for each in self._builder.build(turn, Answers()) if each.kind is Kind.write]
+            self._write(b"".join(_packed(request.command) for request in writes))
+            for _ in writes:
                 self._connection.read_response(disable_decoding=True)
         if forgotten:
             log.warning("Redis had lost %d turns that it had answered; they were sent again", len(forgotten))
@@ -248,3 +252,7 @@ def _ignore(reply: Any) -> None:
 
 def _nothing() -> None:
     pass
+
+
+MARK = Request(("SET",), _ignore, _nothing)  # of the turn's number; the number itself is put in when it is sent
+PING = Request(("PING",), _ignore, _nothing, Kind.read)

@@ -25,6 +25,7 @@ from exesys.turn import Answers, Claim, Claimed, Closed, Ended, Found, Placed, T
 CHUNK = 250
 MOST_RELEASED = 250
 NAMES = ("submit", "claim", "report", "release", "lookup", "recall", "note", "job")
+SHARED = ("common", "deal")
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
 REFUSED = Taken("refused", "", State.start, None)
@@ -66,7 +67,7 @@ class Library:
     def __init__(self, keys: Keys) -> None:
         here = resources.files("exesys.store")
         files = [(here / f"{name}.lua").read_text("utf-8") for name in NAMES]
-        common = keys.prelude() + (here / "common.lua").read_text("utf-8")
+        common = keys.prelude() + "".join((here / f"{name}.lua").read_text("utf-8") for name in SHARED)
         body = common + "".join(f"\ndo\n{file}end\n" for file in files)
         self.name = f"exesys_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
         named = f"local function name(short) return '{self.name}_' .. short end\n"
@@ -97,9 +98,10 @@ class Builder:
             yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
             yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
-        for placed in _chunks(turn.placed, chunk):
-            yield self._submit(turn, placed, answers.taken)
-        if turn.claims:
+        chunks = _chunks(turn.placed, chunk)
+        for number, placed in enumerate(chunks, 1):
+            yield self._submit(turn, placed, answers, with_claims=number == len(chunks))
+        if turn.claims and not chunks:
             yield self._claim(turn, answers)
         for lookups in _chunks(turn.lookups, chunk):
             index = [keys("job", lookup.job_id) for lookup in lookups]
@@ -133,11 +135,12 @@ class Builder:
     ) -> Request:
         return Request(("FCALL", self.functions[name], len(keys), *keys, *arguments), read, blank, kind)
 
-    def _submit(self, turn: Turn, chunk: Sequence[Placed], into: list[Taken]) -> Request:
-        arguments: list[Argument] = [turn.now_ms, self.limits.queue_depth]
-        index = []
+    def _submit(self, turn: Turn, chunk: Sequence[Placed], answers: Answers, with_claims: bool) -> Request:
+        claims = turn.claims if with_claims else []
+        arguments: list[Argument] = [turn.now_ms, self.limits.queue_depth, *_spelt(claims)]
+        keys = [self.keys("delayed")]
         for command, options, peer, due_ms in chunk:
-            index.append(self.keys("job", command.job_id))
+            keys.append(self.keys("job", command.job_id))
             arguments += (
                 command.from_,
                 command.to,
@@ -155,22 +158,31 @@ class Builder:
                 recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
             arguments.append(len(recorded) // 2)
             arguments += recorded
-        blank = _filling(into, [REFUSED] * len(chunk))
-        return self._script("submit", index, arguments, _each(into, _taken), blank)
-
-    def _claim(self, turn: Turn, answers: Answers) -> Request:
-        arguments: list[Argument] = [turn.now_ms]
-        for session, count, queues in turn.claims:
-            arguments += (session, count, len(queues), *queues)
-        claims: list[Claim] = turn.claims
 
         def read(reply: Any) -> None:
-            answers.next_due_ms = int(reply[0])
-            for claim, jobs in zip(claims, reply[1:], strict=True):
-                answers.claimed.append(Claimed(claim.session, tuple(self._job(job) for job in jobs)))
+            answers.taken += [_taken(raw) for raw in reply[0]]
+            if claims:
+                self._claimed(claims, reply[1:], answers)
 
-        blank = _filling(answers.claimed, [Claimed(claim.session, ()) for claim in claims])
+        def blank() -> None:
+            answers.taken += [REFUSED] * len(chunk)
+            answers.claimed += _none_claimed(claims)
+
+        return self._script("submit", keys, arguments, read, blank)
+
+    def _claim(self, turn: Turn, answers: Answers) -> Request:
+        arguments: list[Argument] = [turn.now_ms, *_spelt(turn.claims)]
+
+        def read(reply: Any) -> None:
+            self._claimed(turn.claims, reply, answers)
+
+        blank = _filling(answers.claimed, _none_claimed(turn.claims))
         return self._script("claim", [self.keys("delayed")], arguments, read, blank, Kind.claim)
+
+    def _claimed(self, claims: list[Claim], reply: Any, answers: Answers) -> None:
+        answers.next_due_ms = int(reply[0])
+        for claim, jobs in zip(claims, reply[1:], strict=True):
+            answers.claimed.append(Claimed(claim.session, tuple([self._job(job) for job in jobs])))
 
     def _report(self, turn: Turn, chunk: Sequence[Closed], into: list[Ended]) -> Request:
         limits = self.limits
@@ -239,9 +251,22 @@ def lost_body(max_losses: int) -> bytes:
     return codec.pack({"type": "WorkerLost", "message": f"its worker was lost {max_losses} times", "traceback": ""})
 
 
-def _chunks(items: list[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _spelt(claims: list[Claim]) -> list[Argument]:
+    """Write claims as the scripts read them (deal.lua)."""
+    arguments: list[Argument] = [len(claims)]
+    for session, count, queues in claims:
+        arguments += (session, count, len(queues), *queues)
+    return arguments
+
+
+def _none_claimed(claims: list[Claim]) -> list[Claimed]:
+    return [Claimed(claim.session, ()) for claim in claims]
+
+
+def _chunks(items: list[T], size: int) -> list[list[T]]:
+    if 0 < len(items) <= size:
+        return [items]
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _each(into: list[T], read: Callable[[Any], T]) -> Callable[[Any], None]:

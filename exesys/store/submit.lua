@@ -1,13 +1,20 @@
--- Take many commands: new → start, or say what stands there already.
+-- Take many commands: new → start, or say what stands there already. Then deal
+-- to workers, as claim.lua does, when claims come along.
 --
--- KEYS   the jobs' index keys, one per command
--- ARGV   now_ms, depth limit, then per command:
---        from, to, cmd, data, job_id, digest, peer, queue, priority, due_ms,
---        number of options, and each option's name and value
--- Finds  record, ready queue, delayed, jobs, order
--- Gives  per command 1 when it was new, else {verdict, ref, state, body}
+-- KEYS   delayed, then the jobs' index keys, one per command
+-- ARGV   now_ms, depth limit, number of claims, the claims (see deal.lua), then
+--        per command: from, to, cmd, data, job_id, digest, peer, queue,
+--        priority, due_ms, number of options, and each option's name and value
+-- Finds  record, ready queue, jobs, order, held
+-- Gives  {answers, next due millisecond (0: none), what each claim got}; the
+--        answer to a command is 1 when it was new, else {verdict, ref, state, body}
 --
--- Run twice it changes nothing: the second time every command is `same`.
+-- Run twice, without claims, it changes nothing: the second time every command
+-- is `same`.
+--
+-- A command that comes alone, finds its queue empty and a worker with credit
+-- is written as processing at once. The outcome is that of the long way, for
+-- half the price: what one job costs in an idle system.
 
 local function existing(ref, digest, order)
   local number, name = state_of(ref)
@@ -46,7 +53,7 @@ local function join(index, job_id)
 end
 
 -- Write the record. False when a foreign key of another kind stands in its place.
-local function create(ref, index, job_id, fields, queue, priority)
+local function create(ref, state, index, job_id, fields, queue, priority)
   local size = #fields
   if queue ~= QUEUE then
     fields[size + 1], fields[size + 2], size = 'queue', queue, size + 2
@@ -58,7 +65,7 @@ local function create(ref, index, job_id, fields, queue, priority)
   if not alone then
     fields[size + 1], fields[size + 2] = 'many', 1
   end
-  local written = redis.pcall('HSET', key.record(ref, 'start'), unpack(fields))
+  local written = redis.pcall('HSET', key.record(ref, state), unpack(fields))
   if type(written) == 'table' and written.err then
     return false
   end
@@ -70,15 +77,30 @@ local function create(ref, index, job_id, fields, queue, priority)
   return true
 end
 
+-- The claim that would get the only job of a queue, if it looks there first.
+local function free_hand(claims, queue)
+  for _, claim in ipairs(claims) do
+    for _, served in ipairs(claim.queues) do
+      if served == queue and claim.left > 0 then
+        return claim.queues[1] == queue and claim or nil
+      end
+    end
+  end
+end
+
 local function submit(KEYS, ARGV)
   call = redis.call
   local now_ms, limit = ARGV[1], tonumber(ARGV[2])
   local now = tonumber(now_ms)
-  local answers, at = {}, 3
-  local ready, depth = {}, {}
-  local order = call('INCRBY', key.order(), #KEYS) - #KEYS
+  local claims, at = read_claims(ARGV, 3)
+  local due = #claims > 0 and move_due(KEYS[1], now_ms) or 0
+  local answers = {}
+  local ready, depth, empty = {}, {}, {}
+  local count = #KEYS - 1
+  local order = call('INCRBY', key.order(), count) - count
 
-  for i, index in ipairs(KEYS) do
+  for i = 1, count do
+    local index = KEYS[i + 1]
     local from, to, cmd, data, job_id, digest, peer, queue = unpack(ARGV, at, at + 7)
     local priority, due_ms, options = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
     local first_option = at + 11
@@ -108,15 +130,35 @@ local function submit(KEYS, ARGV)
       if peer ~= '' then
         fields[11], fields[12] = 'peer', peer
       end
-      for j = first_option, at - 1 do
-        fields[#fields + 1] = ARGV[j]
+      local timeout_s
+      for j = first_option, at - 1, 2 do
+        fields[#fields + 1], fields[#fields + 2] = ARGV[j], ARGV[j + 1]
+        if ARGV[j] == 'timeout_s' then
+          timeout_s = ARGV[j + 1]
+        end
       end
-      if not create(ref, index, job_id, fields, queue, priority) then
+      local hand
+      if count == 1 and depth[queue] == 0 and due_ms <= now then
+        empty[queue] = true
+        hand = free_hand(claims, queue)
+      end
+      local state = 'start'
+      if hand then
+        state = 'processing'
+        local size = #fields
+        fields[size + 1], fields[size + 2], fields[size + 3] = 'attempt', 1, 'worker'
+        fields[size + 4], fields[size + 5], fields[size + 6] = hand.session, 'sent', now_ms
+      end
+      if not create(ref, state, index, job_id, fields, queue, priority) then
         call('HDEL', index, first)
         answer = { 'refused', ref, 0, false }
+      elseif hand then
+        hand_out(hand, { ref, 1, to, cmd, data, timeout_s or false }, score(priority, order))
       elseif due_ms > now then
-        call('ZADD', key.delayed(), due_ms, ref)
+        call('ZADD', KEYS[1], due_ms, ref)
+        due = due == 0 and due_ms or math.min(due, due_ms)
       else
+        empty[queue] = nil
         local list = ready[queue]
         list[#list + 1] = score(priority, order)
         list[#list + 1] = ref
@@ -131,7 +173,7 @@ local function submit(KEYS, ARGV)
       call('ZADD', key.ready(queue), unpack(list))
     end
   end
-  return answers
+  return { answers, due, unpack(deal(claims, empty, now_ms)) }
 end
 
 redis.register_function(name('submit'), submit)

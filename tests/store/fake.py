@@ -266,6 +266,8 @@ class FakeStore:
 
     def _submit(self, turn: Turn, at: int, answers: Answers) -> None:
         chunk = turn.placed[at : at + CHUNK]
+        if turn.claims and at + CHUNK >= len(turn.placed):
+            self._move_due(turn.now_ms)
         order = self.db.incrby(self.keys("order"), len(chunk)) - len(chunk)
         for place, placed in enumerate(chunk, 1):
             answers.taken.append(self._place(placed, turn.now_ms, order + place))
@@ -322,15 +324,20 @@ class FakeStore:
             self.db.hset(index, **{":open": still})
         self.db.persist(index)
 
-    # --- claim.lua --------------------------------------------------------
+    # --- deal.lua, claim.lua ----------------------------------------------
 
-    def _claim(self, turn: Turn, answers: Answers) -> None:
+    def _move_due(self, now_ms: int) -> None:
         delayed = self.keys("delayed")
         for ref, due_ms in self.db.zrange(delayed, MOST_DUE):
-            if due_ms <= turn.now_ms:
+            if due_ms <= now_ms:
                 self.db.zrem(delayed, ref)
                 if self.state_of(ref) is State.start:
                     self._make_ready(ref)
+
+    def _claim(self, turn: Turn, answers: Answers) -> None:
+        if not turn.placed:
+            self._move_due(turn.now_ms)
+        delayed = self.keys("delayed")
         answers.next_due_ms = int(next((due_ms for _, due_ms in self.db.zrange(delayed, 1)), 0))
         answers.claimed += [self._deal(claim, turn.now_ms) for claim in turn.claims]
 
