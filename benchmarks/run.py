@@ -1,6 +1,4 @@
-"""Measure ExeSys, and its peers beside it, on a private system. See README.md.
-
-    .venv/bin/python benchmarks/run.py --peers huey,celery,dramatiq --rest --memory
+"""Measure ExeSys, and its peers beside it, on a private system. See benchmarks/README.md.
 
 Every result is compared with what was sent. Exit codes: 0; 1 a result was
 wrong or lost; 2 it could not be measured; 3 with --strict, a target was not
@@ -39,29 +37,40 @@ MEMORY_JOBS = 100_000
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=_count, default=20_000, help="jobs for throughput (default %(default)s)")
-    parser.add_argument("--in-flight", type=_count, default=100, help="of these under way (default %(default)s)")
-    parser.add_argument("--latency", type=_count, default=2_000, help="jobs one at a time (default %(default)s)")
-    parser.add_argument("--rounds", type=_count, default=3, help="measure each so often (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="bin/exesys bench",
+        description=__doc__,
+        epilog="example:\n  bin/exesys bench --peers huey,celery,dramatiq --rest --memory",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+    def number(name: str, default: int, text: str) -> None:
+        parser.add_argument(name, type=_count, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+
+    number("--jobs", 20_000, "jobs for throughput")
+    number("--in-flight", 100, "of these under way")
+    number("--latency", 2_000, "jobs one at a time")
+    number("--rounds", 3, "measure each so often")
     parser.add_argument("--rest", action="store_true", help="measure REST: single commands, and arrays of 100")
     parser.add_argument(
-        "--memory", type=_count, nargs="?", const=MEMORY_JOBS, metavar="JOBS", help="measure memory (100,000 jobs)"
+        "--memory", type=_count, nargs="?", const=MEMORY_JOBS, metavar="N", help="measure memory (100,000 jobs)"
     )
-    parser.add_argument("--peers", type=_peers, default=[], help=f"of {','.join(others.PEERS)}")
+    known = ",".join(others.PEERS)
+    parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
     parser.add_argument("--peers-venv", type=Path, metavar="DIR", help="where they are installed, to keep them")
     parser.add_argument("--home", type=Path, metavar="DIR", help="where the private system is made and removed again")
-    parser.add_argument("--seed", type=int, default=1, help="of the data that is sent (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the data that is sent (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 3 when a target is not reached")
     return parser.parse_args(given)
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _peers(text: str) -> list[str]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts ExeSys: makes .venv if need be (see _venv.sh), then `exesys up`.
+# Starts ExeSys: makes .venv if need be (see _venv.sh), then `bin/exesys up`.
 #   bin/start_exe_sys.sh [--foreground] [--json]
 set -u
 here=$(dirname "$(readlink -f "$0")")

@@ -24,7 +24,7 @@ from typing import Any
 from exesys import home, preflight, process, programs, servers, teardown
 from exesys.config import Config
 from exesys.errors import BootError, nearest
-from exesys.proof import is_ready, prove
+from exesys.proof import Proof, is_ready, prove
 from exesys.teardown import Teller
 
 BOOT_WAIT_S = 120.0
@@ -37,6 +37,7 @@ def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
     """Start what does not run, wait until it serves, prove it by one job, and say how to use it.
 
     With `foreground`, stay until the system ends, and end it on TERM or INT.
+    As JSON it is the status, and under `proof` what came of that job (null when nothing had to be started).
     Returns 0; raises BootError after stopping whatever it started.
     """
     tell = Teller(quiet=as_json)
@@ -53,7 +54,7 @@ def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
             teardown.end_orphans(config, tell)
             supervisord, done = _start(config, foreground, tell)
     if as_json:
-        print(json.dumps(status(config)), flush=True)
+        print(json.dumps({**status(config), "proof": done and done._asdict()}), flush=True)
     else:
         tell(_welcome(config, done))
     return _stay(config, supervisord, tell) if supervisord is not None and foreground else 0
@@ -115,17 +116,27 @@ def status(config: Config) -> dict[str, Any]:
 
 def logs(config: Config, program: str, lines: int = 50, follow: bool = False) -> int:
     """Print the last lines of a program's log; with `follow`, go on until interrupted."""
-    known = sorted(path.stem for path in config.log.glob("*.log"))
-    path = config.log / f"{program}.log"
-    if program not in known:
-        close = nearest(program, known)
-        hint = f"Did you mean {close}?" if close else f"There are: {', '.join(known) or 'none'}."
-        raise BootError(f"There is no log of {program!r} in {config.log}.", fix=hint)
+    path = log_of(config, program)
     for line in home.tail(path, lines):
         print(line, flush=True)
     while follow:
         _follow(path)
     return 0
+
+
+def logged(config: Config) -> list[str]:
+    """Name the programs that have a log here, whether they run or not."""
+    return sorted(path.stem for path in config.log.glob("*.log"))
+
+
+def log_of(config: Config, program: str) -> Path:
+    """Return a program's log. Raises BootError when there is none."""
+    known = logged(config)
+    if program not in known:
+        close = nearest(program, known)
+        hint = f"Did you mean {close}?" if close else f"There are: {', '.join(known) or 'none'}."
+        raise BootError(f"There is no log of {program!r} in {config.log}.", fix=hint)
+    return config.log / f"{program}.log"
 
 
 def _follow(path: Path) -> None:
@@ -174,7 +185,7 @@ def _still_held(config: Config) -> bool:
 # -- the start --------------------------------------------------------------------
 
 
-def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], str]:
+def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
     plan = preflight.plan(config)
     parts = programs.programs(plan.redis is not None, plan.mongo is not None)
     conf = config.home / "supervisord.conf"
@@ -261,7 +272,7 @@ def _await_ready(config: Config, environment: dict[str, str]) -> None:
         raise BootError(f"Not ready in {READY_S:g} s: {', '.join(late)}.{shown}")
 
 
-def _complete(config: Config, tell: Teller) -> str:
+def _complete(config: Config, tell: Teller) -> Proof | None:
     """Start what does not run in a system that does. It is never stopped for what fails here."""
     record = home.read_record(config)
     if record is None:
@@ -277,10 +288,10 @@ def _complete(config: Config, tell: Teller) -> str:
     if missing:
         tell(f"Starting {', '.join(missing)}.")
     _await_ready(config, record.environment)
-    return _prove(config) if missing else ""
+    return _prove(config) if missing else None
 
 
-def _prove(config: Config) -> str:
+def _prove(config: Config) -> Proof:
     try:
         return prove(config.rest.host, config.rest.port, config.worker.queues[0])
     except BootError as error:
@@ -352,7 +363,7 @@ def _down_text(config: Config, root: str = "") -> str:
     return f"{'' if default else f'EXESYS_HOME={shlex.quote(str(config.home))} '}{_command(config, root)} down"
 
 
-def _welcome(config: Config, proof: str) -> str:
+def _welcome(config: Config, proof: Proof | None) -> str:
     record = home.read_record(config)
     if record is None:  # it was stopped meanwhile
         return f"ExeSys in {config.home} is stopped."
@@ -369,7 +380,7 @@ def _welcome(config: Config, proof: str) -> str:
         f"  Web      {config.web_url}",
         f"  Redis    {redis}",
         f"  MongoDB  {mongo}",
-        *([f"  Proof    {proof}"] if proof else []),
+        *([f"  Proof    {proof.message}"] if proof else []),
         "",
         "Try it, and send the same again for the result:",
         f'  curl -H "Content-type: application/json" -X POST {config.rest_url}/sys_cmd -d \'{{"from":"testclient",'

@@ -1,4 +1,4 @@
-"""`exesys`: the command line. Parses, calls once, prints; the work is done elsewhere.
+"""`bin/exesys`: the command line. Calls once what was asked for, and prints; the work is done elsewhere.
 
 Exit codes: 0 well, 1 the job or the action failed, 2 wrong usage or a refused
 command, 3 the system is not there, 4 the time was over.
@@ -7,15 +7,15 @@ command, 3 the system is not there, 4 the time was over.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exesys import __version__, command, environment
+from exesys import command, environment, output, usage
 from exesys.config import Config
 from exesys.errors import (
     BadCommand,
@@ -28,21 +28,27 @@ from exesys.errors import (
     Unavailable,
 )
 from exesys.states import State
+from exesys.usage import PROGRAM
 
 if TYPE_CHECKING:
     from exesys.bus.client import Client
+    from exesys.bus.handle import Handle
+    from exesys.store.reader import Reader, Step
 
 CONNECT_S = 3.0
 RELOAD_S = 10.0
-Run = Callable[[Config, argparse.Namespace], int]
+REASON_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = _parser()
     given, options = parser.parse_known_args(arguments)
+    if given.run is None and not options:
+        parser.print_help(sys.stderr)
+        return 2
     if options and given.run is not _bench:
-        parser.error(f"unrecognized arguments: {' '.join(options)}")
+        (given.parser or parser).error(f"unrecognized arguments: {' '.join(options)}")
     given.options = options
     try:
         config = environment.load()
@@ -74,38 +80,11 @@ def _complain(error: ExesysError, as_json: bool) -> None:
         print(json.dumps({"error": error.problem._asdict()}))
         return
     print(f"exesys: {error}", file=sys.stderr)
-    if isinstance(error, JobError) and error.traceback:
-        print(error.traceback, file=sys.stderr)
-
-
-# --- output ---------------------------------------------------------------
-
-
-def _show(value: Any) -> None:
-    from exesys.http import to_json
-
-    sys.stdout.write(to_json(value).decode())
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows, in columns on a terminal and with tabs between elsewhere."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(str(cell) for cell in row))
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    # An identifier is there to be copied: it is never cut.
-    heads = [Column(name, no_wrap=name == "job_id", overflow="fold") for name in columns]
-    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console().print(table, markup=False)
-
-
-def _when(ms: int | None) -> str:
-    return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S") if ms else ""
+    if isinstance(error, JobError):
+        if error.traceback:
+            print(error.traceback.rstrip(), file=sys.stderr)
+        if error.job_id:
+            print(f"What it printed: {PROGRAM} logs --job {error.job_id}", file=sys.stderr)
 
 
 # --- the system -----------------------------------------------------------
@@ -134,14 +113,16 @@ def _status(config: Config, given: argparse.Namespace) -> int:
 
     status = bootstrap.status(config)
     if given.json:
-        _show(status)
+        output.show(status)
     else:
         print(f"home   {status['home']}")
         for name, address in (("rest", "url"), ("web", "url"), ("redis", "url"), ("mongo", "uri"), ("bus", "endpoint")):
             print(f"{name:6} {status[name][address] or 'none'}")
-        if not status["running"]:
-            print("Nothing runs here. Start it with `exesys up`.")
-        _table(("program", "state", "pid"), [[each["name"], each["state"], each["pid"]] for each in status["programs"]])
+        rows = [[each["name"], each["state"], each["pid"] or ""] for each in status["programs"]]
+        if status["running"]:
+            output.table(("program", "state", "pid"), rows)
+        else:
+            print(f"Nothing runs here. Start it with `{PROGRAM} up`.")
     states = {each["state"] for each in status["programs"]}
     return 0 if status["running"] and states <= {"RUNNING"} else 1
 
@@ -154,7 +135,7 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
 
     workers = [each["pid"] for each in bootstrap.status(config)["programs"] if each["name"] == "worker" and each["pid"]]
     if not workers:
-        raise Unavailable("no worker runs here.", fix="Start the system with `exesys up`.")
+        raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
     with _connect(config) as client:
         before = _loads(client)
         for pid in workers:
@@ -164,13 +145,12 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
         )
         broken = client.snapshot("functions")["functions"]["broken"]
     if given.json:
-        _show({"workers": len(workers), "loaded": loaded, "broken": broken})
+        output.show({"workers": len(workers), "loaded": loaded, "broken": broken})
     elif loaded:
         print("The changed modules are loaded. Jobs that run go on with the old ones.")
-        for name, text in broken.items():
-            print(f"broken: {name}: {text.strip().splitlines()[-1]}", file=sys.stderr)
+        output.note_broken(broken)
     else:
-        print("The modules are loaded anew as running jobs end. See `exesys functions`.")
+        print(f"The modules are loaded anew as running jobs end. See `{PROGRAM} functions`.")
     return 0
 
 
@@ -182,15 +162,22 @@ def _loads(client: Client) -> dict[str, int]:
 def _logs(config: Config, given: argparse.Namespace) -> int:
     if given.job:
         return _job_log(config, given)
-    from exesys import bootstrap
+    from exesys import bootstrap, home
 
+    if given.follow and (given.json or not given.program):
+        text = "--follow needs the name of one program, and gives no JSON."
+        raise BadCommand(text, fix=f"For example: {PROGRAM} logs worker --follow")
+    names = [given.program] if given.program else bootstrap.logged(config)
+    if given.json:
+        output.show({name: home.tail(bootstrap.log_of(config, name), given.lines) for name in names})
+        return 0
     if given.program:
         return bootstrap.logs(config, given.program, given.lines, given.follow)
-    if given.follow:
-        raise BadCommand("--follow needs the name of one program.", fix="For example: exesys logs worker --follow")
-    for each in bootstrap.status(config)["programs"]:
-        print(f"==> {each['name']} <==")
-        bootstrap.logs(config, each["name"], given.lines)
+    for name in names:
+        print(f"==> {name} <==")
+        bootstrap.logs(config, name, given.lines)
+    if not names:
+        output.note(f"there is no log in {config.log} yet. Start the system with `{PROGRAM} up`.")
     return 0
 
 
@@ -199,7 +186,7 @@ def _doctor(config: Config, given: argparse.Namespace) -> int:
 
     checks = doctor(config)
     if given.json:
-        _show([check._asdict() for check in checks])
+        output.show([check._asdict() for check in checks])
     else:
         for check in checks:
             mark = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}[check.state]
@@ -218,7 +205,7 @@ def _demo(config: Config, given: argparse.Namespace) -> int:
     from exesys import demo
 
     with _connect(config) as client:
-        return demo.run(config, client, given.path, given.query, _show if given.json else None)
+        return demo.run(config, client, given.path, given.query, output.show if given.json else None)
 
 
 # --- jobs -----------------------------------------------------------------
@@ -231,7 +218,8 @@ def _connect(config: Config) -> Client:
     if not client.wait_connected(CONNECT_S):
         client.close()
         raise Unavailable(
-            f"no router answers at {config.bus_endpoint}.", fix="Is the system up? See `exesys status`, or `exesys up`."
+            f"no router answers at {config.bus_endpoint}.",
+            fix=f"Is the system up? See `{PROGRAM} status`, or start it with `{PROGRAM} up`.",
         )
     return client
 
@@ -240,16 +228,23 @@ def _data(text: str | None) -> Any:
     """Read DATA: JSON, else the text itself; `@file` and `-` (standard input) must hold JSON."""
     if text is None:
         return None
+    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else ""
     try:
         if text == "-":
             return json.load(sys.stdin)
-        if text.startswith("@"):
-            return json.loads(Path(text[1:]).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadCommand(f"DATA from {text} cannot be read: {error}.", field="data") from error
-    try:
+        if source:
+            return json.loads(Path(source).read_text("utf-8"))
         return json.loads(text)
-    except ValueError:
+    except RecursionError:
+        raise BadCommand("DATA is nested too deep to be read.", field="data", fix="Flatten it.") from None
+    except OSError as error:
+        fix = f"A text that begins with @ is written as JSON: '\"{text}\"'."
+        raise BadCommand(f"DATA cannot be read from {source}: {error.strerror}.", field="data", fix=fix) from error
+    except ValueError as error:
+        if source:
+            raise BadCommand(f"DATA from {source} is no JSON: {error}.", field="data") from error
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            output.note(f"DATA looks like JSON and is none, so it is sent as text: {error}.")
         return text
 
 
@@ -262,162 +257,177 @@ def _submit(config: Config, given: argparse.Namespace) -> int:
         data = _data(given.data)
         handle = client.submit(given.cmd, data, job_id=given.job_id, from_=given.from_, to=to, **options)
         handle.accepted(ANSWER_S)
-        if given.wait is not None and not handle.wait(given.wait):
-            raise ResultTimeout(
-                f"job {handle.job_id} has not ended within {given.wait:g} s.", fix=f"Ask: exesys result {handle.job_id}"
-            )
+        try:
+            late = given.wait is not None and not handle.wait(given.wait)
+        except KeyboardInterrupt:
+            output.note(f"job {handle.job_id} goes on. Ask: {PROGRAM} result {handle.job_id}")
+            raise
+        if late:
+            raise _late(config, client, handle, given.wait)
         if given.json:
-            _show({"job_id": handle.job_id, "from": handle.from_, "to": to, "cmd": handle.cmd, **describe(handle)})
+            output.show(
+                {"job_id": handle.job_id, "from": handle.from_, "to": to, "cmd": handle.cmd, **describe(handle)}
+            )
             return 1 if handle.state is State.error else 0
         if given.wait is None:
             print(handle.job_id)
         else:
-            _show(handle.result(0))
+            output.show(handle.result(0))
     return 0
+
+
+def _late(config: Config, client: Client, handle: Handle, wait_s: float) -> ResultTimeout:
+    """Say that the time is over, and that no worker will ever take the job, if that is so."""
+    from exesys import views
+
+    why = ""
+    with contextlib.suppress(ExesysError):  # it is only a help
+        workers = client.snapshot("workers", timeout=REASON_S)["workers"]
+        [steps] = _reader(config).steps([handle.job_id])
+        served = views.served_by(workers)
+        why = next(filter(None, (views.waits(step, served) for step in steps if step.from_ == handle.from_)), "")
+    fix = f"Add it to [worker] queues and `{PROGRAM} restart`." if why else f"Ask: {PROGRAM} result {handle.job_id}"
+    late = f"job {handle.job_id} has not ended within {wait_s:g} s"
+    return ResultTimeout(f"{late}: {why}." if why else f"{late}.", fix=fix)
 
 
 def _result(config: Config, given: argparse.Namespace) -> int:
     from exesys.bus.client import ANSWER_S, describe
 
     with _connect(config) as client:
-        handle = client.follow(given.job_id, given.from_, given.to)
-        handle.accepted(ANSWER_S)
+        handle = client.follow(given.job_id, given.from_ or command.DEFAULT_FROM, given.to or command.END)
+        try:
+            handle.accepted(ANSWER_S)
+        except NotFound:
+            step = _only_step(config, given)
+            handle = client.follow(given.job_id, step.from_, step.text("to"))
+            handle.accepted(ANSWER_S)
         ended = handle.wait(given.wait)
         if given.json:
-            _show({"job_id": given.job_id, "from": given.from_, "to": given.to, **describe(handle)})
+            output.show({"job_id": given.job_id, "from": handle.from_, "to": handle.to, **describe(handle)})
             return 4 if not ended else 1 if handle.state is State.error else 0
-        _show(handle.result(0))
+        if not ended:
+            raise _late(config, client, handle, given.wait)
+        output.show(handle.result(0))
     return 0
+
+
+def _only_step(config: Config, given: argparse.Namespace) -> Step:
+    """Return the step of a job that is meant, when only one can be. Raises NotFound."""
+    steps = _steps(_reader(config), given.job_id)
+    fitting = [step for step in steps if given.from_ in (None, step.from_) and given.to in (None, step.text("to"))]
+    if len(fitting) != 1:
+        listed = "; ".join(f"--from {step.from_} --to {step.text('to')}" for step in steps[:5])
+        text = (
+            f"job {given.job_id} has {len(fitting)} such steps." if fitting else f"job {given.job_id} has no such step."
+        )
+        raise NotFound(text, fix=f"Name one of its steps: {listed}.")
+    return fitting[0]
+
+
+def _reader(config: Config) -> Reader:
+    from exesys.store.reader import Reader
+
+    return Reader(config.redis_url, config.redis.prefix)
+
+
+def _steps(reader: Reader, job_id: str) -> list[Step]:
+    """Return all steps of a job. Raises NotFound."""
+    [steps] = reader.steps([command.check_name(job_id, "job_id")])
+    if not steps:
+        raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+    return steps
 
 
 def _jobs(config: Config, given: argparse.Namespace) -> int:
     from exesys import views
-    from exesys.store.reader import Reader
 
-    reader = Reader(config.redis_url, config.redis.prefix)
+    reader = _reader(config)
     if given.job_id:
-        [steps] = reader.steps([command.check_name(given.job_id, "job_id")])
-        if not steps:
-            raise NotFound(f"there is no job {given.job_id}.", fix="It was never sent, or its results have expired.")
-        _show(views.job(given.job_id, steps, whole=True))
+        told = views.job(given.job_id, _steps(reader, given.job_id), whole=True)
+        output.show(told) if given.json else output.show_whole(told)
         return 0
     found, _ = reader.jobs(given.limit, state=State[given.state] if given.state else None)
     jobs = [views.job(job_id, steps) for job_id, steps in found]
     if given.json:
-        _show(jobs)
+        output.show(jobs)
         return 0
     rows = [
         [
             job["job_id"],
             step["from"],
-            step["to"],
+            output.names(step["to"]),
             step["cmd"],
             step["state"],
             step["attempt"],
-            _when(step.get("accepted_ms")),
+            output.when(step.get("accepted_ms")),
             step.get("error", {}).get("message", ""),
         ]
         for job in jobs
         for step in job["steps"]
     ]
-    _table(("job_id", "from", "to", "cmd", "state", "attempt", "accepted", "error"), rows)
+    output.table(("job_id", "from", "to", "cmd", "state", "attempt", "accepted", "error"), rows)
+    if not rows:
+        output.note(f"there is no job in state {given.state}." if given.state else "there is no job.")
     return 0
 
 
 def _job_log(config: Config, given: argparse.Namespace) -> int:
     from exesys import views
-    from exesys.store.reader import Reader
 
-    reader = Reader(config.redis_url, config.redis.prefix)
-    [steps] = reader.steps([command.check_name(given.job, "job_id")])
-    if not steps:
-        raise NotFound(f"there is no job {given.job}.", fix="It was never sent, or its results have expired.")
+    reader = _reader(config)
+    steps = _steps(reader, given.job)
     told = views.logs(steps, reader.logs(steps))
     if given.json:
-        _show(told)
-    else:
-        for step in told:
-            for attempt in step["attempts"]:
-                print(attempt["log"], end="")
+        output.show(told)
+        return 0
+    for step in told:
+        if len(told) > 1:
+            print(f"--- from {step['from']} to {output.names(step['to'])} ---")
+        _print_attempts({each["attempt"]: each["log"] for each in step["attempts"]})
+    if not any(step["attempts"] for step in told):
+        output.note(f"job {given.job} has printed and logged nothing so far.")
     return 0
+
+
+def _print_attempts(logs: dict[int, str]) -> None:
+    """Print what each attempt left, each but the first below a line with its number."""
+    for attempt, log in sorted(logs.items()):
+        if attempt > 1:
+            print(f"--- attempt {attempt} ---")
+        print(log, end="" if log.endswith("\n") or not log else "\n")
 
 
 def _functions(config: Config, given: argparse.Namespace) -> int:
     with _connect(config) as client:
         functions = client.snapshot("functions")["functions"]
     if given.json:
-        _show(functions)
+        output.show(functions)
         return 0
     rows = [[each["name"], each["module"], each["signature"], each["doc"]] for each in functions["functions"]]
-    _table(("name", "module", "takes", "does"), rows)
-    for name, text in functions["broken"].items():
-        print(f"broken: {name}: {text.strip().splitlines()[-1]}", file=sys.stderr)
+    output.table(("name", "module", "takes", "does"), rows)
+    output.note_broken(functions["broken"])
     return 0
 
 
-# --- the parser -----------------------------------------------------------
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="exesys",
-        description="Run and ask an ExeSys job server.",
-        epilog="Exit codes: 0 well, 1 failed, 2 wrong usage or refused, 3 system not there, 4 time over.",
+    return usage.parser(
+        {
+            "up": _up,
+            "down": _down,
+            "restart": _restart,
+            "status": _status,
+            "reload": _reload,
+            "logs": _logs,
+            "doctor": _doctor,
+            "bench": _bench,
+            "demo": _demo,
+            "submit": _submit,
+            "result": _result,
+            "jobs": _jobs,
+            "functions": _functions,
+        }
     )
-    parser.add_argument("--version", action="version", version=f"exesys {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Run, text: str, example: str) -> argparse.ArgumentParser:
-        child = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        child.add_argument("--json", action="store_true", help="print JSON, for programs")
-        child.set_defaults(run=run)
-        return child
-
-    up = add("up", _up, "start what is not running, and prove it with one job", "exesys up")
-    up.add_argument("--foreground", action="store_true", help="stay attached; end the system with Ctrl-C")
-    add("down", _down, "stop the system; running jobs get their grace period", "exesys down")
-    add("restart", _restart, "stop and start the system", "exesys restart")
-    add("status", _status, "show addresses and programs", "exesys status --json")
-    add("reload", _reload, "load changed modules as running jobs end", "exesys reload")
-    logs = add("logs", _logs, "show a program's log, or a job's", "exesys logs worker --follow")
-    logs.add_argument("program", nargs="?", help="router, worker, rest, … (default: all)")
-    logs.add_argument("--job", metavar="JOB_ID", help="what this job printed and logged")
-    logs.add_argument("-n", "--lines", type=int, default=50)
-    logs.add_argument("-f", "--follow", action="store_true")
-    add("doctor", _doctor, "check this machine and this system", "exesys doctor")
-    bench = "measure throughput and latency; takes the options of benchmarks/run.py"
-    add("bench", _bench, bench, "exesys bench --peers huey,celery,dramatiq")
-    demo = add("demo", _demo, "index a directory of texts and search it", 'exesys demo --query "free software"')
-    demo.add_argument("path", nargs="?", help="a directory of text files (default: licence texts, or our docs)")
-    demo.add_argument("--query", default="free software")
-
-    submit = add("submit", _submit, "send a command", "exesys submit add '[1, 2, 3]' --wait 5")
-    submit.add_argument("cmd", help="the function to run")
-    submit.add_argument("data", nargs="?", help="JSON, or plain text; @FILE or - for JSON from a file or stdin")
-    submit.add_argument("--wait", type=float, metavar="S", help="wait so long and print the value")
-    submit.add_argument("--job-id", dest="job_id")
-    submit.add_argument("--from", dest="from_", default=command.DEFAULT_FROM)
-    submit.add_argument("--to", default=command.END)
-    kinds: dict[str, Any] = {"queue": str, "at": str, "priority": int, "retries": int}
-    for name in command.OPTIONS:
-        submit.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kinds.get(name, float))
-    result = add("result", _result, "print the value of a job sent earlier", "exesys result JOB_ID --wait 10")
-    result.add_argument("job_id")
-    result.add_argument("--wait", type=float, default=5.0, metavar="S")
-    result.add_argument("--from", dest="from_", default=command.DEFAULT_FROM)
-    result.add_argument("--to", default=command.END)
-    jobs = add("jobs", _jobs, "list jobs, or show one", "exesys jobs --state error")
-    jobs.add_argument("job_id", nargs="?")
-    jobs.add_argument("--state", choices=list(State.__members__))
-    jobs.add_argument("--limit", type=int, default=50)
-    add("functions", _functions, "list what can be called, and what is broken", "exesys functions")
-    return parser
 
 
 if __name__ == "__main__":

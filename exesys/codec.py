@@ -31,6 +31,7 @@ from exesys.errors import BadCommand, TooLarge
 _DATETIME, _UUID, _DECIMAL, _SET, _FROZENSET, _TUPLE = range(1, 7)
 # An extension inside an extension costs the C decoder 40 kB of stack; some 200 would end the process.
 MAX_SETS_DEEP = 16
+_MAPS_AND_ARRAYS = frozenset({*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})  # the first bytes of their formats
 _NOT_PACKED = (TypeError, ValueError, OverflowError, RecursionError)
 _NOT_UNPACKED = (ValueError, TypeError, RecursionError, ArithmeticError, msgpack.UnpackException)
 
@@ -103,6 +104,26 @@ def _read(packed: bytes, hook: Callable[[int, bytes], Any], make_map: Callable[[
         return msgpack.unpackb(packed, ext_hook=hook, strict_map_key=False, timestamp=3)
     except TypeError:
         return msgpack.unpackb(packed, ext_hook=hook, strict_map_key=False, timestamp=3, object_pairs_hook=make_map)
+
+
+def regular(packed: bytes) -> bytes:
+    """Return bytes that are equal for equal data, in whatever order its maps were written.
+
+    Only good to be compared: what comes back is not the data's msgpack. Data
+    that holds no map comes back as it is.
+    """
+    if not packed or packed[0] not in _MAPS_AND_ARRAYS:
+        return packed
+    try:
+        tree = msgpack.unpackb(packed, object_pairs_hook=_sorted_pairs, ext_hook=msgpack.ExtType, strict_map_key=False)
+        return msgpack.packb(tree)  # type: ignore[no-any-return]  # untyped library
+    except (*_NOT_UNPACKED, *_NOT_PACKED):
+        return packed  # to be refused elsewhere
+
+
+def _sorted_pairs(pairs: list[tuple[Any, Any]]) -> Any:
+    """Stand for a map as no array can: by an extension, then its pairs in the order of their packed keys."""
+    return [msgpack.ExtType(_TUPLE, b""), *sorted((msgpack.packb(key), msgpack.packb(value)) for key, value in pairs)]
 
 
 def _extension(code: int, body: bytes, depth: int = 0) -> Any:

@@ -56,7 +56,7 @@ class Command(NamedTuple):
     @property
     def digest(self) -> bytes:
         """Nine bytes that tell whether two commands ask for the same work."""
-        return hashlib.blake2b(self.cmd.encode() + b"\0" + self.data, digest_size=9).digest()
+        return hashlib.blake2b(self.cmd.encode() + b"\0" + codec.regular(self.data), digest_size=9).digest()
 
 
 def check_name(value: Any, field: str) -> str:

@@ -1,4 +1,4 @@
-"""`exesys demo`: index a directory of texts with `modules/text.py`, and search it."""
+"""`bin/exesys demo`: index a directory of texts with `modules/text.py`, and search it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from exesys import home, preflight, process, programs, servers
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
-from exesys.errors import ExesysError
+from exesys.errors import ExesysError, Unavailable
 
 # As in setup.py; a test compares.
 PACKAGES = {
@@ -181,7 +181,7 @@ def _redis(config: Config, running: bool) -> Iterator[Check]:
         yield _latency(where, info, sorted(times)[2])
         yield from _redis_settings(connection)
     except redis.RedisError as error:
-        yield Check("redis", "fail", f"The Redis at {where} does not answer: {error}.", "See `exesys logs redis`.")
+        yield Check("redis", "fail", f"The Redis at {where} does not answer: {error}.", "See `bin/exesys logs redis`.")
     finally:
         connection.close()
 
@@ -233,7 +233,8 @@ def _mongo(config: Config, running: bool) -> Iterator[Check]:
         info = client.server_info()
     except pymongo.errors.PyMongoError as error:
         first = str(error).split(",", 1)[0]
-        yield Check("mongo", "fail", f"The MongoDB at {where} does not answer: {first}.", "See `exesys logs mongo`.")
+        fix = "See `bin/exesys logs mongo`."
+        yield Check("mongo", "fail", f"The MongoDB at {where} does not answer: {first}.", fix)
         return
     finally:
         client.close()
@@ -251,7 +252,8 @@ def _programs(config: Config, running: bool) -> Iterator[Check]:
     states = home.supervisor(config).programs()
     down = [f"{each.name} is {each.state}" for each in states if each.state != "RUNNING"]
     if down:
-        yield Check("programs", "fail", f"{'; '.join(down)}.", "See `exesys logs NAME`; `exesys up` starts them again.")
+        fix = "See `bin/exesys logs NAME`; `bin/exesys up` starts them again."
+        yield Check("programs", "fail", f"{'; '.join(down)}.", fix)
     else:
         yield Check("programs", "ok", f"{len(states)} programs run: {', '.join(each.name for each in states)}.")
 
@@ -262,7 +264,7 @@ def _leftovers(config: Config, running: bool) -> Iterator[Check]:
     left = [f"{each.program} ({each.pid})" for each in process.programs_of(config.home)]
     if left:
         text = f"Programs of this home run without their supervisord: {', '.join(left)}."
-        yield Check("leftovers", "fail", text, "End them: `exesys down`.")
+        yield Check("leftovers", "fail", text, "End them: `bin/exesys down`.")
     else:
         yield Check("leftovers", "ok", "No program of this home was left over.")
 
@@ -273,18 +275,43 @@ def _functions(config: Config, running: bool) -> Iterator[Check]:
         yield Check("functions", "warn", f"No such directory: {', '.join(missing)}.", "See [functions] path.")
     if not running:
         return
-    try:
-        with urllib.request.urlopen(f"{config.rest_url}/functions", timeout=ANSWER_S) as answer:
-            told = json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        yield Check("functions", "fail", f"REST does not tell the functions: {error}.", "See `exesys logs rest`.")
-        return
+    told = _ask(config, "functions")
     broken = told.get("broken", {})
     for name, text in broken.items():
         last = (str(text).strip().splitlines() or ["for an unknown reason"])[-1]
-        yield Check("functions", "fail", f"{name} is broken: {last}.", "Correct it; then `exesys functions`.")
+        yield Check("functions", "fail", f"{name} is broken: {last}.", "Correct it; then `bin/exesys functions`.")
     if not broken:
         yield Check("functions", "ok", f"{len(told.get('functions', []))} functions, none broken.")
+
+
+def _queues(config: Config, running: bool) -> Iterator[Check]:
+    if not running:
+        return
+    from exesys import waiting
+    from exesys.store.reader import Reader
+
+    reader = Reader(config.redis_url, config.redis.prefix)
+    try:
+        left = waiting.unserved(reader, _ask(config, "workers")["workers"], _ask(config, "functions")["functions"])
+    except ExesysError:
+        return  # said under redis or functions
+    finally:
+        reader.close()
+    for queue, jobs in left.items():
+        text = f"No worker serves the queue {queue}, in which {jobs} {'job waits' if jobs == 1 else 'jobs wait'}."
+        yield Check("queues", "warn", text, "Add it to [worker] queues, and then `bin/exesys restart`.")
+    if not left:
+        yield Check("queues", "ok", "No job was found that waits in a queue without a worker.")
+
+
+def _ask(config: Config, what: str) -> dict[str, Any]:
+    """Ask REST. Raises Unavailable."""
+    try:
+        with urllib.request.urlopen(f"{config.rest_url}/{what}", timeout=ANSWER_S) as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise Unavailable(f"REST does not tell the {what}: {error}.", fix="See `bin/exesys logs rest`.") from error
 
 
 _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
@@ -300,4 +327,5 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "programs": _programs,
     "leftovers": _leftovers,
     "functions": _functions,
+    "queues": _queues,
 }

@@ -138,17 +138,20 @@ class JobError(ExesysError):
 
     `type` is the name of the exception class in the function, or one of
     `Timeout`, `Crashed`, `WorkerLost`; `attempts` counts how often it was
-    dispatched; `traceback` is the remote one, when there is one.
+    dispatched; `traceback` is the remote one, when there is one; `job_id` is
+    "" where it is not known.
     """
 
     code = "job_failed"
 
-    def __init__(self, type: str, message: str, attempts: int, traceback: str = "") -> None:
-        super().__init__(f"{type}: {message}" if message else type)
+    def __init__(self, type: str, message: str, attempts: int, traceback: str = "", job_id: str = "") -> None:
+        after = f" (after {attempts} attempts)" if attempts > 1 else ""
+        super().__init__((f"{type}: {message}" if message else type) + after)
         self.type = type
         self.text = message
         self.attempts = attempts
         self.traceback = traceback
+        self.job_id = job_id
 
 
 class ResultTimeout(ExesysError, TimeoutError):

@@ -13,15 +13,16 @@ import json
 import math
 import signal
 import uuid
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from bottle import Bottle, HTTPError, HTTPResponse
+from bottle import Bottle, HTTPError, HTTPResponse, MultiDict, request
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
-from exesys.errors import BadJson, ExesysError, NotAllowed, NotFound, Problem, TooLarge
+from exesys.errors import BadCommand, BadJson, ExesysError, NotAllowed, NotFound, Problem, TooLarge, nearest
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -33,10 +34,16 @@ RETRY_STATUSES = (429, 503)
 CHANNEL_TIMEOUT_S = 60
 STOP_CHECK_S = 0.5
 _SHOWN = 24
+_SHOWN_PATH = 60
+_QUOTES = 'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
+_SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
+Endpoint = tuple[str, str]  # method, path
 
 
 def parse_json(body: bytes) -> Any:
     """Read a JSON body. Raises BadJson saying where it breaks."""
+    if not body.strip():
+        raise BadJson("the body is empty.", fix='Send a command, such as -d \'{"cmd": "echo", "data": 1}\'.')
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -48,7 +55,7 @@ def parse_json(body: bytes) -> Any:
         after = text[error.pos : error.pos + _SHOWN]
         raise BadJson(
             f"the body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}: …{before} ⟨here⟩ {after}…",
-            fix='Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.',
+            fix=_SEVERAL if error.msg == "Extra data" else _QUOTES,
         ) from None
     except RecursionError:
         raise BadJson("the body is nested too deep to be read.", field="data", fix="Flatten the data.") from None
@@ -58,6 +65,28 @@ def parse_json(body: bytes) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def check_query(query: MultiDict, known: Sequence[str]) -> None:
+    """Raise BadCommand for a parameter that is not among the `known`, or is given more than once."""
+    for name in query:
+        if name not in known:
+            shown = name.encode("latin-1").decode("utf-8", "replace")[:60]
+            close = nearest(shown, known)
+            listed = f"Known parameters: {', '.join(known)}." if known else "Send none: this endpoint has none."
+            fix = f"Did you mean `{close}`?" if close else listed
+            raise BadCommand(f"the parameter {shown!r} is unknown.", field=shown, fix=fix)
+        if len(query.getall(name)) > 1:
+            raise BadCommand(f"`{name}` is given more than once.", field=name, fix="Give it once.")
+
+
+def preference(name: str, header: str) -> str | None:
+    """Return the value of a preference in a Prefer header (RFC 7240), None when it is not there."""
+    for part in header.split(","):
+        key, _, value = part.partition(";")[0].partition("=")
+        if key.strip().lower() == name:
+            return value.strip().strip('"')
+    return None
 
 
 def to_json(value: Any) -> bytes:
@@ -110,18 +139,30 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
     return {"error": problem._asdict()}
 
 
-def on_error(error: HTTPError) -> HTTPResponse:
-    """Bottle's own errors, in our form."""
-    status = error.status_code
-    if status == 404:
-        return refuse(NotFound("there is no such page here.", fix="See the README for the list of endpoints."))
-    if status == 405:
-        answer = refuse(
-            NotAllowed("this endpoint does not take that method.", fix=f"Use {error.headers.get('Allow')}.")
-        )
-        answer.set_header("Allow", error.headers.get("Allow", ""))
-        return answer
-    return respond(status, describe_problem(Problem("internal", f"this should not happen: {error.body}.")))
+def on_error(endpoints: Sequence[Endpoint]) -> Callable[[HTTPError], HTTPResponse]:
+    """Return what tells Bottle's own errors in our form, naming the endpoints that there are."""
+
+    def tell(error: HTTPError) -> HTTPResponse:
+        status = error.status_code
+        path = request.path[:_SHOWN_PATH]
+        if status == 404:
+            return refuse(NotFound(f"there is nothing at {path}.", fix=_endpoints_like(path, endpoints)))
+        if status == 405:
+            allowed = error.headers.get("Allow", "")
+            answer = refuse(NotAllowed(f"{path} does not take {request.method[:_SHOWN]}.", fix=f"Use {allowed}."))
+            answer.set_header("Allow", allowed)
+            return answer
+        return respond(status, describe_problem(Problem("internal", f"this should not happen: {error.body}.")))
+
+    return tell
+
+
+def _endpoints_like(path: str, endpoints: Sequence[Endpoint]) -> str:
+    known = [path for _, path in endpoints]
+    stem = path.rstrip("/").lower()
+    close = nearest(stem, known) if stem.count("/") == 1 else ""  # what is below a page is most likely a job's
+    listed = ", ".join(f"{method} {path}" for method, path in endpoints)
+    return f"Did you mean {close}? Known: {listed}." if close else f"Known: {listed}."
 
 
 class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library

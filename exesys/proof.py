@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 from exesys.errors import BootError
 from exesys.process import wait_until
@@ -18,6 +18,15 @@ _DATA_AVAILABLE = 3
 _ERROR = 4
 
 
+class Proof(NamedTuple):
+    """What came of the first job: `state` is the one it ended in, or "" when none could be tried."""
+
+    job_id: str
+    state: str
+    took_ms: float | None
+    message: str
+
+
 def is_ready(host: str, port: int) -> bool:
     """Tell whether REST answers, and says that all behind it is there."""
     try:
@@ -26,14 +35,15 @@ def is_ready(host: str, port: int) -> bool:
         return False
 
 
-def prove(host: str, port: int, queue: str) -> str:
-    """Run one job on `queue` and return a sentence about it. Raises BootError when it has no result."""
+def prove(host: str, port: int, queue: str) -> Proof:
+    """Run one job on `queue` and tell of it. Raises BootError when it has no result."""
+    job_id = f"proof-{uuid.uuid4()}"
     command = {
         "from": "bootstrap",
         "to": "end_job",
         "cmd": "test_cmd",
         "data": "ready?",
-        "job_id": f"proof-{uuid.uuid4()}",
+        "job_id": job_id,
         "queue": queue,
         "result_ttl_s": 60,
     }
@@ -55,9 +65,10 @@ def prove(host: str, port: int, queue: str) -> str:
     code, answer, took_s = last
     state = answer.get("status") if isinstance(answer, dict) else None
     if state == _DATA_AVAILABLE:
-        return f"one job was run: test_cmd answered in {took_s * 1000:.0f} ms"
+        took_ms = round(took_s * 1000, 1)
+        return Proof(job_id, answer["state"], took_ms, f"one job was run: test_cmd answered in {took_ms:.0f} ms")
     if code == 422:
-        return f"no job could be tried: {answer['error']['message']}"
+        return Proof(job_id, "", None, f"no job could be tried: {answer['error']['message']}")
     if state == _ERROR:
         raise BootError(f"The first job, test_cmd, ended in error: {answer['error']}.")
     raise BootError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -77,8 +79,39 @@ def _supervisord_pids(config: Config) -> list[int]:
 
 
 def forget(config: Config) -> None:
+    """Remove what programs that are gone leave: their record, their pid, their sockets."""
+    record = home.read_record(config)
+    started = home.as_started(config, record) if record else config
     for name in ("system.json", "supervisor.sock", "supervisord.pid"):
         (config.run / name).unlink(missing_ok=True)
+    for path in _bus_sockets(started.bus_endpoint):
+        if _is_left_over(path):
+            path.unlink(missing_ok=True)
+
+
+def _bus_sockets(endpoint: str) -> list[Path]:
+    """List the socket files of a bus: its front's, and those beside it (see `sockets.beside`)."""
+    if not endpoint.startswith("ipc://"):
+        return []
+    front = Path(endpoint.removeprefix("ipc://"))
+    beside = [front.with_name(f"{front.name}.{name}") for name in ("events", "results")]
+    pushes = front.parent.glob(f"{glob.escape(front.name)}.w-*")
+    return [front, *beside, *pushes]
+
+
+def _is_left_over(path: Path) -> bool:
+    """Tell whether this is a socket on which nobody listens."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def end_orphans(config: Config, tell: Teller) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from exesys import codec, command
@@ -10,6 +10,8 @@ from exesys.states import State
 from exesys.store.reader import Step
 
 _UNFINISHED = (State.processing, State.start, State.standby)
+# `sent` is no `began`: a job that was fetched ahead still waits at its worker.
+_TIMES = (("accepted_ms", "born"), ("sent_ms", "sent"), ("began_ms", "began"), ("ended_ms", "ended"))
 
 
 def to_of(joined: str) -> str | list[str]:
@@ -17,10 +19,29 @@ def to_of(joined: str) -> str | list[str]:
     return joined.split(",") if "," in joined else joined
 
 
-def job(job_id: str, steps: Sequence[Step], whole: bool = False) -> dict[str, Any]:
+def waits(step: Step, served: Collection[str]) -> str:
+    """Say why a step waits in vain, or "". `served` are the queues that workers serve now."""
+    queue = queue_of(step)
+    return "" if step.state is not State.start or queue in served else f"no worker serves the queue {queue}"
+
+
+def queue_of(step: Step) -> str:
+    """Return the queue a step waits in, or would."""
+    return step.text("queue") or command.DEFAULT_QUEUE
+
+
+def served_by(workers: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the queues that these workers, as the router tells them, serve now."""
+    return {queue for worker in workers if not worker["draining"] for queue in worker["queues"]}
+
+
+def job(
+    job_id: str, steps: Sequence[Step], whole: bool = False, served: Collection[str] | None = None
+) -> dict[str, Any]:
     """Describe a job: its state is that of its least finished step, and error when one failed.
 
-    `whole` adds results, tracebacks and, once all is well, the job's `EOJ`.
+    `whole` adds results, tracebacks and, once all is well, the job's `EOJ`;
+    `served`, the queues that workers serve now, adds what waits in vain.
     """
     states = {step.state for step in steps}
     state = next((state for state in _UNFINISHED if state in states), None)
@@ -28,6 +49,9 @@ def job(job_id: str, steps: Sequence[Step], whole: bool = False) -> dict[str, An
         state = State.error if State.error in states else State.data_available
     told: dict[str, Any] = {"job_id": job_id, "status": int(state), "state": state.name}
     told["steps"] = [_step(step, whole) for step in steps]
+    for step, shown in zip(steps, told["steps"], strict=True):
+        if served is not None and (why := waits(step, served)):
+            shown["waits"] = why
     if whole and state is State.data_available:
         ends = {step.from_: _value(step) for step in steps if step.text("to") == command.END or len(steps) == 1}
         told["EOJ"] = next(iter(ends.values())) if len(ends) == 1 else ends
@@ -47,12 +71,14 @@ def _step(step: Step, whole: bool) -> dict[str, Any]:
         "state": step.state.name,
         "attempt": int(step.number("attempt") or 0),
     }
-    for name, field in (("accepted_ms", "born"), ("began_ms", "began"), ("ended_ms", "ended")):
+    if step.state is not State.data_available:  # a finished record does not keep it
+        told["queue"] = queue_of(step)
+    for name, field in _TIMES:
         if field in step.fields:
             told[name] = int(step.number(field) or 0)
     if "progress" in step.fields:
         told["progress"] = {"fraction": step.number("progress"), "text": step.text("note")}
-    if step.state is State.processing:
+    if "worker" in step.fields:
         told["worker"] = step.text("worker")
     if whole and "result" in step.fields:
         told["result"] = codec.unpack(step.fields["result"])

@@ -166,7 +166,7 @@ class Client:
         if not arrived.wait(timeout):
             with self._desk.lock:
                 self._desk.forget(tag)
-            raise Unavailable("the router does not answer.", fix="See `exesys status`.")
+            raise Unavailable("the router does not answer.", fix="See `bin/exesys status`.")
         return answer[0].parts
 
     def tell(self, message: m.Message) -> None:

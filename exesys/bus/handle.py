@@ -104,7 +104,7 @@ class Handle:
         if self._error is not None:
             return self._error
         if self._state is State.error:
-            return job_error(self._body)
+            return job_error(self._body, self.job_id)
         return None
 
     def adopt(self, other: Handle) -> None:
@@ -162,10 +162,10 @@ class Handle:
         return []
 
 
-def job_error(body: Any) -> JobError:
+def job_error(body: Any, job_id: str = "") -> JobError:
     """Make the error of an answer in state 4: [error bytes, attempts]."""
     packed, attempts = body
     told = codec.unpack(packed) if packed else {}
     return JobError(
-        str(told.get("type", "Error")), str(told.get("message", "")), attempts, str(told.get("traceback", ""))
+        str(told.get("type", "Error")), str(told.get("message", "")), attempts, str(told.get("traceback", "")), job_id
     )

@@ -7,10 +7,12 @@ with what the router said after the commit.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from bottle import Bottle, HTTPResponse, request
@@ -21,7 +23,19 @@ from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
-from exesys.http import RETRY_STATUSES, describe_problem, on_error, parse_json, refuse, respond, serve, too_large
+from exesys.http import (
+    HEADERS,
+    RETRY_STATUSES,
+    check_query,
+    describe_problem,
+    on_error,
+    parse_json,
+    preference,
+    refuse,
+    respond,
+    serve,
+    too_large,
+)
 from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
@@ -31,6 +45,8 @@ LAST_ACKS_S = 0.5
 LONGEST_WAIT_S = 300.0
 KEPT_FREE = 8  # threads that never wait for a job's end
 MOST_LISTED = 1000
+QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a job is shown all the same
+_MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
 
 
 class Api:
@@ -45,18 +61,19 @@ class Api:
 
     def app(self) -> Bottle:
         app = Bottle()
-        app.default_error_handler = on_error
-        for method, path, handler in (
-            ("POST", "/sys_cmd", self.sys_cmd),
-            ("GET", "/jobs", self.jobs),
-            ("GET", "/jobs/<job_id>", self.job),
-            ("GET", "/jobs/<job_id>/log", self.log),
-            ("GET", "/functions", self.functions),
-            ("GET", "/workers", self.workers),
-            ("GET", "/healthz", self.healthz),
-            ("GET", "/readyz", self.readyz),
-        ):
-            app.route(path, method, _guarded(handler))
+        endpoints: tuple[tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]], ...] = (
+            ("POST", "/sys_cmd", self.sys_cmd, ("wait",)),
+            ("GET", "/jobs", self.jobs, ("limit", "state", "before")),
+            ("GET", "/jobs/<job_id>", self.job, ()),
+            ("GET", "/jobs/<job_id>/log", self.log, ()),
+            ("GET", "/functions", self.functions, ()),
+            ("GET", "/workers", self.workers, ()),
+            ("GET", "/healthz", self.healthz, ()),
+            ("GET", "/readyz", self.readyz, ()),
+        )
+        for method, path, handler, parameters in endpoints:
+            app.route(path, method, _guarded(handler, parameters))
+        app.default_error_handler = on_error([(method, path) for method, path, _, _ in endpoints])
         return app
 
     # --- commands ---------------------------------------------------------
@@ -64,19 +81,17 @@ class Api:
     def sys_cmd(self) -> HTTPResponse:
         """Take one command, or an array of them."""
         wait_s = self._wait_s()
-        operation = request.get_header("Operation", "")
-        if operation:
-            raise BadCommand(f"`Operation: {operation[:40]}` is not known here.", fix="Leave the header out.")
+        _check_operation(request.get_header("Operation", "").strip())
         body = parse_json(self._body())
         if isinstance(body, list):
             return self._many(body, wait_s)
         built = command.from_json(body, self.limits, _new_id)
         [handle] = self.client.send(built, notify=wait_s > 0)
-        self._await([handle], wait_s)
+        in_vain = self._await([handle], wait_s)
         refused = _refusal(handle)
         if refused is not None:
             raise refused
-        return respond(*_answer(handle))
+        return respond(*_answer(handle, in_vain))
 
     def _many(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
         """Each command is accepted or refused on its own; the answers stand in their order."""
@@ -96,10 +111,12 @@ class Api:
                 built.append(error)
         good = [item for item in built if isinstance(item, command.Command)]
         handles = self.client.send(*good, notify=wait_s > 0)
-        self._await(handles, wait_s)
+        in_vain = self._await(handles, wait_s)
         sent = iter(handles)
         answers = [
-            (item.status, describe_problem(item.problem)) if isinstance(item, ExesysError) else _answer(next(sent))
+            (item.status, describe_problem(item.problem))
+            if isinstance(item, ExesysError)
+            else _answer(next(sent), in_vain)
             for item in built
         ]
         statuses = [status for status, _ in answers]
@@ -108,8 +125,8 @@ class Api:
         retry = {"Retry_After": "1"} if status in RETRY_STATUSES else {}
         return respond(status, [answer for _, answer in answers], **retry)
 
-    def _await(self, handles: list[Handle], wait_s: float) -> None:
-        """Wait for the acknowledgements, then up to `wait_s` for the ends."""
+    def _await(self, handles: list[Handle], wait_s: float) -> dict[Handle, str]:
+        """Wait for the acknowledgements, then up to `wait_s` for the ends. Says why some wait in vain."""
         until = time.monotonic() + ACK_S
         for handle in handles:
             try:
@@ -128,7 +145,10 @@ class Api:
                     handle.wait(max(0.0, until - time.monotonic()))
             finally:
                 self._waiting.release()
-            self._refresh([handle for handle in handles if not handle.done()])
+            left = [handle for handle in handles if not handle.done()]
+            self._refresh(left)
+            return self._in_vain([handle for handle in left if handle.state is State.start])
+        return {}
 
     def _refresh(self, handles: list[Handle]) -> None:
         """Ask for the present state of what has not ended."""
@@ -138,6 +158,33 @@ class Api:
             with contextlib.suppress(ExesysError):
                 present.accepted(ACK_S)
                 handle.adopt(present)
+
+    def _in_vain(self, waiting: list[Handle]) -> dict[Handle, str]:
+        """Say why commands that wait in state start do so in vain. What is not known is left out."""
+        served = self._served() if waiting else None
+        if served is None:
+            return {}
+        job_ids = list(dict.fromkeys(handle.job_id for handle in waiting))
+        steps: dict[tuple[str, str, str], Step] = {}
+        with contextlib.suppress(Unavailable):
+            for step in chain.from_iterable(self.reader.steps(job_ids)):
+                steps[step.job_id, step.from_, step.text("to")] = step
+        why = {}
+        for handle in waiting:
+            found = steps.get((handle.job_id, handle.from_, handle.to))
+            if found is not None and (text := views.waits(found, served)):
+                why[handle] = text
+        return why
+
+    def _served(self) -> set[str] | None:
+        """Return the queues that workers serve now; None when the router does not say."""
+        if not self.client.connected:
+            return None
+        try:
+            workers = self.client.snapshot("workers", timeout=QUEUES_S)["workers"]
+        except Unavailable:
+            return None
+        return views.served_by(workers)
 
     def _body(self) -> bytes:
         kind = request.content_type.partition(";")[0].strip().lower()
@@ -153,39 +200,38 @@ class Api:
     def _wait_s(self) -> float:
         given = request.query.get("wait")
         if given is None:
-            preferences = request.get_header("Prefer", "").split(",")
-            waits = [part.partition("=")[2] for part in preferences if part.strip().startswith("wait=")]
-            if not waits:
-                return 0.0
-            given = waits[0].strip()
-        return _number("wait", given, 0, LONGEST_WAIT_S)
+            given = preference("wait", request.get_header("Prefer", ""))
+        return 0.0 if given is None else _number("wait", given, 0, LONGEST_WAIT_S)
 
     # --- reading ----------------------------------------------------------
 
     def jobs(self) -> HTTPResponse:
         """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=."""
-        limit = int(_number("limit", request.query.get("limit", "50"), 1, MOST_LISTED))
+        limit = _whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
         named = request.query.get("state")
         if named is not None and named not in State.__members__:
             raise BadCommand(
                 f"the state {named[:40]!r} is unknown.", field="state", fix=f"Known: {', '.join(State.__members__)}."
             )
-        before = request.query.get("before", "")
-        if before and not before.replace("-", "", 1).isdigit():
+        before = request.query.get("before")
+        if before is not None and not _MARK.fullmatch(before):
             raise BadCommand("`before` is no mark of this list.", field="before", fix="Take it from `next`.")
-        found, following = self.reader.jobs(limit, before, State[named] if named else None)
+        found, following = self.reader.jobs(limit, before or "", State[named] if named else None)
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 
     def job(self, job_id: str) -> HTTPResponse:
-        return respond(200, views.job(job_id, self._steps(job_id), whole=True))
+        steps = self._steps(job_id)
+        served = self._served() if any(step.state is State.start for step in steps) else None
+        return respond(200, views.job(job_id, steps, whole=True, served=served))
 
     def log(self, job_id: str) -> HTTPResponse:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
         steps = self._steps(job_id)
         logs = self.reader.logs(steps)
-        if "text/plain" in request.get_header("Accept", ""):
+        wanted = [kind.partition(";")[0].strip().lower() for kind in request.get_header("Accept", "").split(",")]
+        if next((kind for kind in wanted if kind in ("text/plain", "application/json")), "") == "text/plain":
             text = "".join(log for attempts in logs for log in attempts.values())
-            return HTTPResponse(text, 200, headers={"Content-Type": "text/plain; charset=utf-8"})
+            return HTTPResponse(text, 200, headers={**HEADERS, "Content-Type": "text/plain; charset=utf-8"})
         return respond(200, {"job_id": job_id, "steps": views.logs(steps, logs)})
 
     def _steps(self, job_id: str) -> list[Step]:
@@ -219,18 +265,29 @@ class Api:
         except Unavailable as error:
             missing.append(error.message)
         if missing:
-            raise Unavailable(f"not ready: {' '.join(missing)}", fix="See `exesys status`.")
+            raise Unavailable(f"not ready: {' '.join(missing)}", fix="See `bin/exesys status`.")
         return respond(200, {"status": "ready"})
 
 
-def _guarded(handler: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
+def _guarded(handler: Callable[..., HTTPResponse], parameters: Sequence[str]) -> Callable[..., HTTPResponse]:
     def guarded(**parts: str) -> HTTPResponse:
         try:
+            check_query(request.query, parameters)
             return handler(**parts)
         except ExesysError as error:
             return refuse(error)
 
     return guarded
+
+
+def _check_operation(operation: str) -> None:
+    if operation.lower() in ("workflow", "workflows"):
+        raise BadCommand(
+            f"`Operation: {operation}`: workflows are not in this version; they come with a later one.",
+            fix="Leave the header out: each command then runs on its own, as soon as it can.",
+        )
+    if operation:
+        raise BadCommand(f"`Operation: {operation[:40]}` is unknown.", fix="Leave the header out.")
 
 
 def _new_id() -> str:
@@ -247,17 +304,25 @@ def _number(name: str, text: str, low: float, high: float) -> float:
     raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
 
 
+def _whole(name: str, text: str, low: int, high: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
+        return int(text)
+    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a whole number, {low} to {high:,}.")
+
+
 def _refusal(handle: Handle) -> ExesysError | None:
     return handle.exception() if handle.state is None else None
 
 
-def _answer(handle: Handle) -> tuple[int, dict[str, Any]]:
+def _answer(handle: Handle, in_vain: Mapping[Handle, str]) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the body for one command."""
     refused = _refusal(handle)
     if refused is not None:
         return refused.status, describe_problem(refused.problem)
     told = describe(handle)
     step = {"job_id": handle.job_id, "from": handle.from_, "to": views.to_of(handle.to), "cmd": handle.cmd}
+    if handle in in_vain:
+        told["waits"] = in_vain[handle]
     return 200 if handle.done() else 202, {**step, **told}
 
 

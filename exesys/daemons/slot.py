@@ -83,7 +83,7 @@ class Journal(io.TextIOBase):
     def _tell_soon(self) -> None:
         """Tell at once if that was not done lately, else let the teller's thread do it."""
         if time.monotonic() - self._told_at >= NOTE_S:
-            self._tell()
+            self.tell_all()
             return
         self._due.set()
         if self._teller is None:
@@ -96,9 +96,10 @@ class Journal(io.TextIOBase):
             self._due.wait()
             pause.wait(NOTE_S)
             self._due.clear()
-            self._tell()
+            self.tell_all()
 
-    def _tell(self) -> None:
+    def tell_all(self) -> None:
+        """Tell the daemon all that the open log holds, if one is open."""
         with self._lock:
             self._told_at = time.monotonic()
             if self._ref:
@@ -139,11 +140,16 @@ class Slot:
 
     def serve(self) -> None:
         """Run jobs until told to quit or the daemon is gone."""
-        while not self.terminated:
-            message = self.channel.receive()
-            if message is None or message[0] == "quit":
-                return
-            self.run(*message[1:])
+        try:
+            while not self.terminated:
+                message = self.channel.receive()
+                if message is None or message[0] == "quit":
+                    return
+                self.run(*message[1:])
+        finally:
+            # After TERM: what the job still printed, its clean-up included. Here the
+            # main thread holds no lock of the journal's, as it may inside the handler.
+            self.journal.tell_all()
 
     def run(self, ref: str, attempt: int, to: str, cmd: str, data: bytes) -> None:
         """Run one job and report it."""

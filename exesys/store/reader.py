@@ -128,7 +128,7 @@ class Reader:
             pipeline.hgetall(self.keys("log", step.ref))
         replies: list[dict[bytes, bytes]] = self._do(pipeline.execute)
         return [
-            {int(attempt): log.decode("utf-8", "replace") for attempt, log in sorted(reply.items())}
+            {attempt: reply[b"%d" % attempt].decode("utf-8", "replace") for attempt in sorted(map(int, reply))}
             for reply in replies
         ]
 
@@ -145,9 +145,11 @@ class Reader:
         except redis.ResponseError as error:
             if "unction not found" in str(error):
                 raise
-            raise StoreAway(f"Redis refuses: {str(error).rstrip('.')}.", fix="See `exesys doctor`.") from error
+            raise StoreAway(f"Redis refuses: {str(error).rstrip('.')}.", fix="See `bin/exesys doctor`.") from error
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `exesys status`.") from error
+            raise StoreAway(
+                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status`."
+            ) from error
 
 
 def _step(raw: Any) -> Step:

@@ -108,7 +108,7 @@ class Store:
         except (redis.RedisError, OSError) as error:
             self._drop()
             raise StoreAway(
-                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `exesys status` and redis.log."
+                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status` and redis.log."
             ) from error
 
     def boot(self) -> tuple[int, list[str], bytes]:

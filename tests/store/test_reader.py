@@ -10,7 +10,7 @@ import pytest
 from store.fake import RealStore, steady
 from store.turns import BODY, FAILURE, NOW_MS, ONE, TWO, claim, close, place, report, run, submit
 
-from exesys.bus.messages import Note, Outcome
+from exesys.bus.messages import Job, Note, Outcome
 from exesys.config import Limits
 from exesys.states import State
 from exesys.store import reader as module
@@ -142,6 +142,25 @@ def test_the_newest_failures_come_first(store: RealStore, reader: Reader) -> Non
     for late, job in enumerate((jobs[1], jobs[0], jobs[2])):
         report(store, close(job, Outcome.failed), now_ms=NOW_MS + late)
     assert names(reader.jobs(2, state=State.error)[0]) == ["l", "j"]
+
+
+def test_failures_have_pages_too_also_those_of_one_moment(store: RealStore, reader: Reader) -> None:
+    submit(store, *(place(f"j{number}") for number in range(7)))
+    for number, job in enumerate(claim(store, 7)):
+        report(store, close(job, Outcome.failed), now_ms=NOW_MS + number // 4)  # four at once, then three
+    found = [page for page in pages(reader, 2, State.error) if page]
+    assert [len(page) for page in found] == [2, 2, 2, 1]
+    assert sorted(job for page in found for job in page) == [f"j{number}" for number in range(7)]
+    assert sorted(found[0] + found[1][:1]) == ["j4", "j5", "j6"], "the newest first"
+    _, before = reader.jobs(2, state=State.error)
+    report(store, close(claim_new(store, "new"), Outcome.failed), now_ms=NOW_MS + 9)
+    assert names(reader.jobs(2, before, State.error)[0]) == found[1], "what fails in between shifts nothing"
+
+
+def claim_new(store: RealStore, name: str) -> Job:
+    submit(store, place(name))
+    [job] = claim(store)
+    return job
 
 
 def test_a_search_by_state_ends_after_a_bounded_number_of_jobs(

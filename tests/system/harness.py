@@ -1,7 +1,7 @@
 """A real system to test: every program a process, in a home of its own, on free ports.
 
-Nothing here looks inside a program: systems are started by `exesys up`, asked
-by `exesys status`, spoken to over REST, the bus and Redis, and ended by real
+Nothing here looks inside a program: systems are started by `bin/exesys up`, asked
+by `bin/exesys status`, spoken to over REST, the bus and Redis, and ended by real
 signals. Waiting is always for a condition, with a deadline.
 """
 
@@ -182,7 +182,7 @@ class System:
     def exesys(
         self, *words: str, stdin: str | None = None, within_s: float = UP_S, environ: Mapping[str, str] | None = None
     ) -> Said:
-        """Run `exesys WORDS…` to its end."""
+        """Run `bin/exesys WORDS…` to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "exesys.cli", *words],
             cwd=self.root,
@@ -232,13 +232,13 @@ class System:
     # --- its processes --------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Return what `exesys status --json` prints."""
+        """Return what `bin/exesys status --json` prints."""
         status: dict[str, Any] = self.exesys("status", "--json").json
         return status
 
     def pids(self) -> dict[str, int]:
         """Return the pid of each program that runs, and that of supervisord."""
-        # The same as `exesys status`, without half a second for a process of its own.
+        # The same as `bin/exesys status`, without half a second for a process of its own.
         found = {each["name"]: each["pid"] for each in bootstrap.status(self.config)["programs"]}
         with contextlib.suppress(OSError, ValueError):
             found["supervisord"] = int((self.home / "run" / "supervisord.pid").read_text())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-# The same calls as `exesys up` and its kin, without the command line around them.
+# The same calls as `bin/exesys up` and its kin, without the command line around them.
 CALL = """
 import json, sys
 from exesys import bootstrap, environment
@@ -175,6 +175,11 @@ def running():
     system.end()
 
 
+def left(system):
+    """Name what is in the run directory of a system that was stopped."""
+    return {path.name for path in (system.home / "run").iterdir()}
+
+
 def tree(directory):
     return sorted(str(path) for path in directory.rglob("*"))
 
@@ -207,7 +212,7 @@ def test_from_nothing_to_a_job_and_back(make):
     assert code == 0
     assert "is stopped" in out
     assert system.is_empty()
-    assert not (system.home / "run" / "system.json").exists()
+    assert left(system) == {"boot.lock", "lock", "router.lock"}
     assert system.status()["running"] is False
     code, out, _ = system.call("down")
     assert (code, "Nothing runs" in out) == (0, True)
@@ -271,7 +276,7 @@ def test_up_starts_what_does_not_run(running):
 
 def test_json_is_json(running):
     code, out, _ = running.call("up", "as_json")
-    assert (code, json.loads(out)["running"]) == (0, True)
+    assert (code, json.loads(out)["running"], json.loads(out)["proof"]) == (0, True, None)
 
 
 def test_two_systems_side_by_side(running, make):
@@ -451,6 +456,21 @@ def test_down_after_killing_supervisord(make):
     code, _, err = system.call("down")
     assert (code, err) == (0, "")
     assert system.is_empty()
+    assert not {name for name in left(system) if name.startswith(("bus", "supervisor"))}
+
+
+def test_down_removes_sockets_of_a_bus_elsewhere_and_nothing_beside_them(make):
+    system = make()
+    (system.root / "bus.txt").write_text("mine")
+    endpoint = f"ipc://{system.root}/bus"
+    code, _, err = system.call("up", bus_endpoint=endpoint)
+    assert (code, err) == (0, "")
+    assert (system.root / "bus.events").is_socket()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(system.root / "bus.w-other"))
+        other.listen()
+        assert system.call("down")[0] == 0
+        assert sorted(path.name for path in system.root.glob("bus*")) == ["bus.txt", "bus.w-other"]
 
 
 def test_a_killed_program_is_started_again(running):

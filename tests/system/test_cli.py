@@ -40,6 +40,7 @@ def test_status(shared):
     assert (said.code, said.err) == (0, "")
     assert f"http://127.0.0.1:{shared.rest_port}" in said.out
     assert f"router\tRUNNING\t{shared.pids()['router']}" in said.out
+    assert "program\tstate\tpid\n" in said.out
 
 
 def test_status_for_programs(shared):
@@ -82,6 +83,15 @@ def test_logs_of_all_programs(shared):
     said = shared.exesys("logs")
     assert (said.code, said.err) == (0, "")
     assert "router" in said.out
+
+
+def test_logs_for_programs(shared):
+    logs = shared.exesys("logs", "-n", "2", "--json").json
+    assert {"router", "worker", "rest"} <= set(logs)
+    assert all(len(lines) <= 2 for lines in logs.values())
+    assert list(shared.exesys("logs", "router", "--json").json) == ["router"]
+    assert shared.exesys("logs", "ruter", "--json").json["error"]["fix"] == "Did you mean router?"
+    assert "bin/exesys logs worker --follow" in complaint(shared.exesys("logs", "--follow"), 2)
 
 
 def test_logs_can_be_followed(shared):
@@ -131,6 +141,15 @@ def test_data_is_json_or_plain_text(shared, data, value):
     assert json.loads(shared.exesys(*words).out) == value
 
 
+@pytest.mark.parametrize("data", ["[1,2", "{bad"])
+def test_data_that_is_no_json_is_sent_as_text_and_that_is_said(shared, data):
+    said = shared.exesys("submit", "echo", data, "--wait", "10")
+    assert (said.code, json.loads(said.out)) == (0, data)
+    assert "DATA looks like JSON and is none, so it is sent as text: Expecting" in said.err
+    said = shared.exesys("submit", "echo", data, "--wait", "10", "--json")
+    assert (said.code, said.json["result"]) == (0, {"EOJ": data})
+
+
 def test_data_from_a_file_and_from_stdin(shared, tmp_path):
     path = tmp_path / "data.json"
     path.write_text('{"from": "file"}')
@@ -166,16 +185,52 @@ def test_a_job_that_fails(shared, job_id):
     assert (said.code, said.json["state"], said.json["error"]["type"]) == (1, "error", "ValueError")
     said = shared.exesys("submit", "fail", "--wait", "10", "--json")
     assert (said.code, said.json["state"]) == (1, "error")
+    said = shared.exesys("submit", "fail", "why", "--retries", "2", "--backoff-s", "0.01", "--wait", "10")
+    assert said.err.startswith("exesys: ValueError: why (after 3 attempts)\n")
+
+
+def test_a_result_is_found_whoever_sent_the_job(shared, job_id):
+    """Such as the first job of the README, from `testclient` to `testjob`."""
+    shared.post({"from": "A", "to": ["B", "C"], "cmd": "echo", "data": 1, "job_id": job_id}, wait=10)
+    assert shared.exesys("result", job_id).out == "1\n"
+    assert shared.exesys("result", job_id, "--json").json["to"] == "B,C"
+    assert f"job {job_id} has no such step" in complaint(shared.exesys("result", job_id, "--to", "D"), 1)
+    shared.post({"from": "D", "to": "E", "cmd": "echo", "data": 2, "job_id": job_id}, wait=10)
+    said = complaint(shared.exesys("result", job_id), 1)
+    assert "has 2 such steps" in said
+    assert "--from A --to B,C; --from D --to E" in said
+    assert shared.exesys("result", job_id, "--from", "D").out == "2\n"
+    said = shared.exesys("logs", "--job", job_id)
+    assert said.out == "--- from A to B,C ---\n--- from D to E ---\n"
+    assert "has printed and logged nothing" in said.err
 
 
 def test_time_over(shared, job_id):
     said = shared.exesys("submit", "sleep", "4", "--job-id", job_id, "--wait", "0.2")
-    assert f"exesys result {job_id}" in complaint(said, 4)
-    assert complaint(shared.exesys("result", job_id, "--wait", "0.2"), 4)
+    assert f"bin/exesys result {job_id}" in complaint(said, 4)
+    said = shared.exesys("result", job_id, "--wait", "0.2")
+    assert f"job {job_id} has not ended within 0.2 s. Ask:" in complaint(said, 4)
     said = shared.exesys("result", job_id, "--wait", "0.2", "--json")
     assert said.code == 4
     assert said.json["state"] in ("start", "processing")
     assert shared.exesys("result", job_id, "--wait", "10").out == "4\n"
+
+
+def test_jobs_in_a_queue_without_a_worker(shared, job_id):
+    """Each door says so: the waiting submit, the result, and the doctor."""
+    says = f"no worker serves the queue {job_id}. Add it to [worker] queues"
+    words = ("submit", "echo", "--queue", job_id, "--job-id", job_id)
+    assert says in complaint(shared.exesys(*words, "--wait", "0.2"), 4)
+    assert says in complaint(shared.exesys("result", job_id, "--wait", "0.2"), 4)
+    assert says.startswith(shared.exesys(*words, "--wait", "0.2", "--json").json["error"]["message"].split(". ", 1)[1])
+    [check] = [
+        each for each in shared.exesys("doctor", "--json").json if each["name"] == "queues" and job_id in str(each)
+    ]
+    assert (check["state"], "1 job waits" in check["message"]) == ("warn", True)
+    assert "[worker] queues" in check["fix"]
+    with shared.another_worker(worker_queues=job_id):
+        assert shared.exesys("result", job_id, "--wait", "30").out == "null\n"
+    assert job_id not in shared.exesys("doctor").out
 
 
 @pytest.mark.parametrize(
@@ -215,14 +270,15 @@ def test_a_job_that_is_not_there(shared, words):
 def test_wrong_usage(shared, words):
     said = shared.exesys(*words)
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("usage: exesys")
+    assert said.err.startswith("usage: bin/exesys")
 
 
 def test_jobs(shared, job_id):
     for i in range(3):
         shared.post({"cmd": "echo", "data": i, "job_id": f"{job_id}-{i}"}, wait=10)
     shared.post({"cmd": "fail", "data": "why", "job_id": f"{job_id}-bad"}, wait=10)
-    lines = shared.exesys("jobs", "--limit", "4").out.splitlines()
+    head, *lines = shared.exesys("jobs", "--limit", "4").out.splitlines()
+    assert head.split("\t") == ["job_id", "from", "to", "cmd", "state", "attempt", "accepted", "error"]
     assert [line.split("\t")[:6] for line in lines] == [
         [f"{job_id}-bad", "client", "end_job", "fail", "error", "1"],
         *([f"{job_id}-{i}", "client", "end_job", "echo", "data_available", "1"] for i in (2, 1, 0)),
@@ -235,6 +291,8 @@ def test_jobs(shared, job_id):
     assert f"{job_id}-2" not in [job["job_id"] for job in failed]
     one = shared.exesys("jobs", f"{job_id}-1")
     assert (one.code, json.loads(one.out)["EOJ"]) == (0, 1)
+    none = shared.exesys("jobs", "--state", "standby")
+    assert (none.code, none.out, none.err) == (0, f"{head}\n", "exesys: there is no job in state standby.\n")
 
 
 def test_the_log_of_a_job(shared, job_id):
@@ -243,6 +301,11 @@ def test_the_log_of_a_job(shared, job_id):
     assert (said.code, said.out) == (0, "line 1\nINFO logged 1\nline 2\nINFO logged 2\n")
     [step] = shared.exesys("logs", "--job", job_id, "--json").json
     assert step["attempts"][0]["attempt"] == 1
+    command = {"cmd": "speaks_and_fails", "data": "why", "job_id": f"{job_id}-2", "retries": 2, "backoff_s": 0.01}
+    shared.post(command, wait=10)
+    line = "before the failure\n"
+    said = shared.exesys("logs", "--job", f"{job_id}-2")
+    assert said.out == f"{line}--- attempt 2 ---\n{line}--- attempt 3 ---\n{line}"
 
 
 def test_functions(shared):
@@ -287,7 +350,7 @@ def nothing(make):
 def test_where_nothing_runs(nothing):
     said = nothing.exesys("status")
     assert (said.code, said.err) == (1, "")
-    assert "exesys up" in said.out
+    assert "`bin/exesys up`" in said.out
     said = nothing.exesys("status", "--json")
     assert (said.code, said.json["running"], said.json["programs"]) == (1, False, [])
     for words in (["submit", "echo"], ["result", "x"], ["jobs"], ["reload"]):
@@ -298,6 +361,7 @@ def test_where_nothing_runs(nothing):
     assert (said.code, said.json["error"]["code"]) == (3, "unavailable")
     said = nothing.exesys("down")
     assert (said.code, "Nothing runs" in said.out) == (0, True)
+    assert "there is no log" in nothing.exesys("logs").err
     assert nothing.exesys("doctor").code == 0
     assert not nothing.home.exists()
 
@@ -308,14 +372,18 @@ def test_a_bad_setting(nothing):
 
 
 def test_up_and_down(nothing):
-    said = nothing.exesys("up", "--json")
-    assert (said.code, said.json["running"]) == (0, True)
+    for verb in ("up", "restart"):
+        said = nothing.exesys(verb, "--json")
+        assert (said.code, said.json["running"]) == (0, True)
+        proof = said.json["proof"]
+        assert (proof["state"], proof["took_ms"] > 0) == ("data_available", True)
+        assert nothing.exesys("result", proof["job_id"]).code == 0
+    assert nothing.exesys("up", "--json").json["proof"] is None, "nothing had to be started"
     assert "Nothing runs" not in nothing.exesys("status").out
-    said = nothing.exesys("restart", "--json")
-    assert (said.code, said.json["running"]) == (0, True)
     said = nothing.exesys("down", "--json")
     assert (said.code, said.json["running"]) == (0, False)
     assert nothing.belonging() == []
+    assert "==> worker <==" in nothing.exesys("logs", "-n", "1").out, "logs are there also when nothing runs"
 
 
 # --- help -----------------------------------------------------------------------------------
@@ -325,7 +393,7 @@ def test_up_and_down(nothing):
 def test_help_shows_an_example(shared, command):
     said = shared.exesys(command, "--help")
     assert (said.code, said.err) == (0, "")
-    assert f"example:\n  exesys {command}" in said.out
+    assert f"example:\n  bin/exesys {command}" in said.out
 
 
 def test_help_lists_all_commands_and_exit_codes(shared):

@@ -5,6 +5,8 @@ import datetime as dt
 import http.client
 import itertools
 import json
+import os
+import signal
 import time
 import uuid
 
@@ -78,6 +80,10 @@ def test_the_same_again_while_it_runs_gives_its_state(shared, job_id):
         lambda: (found := shared.post(command)).body["state"] == "processing" and found, "it runs", within_s=5
     )
     assert (running.status, running.body["status"]) == (202, 2)
+    shown = step(shared.get(f"/jobs/{job_id}"))
+    assert (shown["queue"], shown["attempt"], "began_ms" in shown) == ("default", 1, False)
+    assert 0 <= shown["sent_ms"] - shown["accepted_ms"] < 5000
+    assert shown["worker"] in {worker["session"] for worker in shared.get("/workers").body["workers"]}
     ended = shared.post(command, wait=10)
     assert (ended.status, ended.body["result"]) == (200, {"EOJ": 1.0})
     assert step(shared.get(f"/jobs/{job_id}"))["attempt"] == 1
@@ -113,6 +119,12 @@ def test_wait_ends_with_the_time(shared, job_id):
     answer = shared.post({"cmd": "sleep", "data": 3, "job_id": job_id}, wait=0.5)
     assert 0.5 <= time.monotonic() - since < 2
     assert (answer.status, answer.body["state"]) == (202, "processing")
+
+
+def test_a_preference_is_read_as_rfc_7240_has_it(shared):
+    for header in ("Wait=10", 'wait="10"', "respond-async, wait=10; more=1"):
+        answer = shared.post({"cmd": "sleep", "data": 0.05}, headers={"Prefer": header})
+        assert answer.status == 200, header
 
 
 def test_two_may_wait_for_the_same(shared, job_id):
@@ -326,6 +338,48 @@ def test_a_queue_that_nobody_serves_is_kept(shared, job_id):
         store.delete("exesys:ready:elsewhere")
 
 
+def test_what_waits_on_a_queue_that_nobody_serves_says_so(shared, job_id):
+    command = {"cmd": "echo", "data": 1, "job_id": job_id, "queue": "nowhere"}
+    why = "no worker serves the queue nowhere"
+    first = shared.post(command)
+    assert (first.status, "waits" in first.body) == (202, False), "it was not asked to wait"
+    answer = shared.post(command, wait=0.1)
+    assert (answer.status, answer.body["state"], answer.body["waits"]) == (202, "start", why)
+    shown = step(shared.get(f"/jobs/{job_id}"))
+    assert (shown["state"], shown["queue"], shown["waits"]) == ("start", "nowhere", why)
+    # In an array each for itself: one that has ended, one that waits for its time, one that waits in vain.
+    array = [
+        {"cmd": "echo", "job_id": f"{job_id}-1"},
+        {"cmd": "echo", "job_id": f"{job_id}-2", "delay_s": 3600},
+        {"from": "A", "to": ["B", "C"], "cmd": "echo", "job_id": f"{job_id}-2", "queue": "nowhere"},
+    ]
+    answers = shared.post(array, wait=0.5).body
+    assert [each["state"] for each in answers] == ["data_available", "start", "start"]
+    assert [each.get("waits") for each in answers] == [None, None, why]
+    shown = {each["from"]: each.get("waits") for each in shared.get(f"/jobs/{job_id}-2").body["steps"]}
+    assert shown == {"client": None, "A": why}
+    # A worker that serves it, and it is done.
+    with shared.another_worker(worker_queues="nowhere", worker_slots=1):
+        assert shared.post(command, wait=20).body["result"] == {"EOJ": 1}
+    assert "waits" not in step(shared.get(f"/jobs/{job_id}"))
+
+
+def test_a_job_is_shown_also_while_the_router_is_away(make):
+    system = make()
+    command = {"cmd": "echo", "job_id": "shown", "queue": "nowhere"}
+    assert system.post(command, wait=0.1).body["waits"]
+    router = system.pids()["router"]
+    os.kill(router, signal.SIGSTOP)
+    try:
+        since = time.monotonic()
+        shown = system.get("/jobs/shown")
+        assert (shown.status, step(shown)["queue"], "waits" in step(shown)) == (200, "nowhere", False)
+        assert time.monotonic() - since < 3
+    finally:
+        os.kill(router, signal.SIGCONT)
+    until(lambda: "waits" in step(system.get("/jobs/shown")), "it is told again")
+
+
 def test_a_queue_that_is_full_refuses(make):
     system = make(limits_queue_depth=5)
     commands = [{"cmd": "echo", "data": i, "job_id": f"full-{i}", "queue": "elsewhere"} for i in range(7)]
@@ -401,8 +455,17 @@ def test_jobs_are_listed_by_state(shared, job_id):
         ({"limit": 0}, "limit"),
         ({"limit": "x"}, "limit"),
         ({"limit": 10**9}, "limit"),
+        ({"limit": ""}, "limit"),
+        ({"limit": "2.5"}, "limit"),
+        ({"limit": "1_0"}, "limit"),
+        ({"limit": "1" * 5000}, "limit"),
         ({"state": "done"}, "state"),
+        ({"state": ""}, "state"),
         ({"before": "x"}, "before"),
+        ({"before": ""}, "before"),
+        ({"before": "0-0"}, "before"),
+        ({"before": "-5"}, "before"),
+        ({"before": "9" * 30}, "before"),
         ({"before": "1-2-3"}, "before"),
     ],
     ids=str,
@@ -410,6 +473,24 @@ def test_jobs_are_listed_by_state(shared, job_id):
 def test_a_bad_list_is_refused(shared, query, field):
     refused = shared.get("/jobs", **query)
     assert (refused.status, refused.error["code"], refused.error["field"]) == (400, "bad_field", field)
+
+
+@pytest.mark.parametrize("before", ["1", "1-1", "9" * 18, f"{'9' * 18}-{'9' * 18}"])
+@pytest.mark.parametrize("state", [None, *STATUS])
+def test_any_mark_of_the_right_form_is_good(shared, before, state):
+    answer = shared.get("/jobs", before=before, limit=2, **({"state": state} if state else {}))
+    assert answer.status == 200
+    assert len(answer.body["jobs"]) <= 2
+
+
+def test_failures_are_listed_in_pages(shared, job_id):
+    shared.post([{"cmd": "fail", "job_id": f"{job_id}-{i}"} for i in range(5)], wait=20)
+    seen, mark = [], {}
+    while mark is not None and len(seen) < 5:
+        page = shared.get("/jobs", state="error", limit=2, **mark).body
+        seen += [job["job_id"] for job in page["jobs"]]
+        mark = page["next"] and {"before": page["next"]}
+    assert sorted(seen[:5]) == [f"{job_id}-{i}" for i in range(5)]
 
 
 def test_a_job_is_shown_whole(shared, job_id):
@@ -440,8 +521,12 @@ def test_the_log_of_a_job(shared, job_id):
         "job_id": job_id,
         "steps": [{"from": "client", "to": "end_job", "attempts": [{"attempt": 1, "log": log}]}],
     }
-    plain = shared.get(f"/jobs/{job_id}/log", headers={"Accept": "text/plain"})
-    assert (plain.status, plain.body) == (200, log)
+    for accept in ("text/plain", "text/plain;q=0.9, */*;q=0.1", "text/html, Text/Plain"):
+        plain = shared.get(f"/jobs/{job_id}/log", headers={"Accept": accept})
+        assert (plain.status, plain.body) == (200, log)
+        assert plain.headers["x-content-type-options"] == "nosniff"
+    for accept in ("*/*", "application/json", "application/json, text/plain, */*"):
+        assert shared.get(f"/jobs/{job_id}/log", headers={"Accept": accept}).body == told
 
 
 @pytest.mark.parametrize("path", ["/jobs/nowhere", "/jobs/nowhere/log"])
@@ -474,14 +559,72 @@ def test_health(shared):
     assert shared.get("/readyz").body == {"status": "ready"}
 
 
+ENDPOINTS = ["/jobs", "/jobs/a", "/jobs/a/log", "/functions", "/workers", "/healthz", "/readyz"]
+
+
 def test_unknown_pages_and_methods(shared):
     refused = shared.get("/no/such/page")
     assert (refused.status, refused.error["code"]) == (404, "not_found")
+    assert "/no/such/page" in refused.error["message"]
+    assert "POST /sys_cmd, GET /jobs, GET /jobs/<job_id>, GET /jobs/<job_id>/log" in refused.error["fix"]
+    for path in ("/sys_cmd/", "/syscmd", "/Sys_Cmd"):
+        refused = shared.request("POST", path, b"{}", {"Content-Type": "application/json"})
+        assert (refused.status, refused.error["fix"][:22]) == (404, "Did you mean /sys_cmd?")
     refused = shared.get("/sys_cmd")
     assert (refused.status, refused.error["code"]) == (405, "method_not_allowed")
+    assert refused.error["message"] == "/sys_cmd does not take GET."
     assert refused.headers["allow"] == "POST"
-    refused = shared.request("DELETE", "/healthz")
-    assert refused.status == 405
+    for path in ENDPOINTS:
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            refused = shared.request(method, path)
+            assert (refused.status, refused.headers["allow"], refused.error["fix"]) == (405, "GET", "Use GET.")
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_head_is_get_without_the_body(shared, path):
+    connection = http.client.HTTPConnection("127.0.0.1", shared.rest_port, timeout=30)
+    connection.request("HEAD", path)
+    head = connection.getresponse()
+    assert (head.status, head.read()) == (shared.get(path).status, b"")
+    assert (head.headers["Content-Type"], int(head.headers["Content-Length"]) > 0) == ("application/json", True)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field", "fix"),
+    [
+        ("POST", "/sys_cmd?wiat=5", "wiat", "Did you mean `wait`?"),
+        ("POST", "/sys_cmd?wait=1&cmd=echo", "cmd", "Known parameters: wait."),
+        ("POST", "/sys_cmd?wait=1&wait=2", "wait", "Give it once."),
+        ("GET", "/jobs?limt=5", "limt", "Did you mean `limit`?"),
+        ("GET", "/jobs?page=2", "page", "Known parameters: limit, state, before."),
+        ("GET", "/jobs?limit=5&limit=6", "limit", "Give it once."),
+        *(("GET", f"{path}?wait=5", "wait", "Send none: this endpoint has none.") for path in ENDPOINTS[1:]),
+    ],
+)
+def test_an_unknown_parameter_is_refused(shared, method, path, field, fix):
+    newest = shared.get("/jobs", limit=1).body
+    body, headers = (b'{"cmd":"echo"}', {"Content-Type": "application/json"}) if method == "POST" else (None, None)
+    refused = shared.request(method, path, body, headers)
+    assert (refused.status, refused.error["code"]) == (400, "bad_field")
+    assert (refused.error["field"], refused.error["fix"]) == (field, fix)
+    assert shared.get("/jobs", limit=1).body == newest, "nothing was taken"
+
+
+@pytest.mark.parametrize("operation", ["workflow", "Workflow"])
+def test_workflows_are_said_to_come_later(shared, operation):
+    for body in ({"cmd": "echo"}, [{"cmd": "echo"}]):
+        refused = shared.post(body, headers={"Operation": operation})
+        assert (refused.status, refused.error["code"]) == (400, "bad_field")
+        assert "workflows are not in this version" in refused.error["message"]
+        assert "Leave the header out" in refused.error["fix"]
+    assert "is unknown" in shared.post({"cmd": "echo"}, headers={"Operation": "dance"}).error["message"]
+
+
+def test_an_empty_body_is_called_empty(shared):
+    for body in ("", "\n"):
+        refused = shared.post(body)
+        assert (refused.status, refused.error["message"]) == (400, "the body is empty.")
 
 
 def test_one_connection_may_carry_many_requests(shared, job_id):

@@ -272,3 +272,22 @@ def test_depth_counts_inside_sets_and_keys() -> None:
         codec.check_packed(packed, 1000, 4 if isinstance(value, set) else 5)
         with pytest.raises(BadCommand, match="nested deeper"):
             codec.check_packed(packed, 1000, 2)
+
+
+def test_the_order_of_a_map_makes_no_other_data() -> None:
+    one = {"a": 1, "b": [{"x": 1, "y": {"p": None, "q": b"2"}}], 3: {uuid.UUID(int=1), "z"}}
+    other = {3: {"z", uuid.UUID(int=1)}, "b": [{"y": {"q": b"2", "p": None}, "x": 1}], "a": 1}
+    assert codec.pack(one) != codec.pack(other)
+    assert codec.regular(codec.pack(one)) == codec.regular(codec.pack(other))
+
+
+@given(values, values)
+def test_data_that_differs_stays_different(one: Any, other: Any) -> None:
+    packed, beside = codec.pack(one), codec.pack(other)
+    if packed != beside and codec.regular(packed) == codec.regular(beside) and "nan" not in repr(one):
+        assert codec.unpack(packed) == codec.unpack(beside)
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x81", b"\x92\x01", b"\x91" * 3000, b"\x81\xc1\xc0"])
+def test_bytes_that_are_no_data_are_left_to_others(packed: bytes) -> None:
+    assert codec.regular(packed) == packed

@@ -9,13 +9,14 @@ import math
 import uuid
 from typing import Any
 
+import bottle
 import pytest
-from bottle import HTTPError
+from bottle import HTTPError, LocalRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exesys import http
-from exesys.errors import BadJson, Conflict, NotFound, QueueFull, TooLarge, Unavailable
+from exesys.errors import BadCommand, BadJson, Conflict, NotFound, QueueFull, TooLarge, Unavailable
 
 # The bodies of the two `curl` calls in the user's document, as a shell hands them over.
 SEED = (
@@ -69,8 +70,6 @@ def test_the_documents_call_without_its_backslashes_is_told_of_the_missing_colon
 @pytest.mark.parametrize(
     ("body", "where"),
     [
-        (b"", "line 1, column 1"),
-        (b"   ", "line 1, column 4"),
         (b"nonsense", "line 1, column 1"),
         (b'{"a": 1', "line 1, column 8"),
         (b'{"a": 1}\n\n{"b": 2}', "line 3, column 1"),
@@ -82,6 +81,18 @@ def test_the_documents_call_without_its_backslashes_is_told_of_the_missing_colon
 )
 def test_bad_json_is_told_where_it_breaks(body: bytes, where: str) -> None:
     assert where in why(body).message
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t"])
+def test_an_empty_body_is_called_empty(body: bytes) -> None:
+    error = why(body)
+    assert error.message == "the body is empty."
+    assert "cmd" in error.fix
+
+
+def test_several_values_are_told_to_go_into_an_array() -> None:
+    assert "array" in why(b'{"cmd": "a"}\n{"cmd": "b"}').fix
+    assert "array" not in why(b'{"cmd": "a" "b"}').fix
 
 
 def test_a_long_body_is_not_quoted_at_length() -> None:
@@ -114,6 +125,58 @@ def test_any_body_is_a_value_or_one_error(body: bytes) -> None:
         http.parse_json(body)
     except BadJson as error:
         http.refuse(error)
+
+
+# --- parameters -----------------------------------------------------------------
+
+
+def query(text: str) -> Any:
+    return LocalRequest({"QUERY_STRING": text}).query
+
+
+@pytest.mark.parametrize("text", ["", "wait=5", "wait", "limit=1&wait=", "&&"])
+def test_known_parameters_are_let_through(text: str) -> None:
+    http.check_query(query(text), ("wait", "limit"))
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "field", "fix"),
+    [
+        ("limt=5", ("limit", "state"), "limt", "Did you mean `limit`?"),
+        ("wait=1&wiat=5", ("wait",), "wiat", "Did you mean `wait`?"),
+        ("zzz", ("limit", "state"), "zzz", "Known parameters: limit, state."),
+        ("wait=5", (), "wait", "Send none: this endpoint has none."),
+        ("=5", ("limit",), "", "Known parameters: limit."),
+        ("%C3%A0=1", ("wait",), "à", "Known parameters: wait."),
+        ("%FF=1", ("wait",), "\ufffd", "Known parameters: wait."),
+        ("x" * 5000, ("wait",), "x" * 60, "Known parameters: wait."),
+        ("wait=1&wait=2", ("wait",), "wait", "Give it once."),
+    ],
+)
+def test_an_unknown_parameter_is_named_with_the_nearest(
+    text: str, known: tuple[str, ...], field: str, fix: str
+) -> None:
+    with pytest.raises(BadCommand) as caught:
+        http.check_query(query(text), known)
+    assert (caught.value.field, caught.value.fix) == (field, fix)
+    assert f"{field!r} is unknown" in caught.value.message or "more than once" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("", None),
+        ("respond-async", None),
+        ("waiting=5", None),
+        ("wait=5", "5"),
+        ("respond-async, Wait = 5; more=1", "5"),
+        ('wait="5"', "5"),
+        ("wait", ""),
+        ("respond-async; wait=5", None),  # a parameter of the other preference
+    ],
+)
+def test_a_preference_is_read(header: str, value: str | None) -> None:
+    assert http.preference("wait", header) == value
 
 
 # --- out ----------------------------------------------------------------------
@@ -197,10 +260,40 @@ def test_an_error_may_quote_half_a_surrogate_pair() -> None:
 
 
 def test_a_page_that_is_not_there_and_a_wrong_method_are_json_too() -> None:
-    answer = http.on_error(HTTPError(404, "Not found"))
-    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (404, "not_found")
-    answer = http.on_error(HTTPError(405, "Method not allowed.", Allow="POST"))
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
-    assert "POST" in json.loads(answer.body)["error"]["fix"]
-    answer = http.on_error(HTTPError(500, "oops"))
-    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (500, "internal")
+    answer, error = asked("GET", "/no/page", HTTPError(404, "Not found"))
+    assert (answer.status_code, error["code"]) == (404, "not_found")
+    assert error["message"] == "there is nothing at /no/page."
+    answer, error = asked("DELETE", "/sys_cmd", HTTPError(405, "Method not allowed.", Allow="POST"))
+    assert (answer.status_code, error["code"], answer.headers["Allow"]) == (405, "method_not_allowed", "POST")
+    assert (error["message"], error["fix"]) == ("/sys_cmd does not take DELETE.", "Use POST.")
+    answer, error = asked("GET", "/jobs", HTTPError(500, "oops"))
+    assert (answer.status_code, error["code"]) == (500, "internal")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/", ""),
+        ("/zzz", ""),
+        ("/sys_cmd/", "/sys_cmd"),
+        ("/syscmd", "/sys_cmd"),
+        ("/SYS_CMD", "/sys_cmd"),
+        ("/job", "/jobs"),
+        ("/jobs/", "/jobs"),
+        ("/jobs/a/logs", ""),
+        ("/jobs/a/", ""),
+        ("/" + "x" * 9000, ""),
+    ],
+)
+def test_a_page_that_is_not_there_is_told_which_are(path: str, meant: str) -> None:
+    _, error = asked("GET", path, HTTPError(404, "Not found"))
+    assert error["fix"].endswith("Known: POST /sys_cmd, GET /jobs, GET /jobs/<job_id>.")
+    assert error["fix"].partition("Known:")[0] == (f"Did you mean {meant}? " if meant else "")
+    assert len(error["message"]) < 100
+
+
+def asked(method: str, path: str, error: HTTPError) -> tuple[Any, dict[str, str]]:
+    """Return the answer for an error of Bottle's over such a request."""
+    bottle.request.bind({"REQUEST_METHOD": method, "PATH_INFO": path})
+    answer = http.on_error([("POST", "/sys_cmd"), ("GET", "/jobs"), ("GET", "/jobs/<job_id>")])(error)
+    return answer, json.loads(answer.body)["error"]

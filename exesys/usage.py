@@ -1,0 +1,140 @@
+"""What the command line understands, and the help that says so."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from exesys import __version__, command
+from exesys.states import State
+
+PROGRAM = "bin/exesys"
+_EPILOG = f"""\
+examples:
+  {PROGRAM} up
+  {PROGRAM} submit add '[1, 2, 3]' --wait 5
+  {PROGRAM} jobs --state error
+
+Each command takes --json and --help.
+Exit codes: 0 well, 1 failed, 2 wrong usage or refused, 3 system not there, 4 time over.
+"""
+# The options of a command: type, what stands for the value, help.
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "queue": (str, "NAME", "the queue to wait in (default: the function's own, else default)"),
+    "priority": (int, "0-9", "0 to 9, higher ones first (default: 4)"),
+    "delay_s": (float, "S", "begin no sooner than in so many seconds"),
+    "at": (str, "TIME", "begin no sooner than then, such as 2026-01-31T12:00:00Z"),
+    "timeout_s": (float, "S", "how long one attempt may run (default: 3600)"),
+    "retries": (int, "N", "how often to try again after a failure (default: 0)"),
+    "backoff_s": (float, "S", "the wait before the first retry; it doubles each time (default: 1)"),
+    "result_ttl_s": (float, "S", "how long the result is kept (default: 86400)"),
+}
+
+
+def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
+    """Make the parser. `runs` has for each command what carries it out, left in `run` of what was parsed."""
+    top = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Run and ask an ExeSys job server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("-V", "--version", action="version", version=f"exesys {__version__}", help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", title="commands")
+    top.set_defaults(run=None, parser=None)
+
+    def add(name: str, text: str, example: str, own_help: bool = True) -> argparse.ArgumentParser:
+        child = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example:\n  {PROGRAM} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=own_help,
+        )
+        child.add_argument("--json", action="store_true", help="print JSON, for programs")
+        child.set_defaults(run=runs[name], parser=child)
+        return child
+
+    up = add("up", "start what is not running, and prove it with one job", "up")
+    up.add_argument("--foreground", action="store_true", help="stay attached; end the system with Ctrl-C")
+    add("down", "stop the system; running jobs get their grace period", "down")
+    add("restart", "stop and start the system, with the settings that hold now", "restart")
+    add("status", "show addresses and programs", "status --json")
+    add("reload", "load changed modules as running jobs end", "reload")
+    _logs(add("logs", "show a program's log, or a job's", "logs worker --follow"))
+    add("doctor", "check this machine and this system, and say what to do", "doctor")
+    # Its options, and their help, are those of benchmarks/run.py.
+    add("bench", "measure throughput and latency", "bench --peers huey,celery,dramatiq", own_help=False)
+    demo = add("demo", "index a directory of texts and search it", 'demo --query "free software"')
+    demo.add_argument("path", nargs="?", help="a directory of text files (default: licence texts, or our docs)")
+    demo.add_argument("--query", default="free software", help="what to search for (default: %(default)s)")
+    _submit(
+        add("submit", "send a command, and print its job_id or wait for its value", "submit add '[1, 2, 3]' --wait 5")
+    )
+    _result(add("result", "wait for a job sent earlier, and print its value", "result JOB_ID --wait 10"))
+    jobs = add("jobs", "list jobs, the newest first, or show one", "jobs --state error")
+    jobs.add_argument("job_id", nargs="?", metavar="JOB_ID", help="show all there is of this job, as JSON")
+    jobs.add_argument("--state", choices=list(State.__members__), help="only jobs in this state")
+    jobs.add_argument("--limit", type=_whole(1), default=50, metavar="N", help="so many at most (default: %(default)s)")
+    add("functions", "list what can be called, and what is broken", "functions")
+    return top
+
+
+def _logs(logs: argparse.ArgumentParser) -> None:
+    logs.add_argument("program", nargs="?", metavar="PROGRAM", help="router, worker, rest, … (default: all)")
+    logs.add_argument("--job", metavar="JOB_ID", help="show what this job printed and logged")
+    logs.add_argument(
+        "-n", "--lines", type=_whole(0), default=50, metavar="N", help="so many lines (default: %(default)s)"
+    )
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added, until Ctrl-C")
+
+
+def _submit(submit: argparse.ArgumentParser) -> None:
+    submit.add_argument("cmd", metavar="CMD", help=f"the function to run; `{PROGRAM} functions` lists them")
+    data = "JSON, or plain text; @FILE or - for JSON from a file or stdin (default: null)"
+    submit.add_argument("data", nargs="?", metavar="DATA", help=data)
+    submit.add_argument("--wait", type=_seconds, metavar="S", help="wait so many seconds for the value, and print it")
+    submit.add_argument(
+        "--job-id", metavar="JOB_ID", help="the job's name; sent twice, it runs once (default: a new one)"
+    )
+    submit.add_argument(
+        "--from", dest="from_", default=command.DEFAULT_FROM, metavar="NAME", help="who sends it (default: %(default)s)"
+    )
+    submit.add_argument(
+        "--to",
+        default=command.END,
+        metavar="NAME",
+        help="whom the result is for; several with , (default: %(default)s)",
+    )
+    for name, (kind, metavar, text) in _OPTIONS.items():
+        submit.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kind, metavar=metavar, help=text)
+
+
+def _result(result: argparse.ArgumentParser) -> None:
+    result.add_argument("job_id", metavar="JOB_ID", help="as `submit` printed it, or as it was sent")
+    result.add_argument(
+        "--wait", type=_seconds, default=5.0, metavar="S", help="wait so many seconds at most (default: %(default)g)"
+    )
+    result.add_argument("--from", dest="from_", metavar="NAME", help="who sent it; needed if a job has several steps")
+    result.add_argument("--to", metavar="NAME", help="whom it is for; needed if a job has several steps")
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} on")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+        if 0 <= number <= command.MAX_SECONDS:  # so is NaN refused
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} are no seconds, 0 to {command.MAX_SECONDS:,}")
