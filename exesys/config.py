@@ -164,6 +164,8 @@ class Limits:
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
     depth: int = _key(100, _int(1, 400))
     array: int = _key(1000, _int(1, 100_000))
+    workflow_steps: int = _key(10_000, _int(2, 100_000))
+    standby_s: float = _key(86_400.0, _seconds(1, 366 * 86_400))
     queue_depth: int = _key(5_000_000, _int(1, 1_000_000_000))
     timeout_s: float = _key(3600.0, _seconds(0.01, 366 * 86_400))
     max_crashes: int = _key(3, _int(1, 1000))

@@ -4,7 +4,7 @@ The router's core fills a `Turn`; the store runs it as one pipeline of a few
 scripts that take many jobs each (group commit) and fills the answers. Every
 request is idempotent, so that a turn whose answers were lost with the
 connection is simply run again. The order inside a turn is fixed: reports,
-releases, submits, claims, then reads.
+releases, changes, submits, claims, then reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from exesys.bus.messages import Held, Job, Note, Report
 from exesys.command import Command
 from exesys.states import State
+from exesys.workflow import Graph
 
 
 class Placed(NamedTuple):
@@ -28,6 +29,7 @@ class Placed(NamedTuple):
     options: dict[str, Any]
     peer: str
     due_ms: int  # 0: at once
+    waits: bool = False  # to be fed, in standby; a negative `due_ms` counts from then
 
 
 class Taken(NamedTuple):
@@ -37,14 +39,24 @@ class Taken(NamedTuple):
     ref: str
     state: State
     body: Any  # as in messages.Answer
+    also: tuple[Ended, ...] = ()  # steps that failed with it
+
+
+class Flow(NamedTuple):
+    """A checked workflow, to be stored as a whole or not at all."""
+
+    job_id: str
+    steps: tuple[Placed, ...]
+    graph: Graph
 
 
 class Closed(NamedTuple):
-    """A report to commit; `jitter` in [0, 1) spreads the back-off."""
+    """A report to commit; `jitter` in [0, 1) spreads the back-off, `added` are steps for the same job."""
 
     session: str
     report: Report
     jitter: float
+    added: tuple[Placed, ...] = ()
 
 
 class Ended(NamedTuple):
@@ -56,6 +68,31 @@ class Ended(NamedTuple):
     state: State
     peer: str
     body: Any
+    started: int = 0  # steps of its job that start now
+    also: tuple[Ended, ...] = ()  # steps that failed with it
+
+
+class Stored(NamedTuple):
+    """The store's answer to a workflow: its steps in their order, none if it was not taken."""
+
+    verdict: str  # new, same, conflict, full, refused
+    ref: str  # the step that is in the way
+    steps: tuple[tuple[str, State, Any], ...]  # ref, state, body
+
+
+class Change(NamedTuple):
+    """Cancel a job, or retry what failed of it."""
+
+    what: str  # cancel, retry
+    job_id: str
+
+
+class Changed(NamedTuple):
+    """The store's answer to a change."""
+
+    steps: int  # how many were changed; -1: no such job
+    ended: tuple[Ended, ...]
+    sessions: tuple[str, ...]  # of the workers that run them, "" where none does
 
 
 class Claim(NamedTuple):
@@ -91,6 +128,9 @@ class Turn:
     reports: list[Closed] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # sessions whose jobs go back
     placed: list[Placed] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    sweep: bool = False  # give up steps that nothing feeds
     claims: list[Claim] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -102,7 +142,17 @@ class Turn:
     @property
     def writes(self) -> bool:
         """Whether it changes the store other than by its claims."""
-        return bool(self.reports or self.placed or self.notes or self.lost or self.opened or self.catalogue)
+        return bool(
+            self.reports
+            or self.placed
+            or self.flows
+            or self.changes
+            or self.sweep
+            or self.notes
+            or self.lost
+            or self.opened
+            or self.catalogue
+        )
 
     def __bool__(self) -> bool:
         return bool(self.writes or self.claims or self.lookups or self.recalls or self.reloads)
@@ -115,6 +165,10 @@ class Answers:
     ended: list[Ended] = field(default_factory=list)
     lost: list[tuple[int, list[Ended]]] = field(default_factory=list)  # still held, steps that failed for good
     taken: list[Taken] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
+    swept: list[Ended] = field(default_factory=list)
+    next_unfed_ms: int = 0  # when the next step is to be given up that nothing feeds; 0: none is
     claimed: list[Claimed] = field(default_factory=list)
     claims_lost: bool = False  # the claims were sent, but not their answers
     next_due_ms: int = 0  # when the next delayed step is due; 0: none waits

@@ -20,11 +20,12 @@ from typing import Any
 
 from exesys import codec, command
 from exesys.bus import messages as m
+from exesys.bus.door import Door
 from exesys.bus.effects import CloseWorker, Dispatch, Effect, OpenWorker, Publish, Send
 from exesys.bus.outbox import Outbox
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster, Sent, Worker
-from exesys.catalogue import Catalogue, FunctionInfo
+from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import (
     BadCommand,
@@ -34,10 +35,22 @@ from exesys.errors import (
     ProtocolError,
     QueueFull,
     Unavailable,
-    UnknownFunction,
 )
 from exesys.states import State
-from exesys.turn import Answers, Claimed, Closed, Ended, Found, Lookup, Placed, Taken, Turn
+from exesys.turn import (
+    Answers,
+    Change,
+    Changed,
+    Claimed,
+    Closed,
+    Ended,
+    Found,
+    Lookup,
+    Placed,
+    Stored,
+    Taken,
+    Turn,
+)
 
 ROLES = ("client", "worker", "controller")
 SESSION = re.compile(r"[0-9a-f]{16}")
@@ -46,7 +59,6 @@ STORE_LATE_S = 1.0
 BUSY_RETRY_S = 0.2
 AWAY_RETRY_S = 1.0
 MOST_PENDING_BYTES = 64 << 20
-MOST_UNKNOWN = 64
 MOST_STOPS = 1000
 NEWEST_STOPS = 32
 
@@ -65,7 +77,7 @@ class Broker:
     ) -> None:
         self.config = config
         self.epoch = epoch
-        self.catalogue = catalogue
+        self.door = Door(config, catalogue)
         self.roster = Roster(config.lease_s)
         self.roster.expect(sessions, now)
         self.endpoints: dict[str, Any] = {}
@@ -76,17 +88,18 @@ class Broker:
         self._pending = Pending()
         self._underway = Pending()
         self._outbox = Outbox()
-        self._unknown: dict[str, tuple[str, str]] = {}  # cmd -> message and fix of its refusal
         self._stops: OrderedDict[m.StopName, None] = OrderedDict()
         self._seq = 0
         self._sated: set[str] = set()  # workers whose queues were found empty
         self._due_ms = 0
+        self._unfed_ms: int | None = 0  # when steps that nothing feeds are to be looked for; None: there are none
         self._store_late_at: float | None = None
         self._ticked_at = now
         self._check_at = now  # when to look for silent peers again
         self._handlers: dict[type[Any], Callable[[Peer, Any, float], None]] = {
             m.Submit: self._on_submit,
             m.Status: self._on_status,
+            m.Change: self._on_change,
             m.Heartbeat: self._on_heartbeat,
             m.Stop: self._on_stop,
             m.Sync: self._on_sync,
@@ -136,7 +149,14 @@ class Broker:
                 self.garbage += 1
                 continue
             pending.reported.add(attempt)
-            pending.turn.reports.append(Closed(message.session, report, self._jitter()))
+            added: tuple[Placed, ...] = ()
+            if report.added:
+                try:
+                    added = self.door.added(report.ref, report.added)
+                except ExesysError as error:
+                    body = codec.pack({"type": "BadStep", "message": error.message, "traceback": ""})
+                    report = report._replace(outcome=int(m.Outcome.failed), body=body)
+            pending.turn.reports.append(Closed(message.session, report, self._jitter(), added))
             pending.bytes += len(report.body) + len(report.log)
 
     def _refuse(self, address: bytes, code: str, text: str) -> None:
@@ -201,61 +221,57 @@ class Broker:
     def _learn(self) -> None:
         """Make the catalogue that of the workers present, and have it remembered."""
         merged = Catalogue.merge([worker.catalogue for worker in self.roster.workers.values()])
-        if merged != self.catalogue:
-            self.catalogue = merged
-            self._unknown.clear()
+        if merged != self.door.catalogue:
+            self.door.catalogue = merged
             self._pending.turn.catalogue = codec.pack(merged.to_wire())
 
     def _on_submit(self, peer: Peer, message: m.Submit, now: float) -> None:
-        late = self._store_late_at is not None and now >= self._store_late_at
+        late = self._late(now)
         if late or self._full:
             reason, retry_s = ("store", AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
             tags = tuple(item.tag for item in message.items)
             self._effects.append(Send(peer.address, m.Busy(tags, reason, retry_s)))
             return
         refused = []
+        workflows: dict[int, list[m.Item]] = {}
         for item in message.items:
+            if item.flow > 0:
+                workflows.setdefault(item.flow, []).append(item)
+                continue
             try:
-                self._place(peer, item)
+                self._pending.place(self.door.command(item, peer.session), (peer.session, item.tag, item.notify))
             except ExesysError as error:
                 refused.append(_refusal(item.tag, error))
+        for items in workflows.values():
+            try:
+                origins = [(peer.session, item.tag, item.notify) for item in items]
+                self._pending.place_flow(self.door.workflow(items, peer.session), origins)
+            except ExesysError as error:
+                refused += [_refusal(item.tag, error) for item in items]
         if refused:
             self._effects.append(Send(peer.address, m.SubmitAck(tuple(refused))))
+
+    def _late(self, now: float) -> bool:
+        return self._store_late_at is not None and now >= self._store_late_at
 
     @property
     def _full(self) -> bool:
         pending = self._pending
-        waiting = len(pending.turn.placed) + len(pending.turn.lookups)
+        waiting = len(pending.turn.placed) + len(pending.turn.lookups) + pending.flow_steps
         return waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
 
-    def _resolve(self, cmd: str) -> FunctionInfo:
-        """Find a function. Finding the nearest name costs, so refusals are remembered for a while, and few."""
-        if cmd in self._unknown:
-            text, fix = self._unknown[cmd]
-            raise UnknownFunction(text, field="cmd", fix=fix)
+    def _on_change(self, peer: Peer, message: m.Change, now: float) -> None:
         try:
-            return self.catalogue.resolve(cmd, suggest=len(self._unknown) < MOST_UNKNOWN)
-        except UnknownFunction as error:
-            if len(self._unknown) < MOST_UNKNOWN:
-                self._unknown[cmd] = (error.message, error.fix)
-            raise
-
-    def _place(self, peer: Peer, item: m.Item) -> None:
-        tag, from_, to, cmd, data, job_id, given, notify = item
-        built = command.build(from_, to, cmd, data, job_id, given)
-        limits = self.config.limits
-        codec.check_packed(data, limits.data_bytes, limits.depth)
-        if not (self.catalogue.functions or self.catalogue.broken):
-            raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
-        defaults = self._resolve(cmd).options
-        options = {**defaults, **built.options} if defaults else dict(built.options)
-        # Negative: counted from the moment of the commit.
-        due_ms = max(command.due_ms(options["at"]), 0) if "at" in options else -int(options.get("delay_s", 0) * 1000)
-        # The client's address goes into the record, so that no memory grows with the backlog.
-        address = f"{peer.session}.{tag}" if notify else ""
-        self._pending.turn.placed.append(Placed(built, options, address, due_ms))
-        self._pending.placed_by.append((peer.session, tag, notify))
-        self._pending.bytes += len(data)
+            if message.what not in ("cancel", "retry"):
+                raise BadCommand("a job can be cancelled or retried.", field="what", fix="Send cancel or retry.")
+            command.check_name(message.job_id, "job_id")
+            if self._late(now) or self._full:
+                raise Unavailable("the store is away.", fix="Send the same again in a moment.")
+        except ExesysError as error:
+            self._effects.append(Send(peer.address, m.Changed(message.tag, -1, list(error.problem))))
+            return
+        self._pending.turn.changes.append(Change(message.what, message.job_id))
+        self._pending.changed_by.append((peer.session, message.tag))
 
     def _on_status(self, peer: Peer, message: m.Status, now: float) -> None:
         if self._full:
@@ -284,6 +300,9 @@ class Broker:
                 for held in worker.missing(beat, now, RESEND_S):
                     self._pending.turn.reloads.append(held)
                     self._pending.reload_for[held] = peer.session
+                if worker.foreign:
+                    unwanted = tuple(held for held in beat.held if held.ref in worker.foreign)
+                    self._effects.append(Send(peer.address, m.Cancel(unwanted)))
             self._pending.turn.notes += [note for note in beat.notes if note.ref in worker.held]
         newest = tuple(self._stops)[-NEWEST_STOPS:]
         self._effects.append(Send(peer.address, m.HeartbeatAck(peer.session, self.epoch, self._seq, newest)))
@@ -308,7 +327,7 @@ class Broker:
         parts: dict[str, Callable[[], Any]] = {
             "stops": lambda: [list(name) for name in self._stops],
             "workers": lambda: [_describe(worker, now) for worker in self.roster.workers.values()],
-            "functions": self.catalogue.to_wire,
+            "functions": self.door.catalogue.to_wire,
             "figures": lambda: {**self.figures, "garbage": self.garbage, "peers": len(self.roster.peers)},
         }
         wanted = {name: parts[name]() for name in sync.parts if name in parts}
@@ -341,7 +360,7 @@ class Broker:
         if now < self._check_at:
             return
         self._check_at = now + self.config.bus.heartbeat_s / 2
-        self._unknown.clear()
+        self.door.forget()
         silent, lost = self.roster.overdue(now)
         for peer in silent:
             self._effects.append(Send(peer.address, m.Bye(peer.session, "silent for too long")))
@@ -374,6 +393,8 @@ class Broker:
         wait = min(self._check_at, self._outbox.next_at) - now
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
+        if self._unfed_ms:
+            wait = min(wait, (self._unfed_ms - now_ms) / 1000)
         return max(wait, 0.0)
 
     # --- out: the turn ----------------------------------------------------
@@ -385,16 +406,21 @@ class Broker:
             self._due_ms = 0
             self._sated.clear()
         turn = self._pending.turn
-        if turn.placed:
+        if turn.placed or turn.flows:
             self._sated.clear()
+        if any(placed.waits for placed in turn.placed) and not self._unfed_ms:
+            self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
+        if self._unfed_ms is not None and now_ms >= self._unfed_ms:
+            self._unfed_ms = None
+            turn.sweep = True
         turn.claims = self.roster.claims(self._sated)
         if not turn:
             return None
         rest = self._pending.leave()
         turn.now_ms = now_ms
-        if any(placed.due_ms < 0 for placed in turn.placed):
+        if any(placed.due_ms < 0 and not placed.waits for placed in turn.placed):
             turn.placed = [
-                placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 else placed
+                placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 and not placed.waits else placed
                 for placed in turn.placed
             ]
         self._underway, self._pending = self._pending, rest
@@ -414,7 +440,13 @@ class Broker:
             if left:
                 self._pending.turn.lost.append(session)
             for ended in failed:
-                self._note_end(ended, ended.body)
+                self._note_end(ended)
+        self._apply_changes(underway, answers.changed)
+        if turn.sweep:
+            self._unfed_ms = answers.next_unfed_ms or self._unfed_ms
+            for ended in answers.swept:
+                self._note_end(ended)
+        self._apply_flows(underway, answers.stored, now)
         self._apply_submits(underway, answers.taken, now)
         self._apply_lookups(underway, answers.found)
         for session, held in zip(turn.recalls, answers.recalled, strict=True):
@@ -435,24 +467,65 @@ class Broker:
                 self._outbox.ack(closed.session, m.Held(report.ref, report.attempt), now)
             if end.stale:
                 continue
-            if end.state.final:
-                body = report.body if report.outcome == m.Outcome.done else end.body
-                self._note_end(end, body)
-            else:
+            if end.state is State.data_available:
+                self._note_end(end._replace(body=report.body))
+            elif end.state is State.error:
+                self._note_end(end)
+            if end.started or not end.state.final:
                 self._sated.clear()
 
-    def _note_end(self, end: Ended, body: Any) -> None:
+    def _note_end(self, end: Ended) -> None:
+        """A step ended, and perhaps others with it: tell who waits for them."""
         self.figures["done" if end.state is State.data_available else "failed"] += 1
-        self._outbox.ended(end.ref, end.peer, end.state, body)
+        self._outbox.ended(end.ref, end.peer, end.state, end.body)
+        for other in end.also:
+            self._note_end(other)
+
+    def _apply_changes(self, underway: Pending, changed: list[Changed]) -> None:
+        for (session, tag), change, done in zip(underway.changed_by, underway.turn.changes, changed, strict=True):
+            answer = m.Changed(tag, done.steps, None)
+            if done.steps < 0:
+                error = NotFound(f"there is no job {change.job_id}.", fix="It was never sent, or it has expired.")
+                answer = m.Changed(tag, -1, list(error.problem))
+            peer = self.roster.sessions.get(session)
+            if peer is not None:
+                self._effects.append(Send(peer.address, answer))
+            for ended, runs_at in zip(done.ended, done.sessions, strict=True):
+                self._note_end(ended)
+                worker = self.roster.workers.get(runs_at)
+                if worker is not None:
+                    worker.held.pop(ended.ref, None)
+                    unwanted = m.Held(ended.ref, ended.attempt)
+                    self._effects.append(Send(worker.peer.address, m.Cancel((unwanted,))))
+            self._sated.clear()
+
+    def _apply_flows(self, underway: Pending, stored: list[Stored], now: float) -> None:
+        for origins, flow, answer in zip(underway.flowed_by, underway.turn.flows, stored, strict=True):
+            if not answer.steps:
+                refusal = _why_no_workflow(answer, flow.job_id)
+                for session, tag, _ in origins:
+                    self._outbox.answer(session, m.SubmitAck, _refusal(tag, refusal))
+                continue
+            for (session, tag, notify), (ref, state, body) in zip(origins, answer.steps, strict=True):
+                if answer.verdict == "new":
+                    self.figures["accepted"] += 1
+                    if notify:
+                        self._outbox.taken(session, tag, now, state)
+                        continue
+                elif notify and not state.final:
+                    self._outbox.wait(ref, session, tag)
+                self._outbox.answer(session, m.SubmitAck, m.Answer(tag, state, body))
 
     def _apply_submits(self, underway: Pending, taken: list[Taken], now: float) -> None:
         for (session, tag, notify), placed, took in zip(underway.placed_by, underway.turn.placed, taken, strict=True):
+            for ended in took.also:
+                self._note_end(ended)
             if took.verdict == "new":
                 self.figures["accepted"] += 1
-                if notify:
-                    self._outbox.taken(session, tag, now)
+                if notify and not took.state.final:
+                    self._outbox.taken(session, tag, now, took.state)
                     continue
-                answer = m.Answer(tag, took.state, None)
+                answer = m.Answer(tag, took.state, took.body)
             elif took.verdict == "same":
                 answer = m.Answer(tag, took.state, took.body)
                 if notify and not took.state.final:
@@ -526,6 +599,19 @@ def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:
         return ExesysError("the store could not write this command.", fix="See router.log for what Redis says.")
     queue = placed.options.get("queue", command.DEFAULT_QUEUE)
     return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
+
+
+def _why_no_workflow(answer: Stored, job_id: str) -> ExesysError:
+    name = command.parts_of(answer.ref)[0] if answer.ref else ""
+    if answer.verdict == "conflict":
+        return Conflict(
+            f"job {job_id} is there, and its step from {name} is another or none.",
+            field="job_id",
+            fix="Send the same workflow to get its state, or use a new job_id.",
+        )
+    if answer.verdict == "full":
+        return QueueFull(f"the queue of the step from {name} is full.", field="queue", fix="Try again later.")
+    return ExesysError("the store could not write this workflow.", fix="See router.log for what Redis says.")
 
 
 def _refusal(tag: int, error: ExesysError) -> m.Answer:

@@ -85,6 +85,7 @@ class Item(NamedTuple):
     job_id: str
     options: dict[str, Any]
     notify: bool  # send DONE when it ends
+    flow: int = 0  # 0: starts; -1: waits for what feeds it; else those with one number are a workflow, all or nothing
 
 
 class Submit(NamedTuple):
@@ -127,6 +128,22 @@ class StatusReply(NamedTuple):
     answers: tuple[Answer, ...]
 
 
+class Change(NamedTuple):
+    """Cancel a whole job, or retry what failed of it."""
+
+    tag: int
+    what: str  # cancel, retry
+    job_id: str
+
+
+class Changed(NamedTuple):
+    """How many steps a CHANGE has changed; or -1 and [code, message, field, fix]."""
+
+    tag: int
+    steps: int
+    problem: Any
+
+
 class Busy(NamedTuple):
     """These commands were not taken; send them again after `retry_s`."""
 
@@ -167,6 +184,16 @@ class Note(NamedTuple):
     log: str
 
 
+class Added(NamedTuple):
+    """A step that a function adds to its own job."""
+
+    from_: str
+    to: Any  # a name, or a list of names
+    cmd: str
+    data: bytes
+    options: dict[str, Any]
+
+
 class Report(NamedTuple):
     """One finished attempt. `body` is msgpack: the result, or the error's map."""
 
@@ -177,6 +204,7 @@ class Report(NamedTuple):
     log: str
     began_ms: int
     ended_ms: int
+    added: tuple[Added, ...] = ()
 
 
 class Result(NamedTuple):
@@ -186,6 +214,12 @@ class Result(NamedTuple):
 
 class ResultAck(NamedTuple):
     acks: tuple[Held, ...]
+
+
+class Cancel(NamedTuple):
+    """To a worker: these attempts are not wanted any more. End them; nobody waits for their results."""
+
+    attempts: tuple[Held, ...]
 
 
 class Heartbeat(NamedTuple):
@@ -263,6 +297,9 @@ Message = (
     | Done
     | Status
     | StatusReply
+    | Change
+    | Changed
+    | Cancel
     | Busy
     | Jobs
     | Result

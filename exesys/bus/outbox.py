@@ -29,7 +29,9 @@ class Outbox:
 
     def __init__(self) -> None:
         self._now: defaultdict[str, defaultdict[type[Any], list[Any]]] = defaultdict(lambda: defaultdict(list))
-        self._unsaid: dict[tuple[str, int], float] = {}  # session, tag of commands taken -> when to say so
+        self._unsaid: dict[
+            tuple[str, int], tuple[float, State]
+        ] = {}  # session, tag of commands taken -> when to say so
         self._acks: defaultdict[str, list[m.Held]] = defaultdict(list)
         self._acks_at = NEVER
         self._waiters: dict[str, list[tuple[str, int]]] = {}  # ref -> session, tag
@@ -38,9 +40,9 @@ class Outbox:
         """Give an answer with the next messages."""
         self._now[session][kind].append(answer)
 
-    def taken(self, session: str, tag: int, now: float) -> None:
+    def taken(self, session: str, tag: int, now: float, state: State = State.start) -> None:
         """A command was stored whose DONE is wanted: say so if that does not come first."""
-        self._unsaid[session, tag] = now + LAZY_S
+        self._unsaid[session, tag] = (now + LAZY_S, state)
 
     def ack(self, session: str, held: m.Held, now: float) -> None:
         """A worker's report was committed, or was stale."""
@@ -69,16 +71,17 @@ class Outbox:
     @property
     def next_at(self) -> float:
         """When the next lazy answer is due."""
-        return min(self._acks_at, next(iter(self._unsaid.values()), NEVER))
+        return min(self._acks_at, next(iter(self._unsaid.values()))[0] if self._unsaid else NEVER)
 
     def messages(self, now: float) -> Iterator[tuple[str, m.Message]]:
         """Take out what is to be sent now, with the session it is for."""
         while self._unsaid:
             session, tag = first = next(iter(self._unsaid))
-            if self._unsaid[first] > now:
+            at, state = self._unsaid[first]
+            if at > now:
                 break
             del self._unsaid[first]
-            self._now[session][m.SubmitAck].append(m.Answer(tag, State.start, None))
+            self._now[session][m.SubmitAck].append(m.Answer(tag, state, None))
         if self._now:
             gathered = dict(self._now)
             self._now.clear()

@@ -52,14 +52,14 @@ class Worker:
     slots: int = 0
     capacity: int = 0
     strangers: frozenset[str] = frozenset()  # what it had at its last heartbeat and should not
-    foreign: int = 0  # of these, still there at the next: jobs that were given to others
+    foreign: frozenset[str] = frozenset()  # of these, still there at the next: jobs given to others, or cancelled
     draining: bool = False
     recalled: bool = False  # whether `held` agrees with the store
     held: dict[str, Sent] = field(default_factory=dict)
 
     @property
     def busy(self) -> int:
-        return len(self.held) + self.foreign
+        return len(self.held) + len(self.foreign)
 
     @property
     def ready(self) -> bool:
@@ -70,7 +70,7 @@ class Worker:
         has = {held.ref: held.attempt for held in beat.held}
         # A heartbeat and a result may overtake each other: only the second sight counts.
         strangers = frozenset(ref for ref in has if ref not in self.held)
-        self.foreign = len(strangers & self.strangers)
+        self.foreign = strangers & self.strangers
         self.strangers = strangers
         absent = [
             Held(ref, sent.attempt)

@@ -19,12 +19,13 @@ from exesys.bus import messages as m
 from exesys.errors import ProtocolError
 
 MAX_FRAME_BYTES = 64 << 20
-MAX_ITEMS = 10_000  # in one array: a single message must not hold up the others
+MAX_ITEMS = 100_000  # in one array: a single message must not hold up the others
 
 _TO_ROUTER: dict[str, type[Any]] = {
     "HELLO": m.Hello,
     "SUBMIT": m.Submit,
     "STATUS": m.Status,
+    "CHANGE": m.Change,
     "RESULT": m.Result,
     "HB": m.Heartbeat,
     "STOP": m.Stop,
@@ -37,6 +38,8 @@ _FROM_ROUTER: dict[str, type[Any]] = {
     "SUBMIT_ACK": m.SubmitAck,
     "STATUS": m.StatusReply,
     "DONE": m.Done,
+    "CHANGED": m.Changed,
+    "CANCEL": m.Cancel,
     "BUSY": m.Busy,
     "ERROR": m.Error,
     "MOVED": m.Moved,

@@ -3,7 +3,7 @@
 -- each call. It stands behind the key functions and before the other files.
 
 local call  -- redis.call, which is there only while a function runs: each begins by setting it
-local QUEUE, PRIORITY = 'default', 4
+local QUEUE, PRIORITY, END = 'default', 4, 'end_job'
 
 local function job_of(ref)
   return string.match(ref, ':(.*)$')
@@ -46,20 +46,6 @@ local function body_of(ref, name)
   return false
 end
 
--- A step ended for good: its record expires, and its job's index with the
--- last of its steps. `many` says that the job has several, `logged` that
--- there is a log.
-local function retire(ref, name, ttl_s, many, logged)
-  call('EXPIRE', key.record(ref, name), ttl_s)
-  local index = key.job(job_of(ref))
-  if not many or call('HINCRBY', index, ':open', -1) <= 0 then
-    call('EXPIRE', index, ttl_s)
-  end
-  if logged then
-    call('EXPIRE', key.log(ref), ttl_s)
-  end
-end
-
 -- Keep what an attempt has printed and logged so far.
 local function keep_log(ref, record, attempt, log)
   if log ~= '' then
@@ -71,15 +57,4 @@ end
 -- Fields that only a step under way needs.
 local function shed(record)
   call('HDEL', record, 'peer', 'worker', 'sent', 'progress', 'note')
-end
-
--- processing → error. `body` is msgpack of the error's type and message.
-local function fail(ref, body, now_ms, ttl_s)
-  local record = key.record(ref, 'processing')
-  local marks = call('HMGET', record, 'many', 'logged')
-  shed(record)
-  call('HSET', record, 'error', body, 'ended', now_ms)
-  call('RENAME', record, key.record(ref, 'error'))
-  call('ZADD', key.dead(), now_ms, ref)
-  retire(ref, 'error', ttl_s, marks[1], marks[2])
 end

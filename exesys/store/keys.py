@@ -12,11 +12,13 @@ from exesys.states import State
 # name -> (pattern, what is there)
 PATTERNS: dict[str, tuple[str, str]] = {
     "record": ("%s:%s", "hash: a step; its ref and its state's name"),
-    "job": ("exesys:job:%s", "hash: the steps of a job, first part of their ref -> to; `:open` counts unfinished ones"),
+    "job": ("exesys:job:%s", "hash: the steps of a job, first part of their ref -> to; `:open`, `:failed`, `:ttl`"),
+    "flow": ("exesys:flow:%s", "hash: the graph of a job of several steps; see graph.lua"),
     "log": ("exesys:log:%s", "hash: attempt -> what that attempt printed and logged"),
     "ready": ("exesys:ready:%s", "sorted set: refs of a queue by (9 - priority) * 2^45 + order"),
     "held": ("exesys:held:%s", "sorted set: refs a worker session holds, with their ready score"),
     "delayed": ("exesys:delayed", "sorted set: refs by the millisecond they are due"),
+    "standby": ("exesys:standby", "sorted set: refs that nothing feeds yet, by the millisecond they are given up"),
     "dead": ("exesys:dead", "sorted set: refs in error by the millisecond they failed"),
     "jobs": ("exesys:jobs", "stream: job_ids in order of arrival"),
     "order": ("exesys:order", "integer: the last order number given out"),

@@ -1,17 +1,19 @@
 -- A worker was lost: what it held goes back to where it stood in its queue.
 --
 -- KEYS   the session's held set, sessions
--- ARGV   session, now_ms, error ttl_s, most losses, error body, most refs
--- Finds  record, ready queue, dead, job
--- Gives  {refs still held, {ref, attempt, peer} of each step lost too often}
+-- ARGV   the settings (see graph.lua), session, most losses, error body, most refs
+-- Finds  record, ready queue, dead, job, flow
+-- Gives  {refs still held, {ref, attempt, peer, body} of each step lost too
+--        often, and of those that fail with it}
 --
 -- Takes a bounded number of refs, so that a large worker's end does not hold
 -- up the others; it is called until none is held. Run again it goes on.
 
 local function release(KEYS, ARGV)
   call = redis.call
-  local session, now_ms, error_ttl_s = ARGV[1], ARGV[2], ARGV[3]
-  local most_losses, body, most = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+  local env = settings(ARGV)
+  local session, most_losses, body, most = unpack(ARGV, SETTINGS + 1, SETTINGS + 4)
+  most_losses, most = tonumber(most_losses), tonumber(most)
   local failed = {}
 
   local held = call('ZRANGE', KEYS[1], 0, most - 1, 'WITHSCORES')
@@ -21,8 +23,10 @@ local function release(KEYS, ARGV)
     local fields = call('HMGET', record, 'worker', 'attempt', 'peer')
     if fields[1] == session then
       if call('HINCRBY', record, 'losses', 1) >= most_losses then
-        fail(ref, body, now_ms, error_ttl_s)
-        failed[#failed + 1] = { ref, fields[2], fields[3] }
+        failed[#failed + 1] = { ref, fields[2], fields[3] or '', body }
+        for _, ended in ipairs(fail(env, ref, body)) do
+          failed[#failed + 1] = ended
+        end
       else
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))

@@ -1,12 +1,18 @@
 -- Commit how attempts ended: processing → data_available, error or start.
 --
 -- KEYS   the steps' records in processing, one per report
--- ARGV   now_ms, result ttl_s, error ttl_s, most crashes, then per report:
---        ref, attempt, session, outcome (0 done, 1 failed, 2 crashed,
---        3 returned), body, jitter, began_ms, ended_ms, log
--- Finds  held, ready queue, delayed, dead, job, log
--- Gives  per report the peer ('' if none) when it is done for good, 0 when it
---        was stale, else {state, peer, body}
+-- ARGV   the settings (see graph.lua), most crashes, then per report: ref,
+--        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
+--        body, jitter, began_ms, ended_ms, log, number of steps it adds; per
+--        added step: from, to, cmd, data, digest, queue, priority, due_ms,
+--        number of options, and each option's name and value
+-- Finds  held, ready queue, delayed, dead, job, flow, log
+-- Gives  per report the peer ('' if none) when the only step of its job is done
+--        for good, 0 when it was stale, else {state, peer, body, how many steps
+--        start now, the steps that failed with it (see graph.lua)}
+--
+-- What follows from an end (a workflow's next steps, the steps it adds) is done
+-- in the same call: no crash can fall between.
 --
 -- Compare-and-set on the attempt: who finishes late finds another attempt, or
 -- no record in processing, is told `stale`, and changes nothing. So a report
@@ -18,15 +24,94 @@
 -- attempt was made, and its end counts.
 
 local LONGEST_BACKOFF_S = 3600
-local AGAIN = { 0, false, false }
+local AGAIN = { 0, false, false, 0, {} }
+local ADDED = 9
 
 -- processing → data_available. Few of the record's fields live on, so that
 -- writing these anew costs half of pruning the rest and a RENAME.
-local function finish(ref, record, fields, body, began_ms, ended_ms, ttl_s)
+local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
-  retire(ref, 'data_available', ttl_s, fields[8], fields[9])
+  if not fields[8] then
+    retire(ref, 'data_available', fields[3] or env.result_ttl_s, fields[9])
+    return fields[2] or ''
+  end
+  local started, failed = advance(env, ref, fields[4], body)
+  close(env, job_of(ref), 1)
+  return { 3, fields[2], false, started, failed }
+end
+
+local function read_added(ARGV, at, count)
+  local added = {}
+  for i = 1, count do
+    local options = tonumber(ARGV[at + ADDED - 1])
+    added[i] = {
+      from = ARGV[at], to = ARGV[at + 1], cmd = ARGV[at + 2], data = ARGV[at + 3], digest = ARGV[at + 4],
+      queue = ARGV[at + 5], priority = ARGV[at + 6], due_ms = tonumber(ARGV[at + 7]),
+      at = at + ADDED, options = options,
+    }
+    at = at + ADDED + 2 * options
+  end
+  return added, at
+end
+
+-- Why steps cannot be added to a job, nil if they can.
+local function misfit(env, job_id, added)
+  local index, coming = key.job(job_id), {}
+  if call('HLEN', index) + #added > env.most_steps then
+    return string.format('the job would have more than %d steps', env.most_steps)
+  end
+  for _, step in ipairs(added) do
+    coming[step.from] = true
+  end
+  for _, step in ipairs(added) do
+    if call('HGET', index, step.from) == step.to or call('HEXISTS', index, step.from .. '>' .. step.to) == 1 then
+      return 'there is a step from ' .. step.from .. ' to ' .. step.to .. ' already'
+    end
+    for _, name in ipairs(split(step.to, ',')) do
+      if name ~= END and not coming[name] and call('EXISTS', key.record(name .. ':' .. job_id, 'standby')) == 0 then
+        return 'no step waits at ' .. name .. ' to be fed by ' .. step.from
+      end
+    end
+  end
+end
+
+-- Store the steps that a function added to its own job. Returns how many start.
+local function add(env, job_id, added, ARGV)
+  local index = key.job(job_id)
+  make_many(job_id)
+  for _, step in ipairs(added) do
+    step.first = step.from
+    if call('HSETNX', index, step.first, step.to) == 0 then
+      step.first = step.from .. '>' .. step.to
+      call('HSET', index, step.first, step.to)
+    end
+    enlist(job_id, step.first, step.to, false)
+  end
+  call('HINCRBY', index, ':open', #added)
+  local started = 0
+  for _, step in ipairs(added) do
+    local ref = step.first .. ':' .. job_id
+    local fed = call('HEXISTS', key.flow(job_id), '<' .. step.from) == 1
+    local state = fed and 'standby' or 'start'
+    local record = key.record(ref, state)
+    call('HSET', record, 'to', step.to, 'cmd', step.cmd, 'data', step.data, 'sum', step.digest, 'born', env.now_ms,
+      'many', 1)
+    if step.queue ~= QUEUE then call('HSET', record, 'queue', step.queue) end
+    if tonumber(step.priority) ~= PRIORITY then call('HSET', record, 'priority', step.priority) end
+    for at = step.at, step.at + 2 * step.options - 1, 2 do
+      call('HSET', record, ARGV[at], ARGV[at + 1])
+      if ARGV[at] == 'result_ttl_s' then lengthen(index, ARGV[at + 1]) end
+    end
+    if fed then
+      if step.due_ms ~= 0 then call('HSET', record, 'due_ms', step.due_ms) end
+    else
+      enter(env, ref, step.queue, step.priority, step.due_ms)
+      started = started + 1
+    end
+  end
+  return started
 end
 
 -- processing → start, on the ready queue now or after a delay.
@@ -66,12 +151,16 @@ end
 
 local function report(KEYS, ARGV)
   call = redis.call
-  local now_ms, ttl_s, error_ttl_s, most_crashes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+  local env = settings(ARGV)
+  local now_ms, most_crashes = env.now_ms, tonumber(ARGV[SETTINGS + 1])
+  local at = SETTINGS + 2
   local answers = {}
   local let_go = {}
 
   for i, record in ipairs(KEYS) do
-    local ref, attempt, session, outcome, body, jitter, began_ms, ended_ms, log = unpack(ARGV, 9 * i - 4, 9 * i + 4)
+    local ref, attempt, session, outcome, body, jitter, began_ms, ended_ms, log = unpack(ARGV, at, at + 8)
+    local added
+    added, at = read_added(ARGV, at + 10, tonumber(ARGV[at + 9]))
     local fields = call('HMGET', record, unpack(FIELDS))
     if not fields[1] then
       fields = reclaim(ref, record, attempt)
@@ -84,9 +173,21 @@ local function report(KEYS, ARGV)
         keep_log(ref, record, attempt, log)
         fields[9] = '1'
       end
+      local more = 0
+      if #added > 0 and outcome == '0' then
+        local why = misfit(env, job_of(ref), added)
+        if why then
+          outcome, body = '1', error_body('BadStep', why)
+        else
+          more = add(env, job_of(ref), added, ARGV)
+          fields[8] = '1'
+        end
+      end
       if outcome == '0' then
-        finish(ref, record, fields, body, began_ms, ended_ms, fields[3] or ttl_s)
-        answer = fields[2] or ''
+        answer = finish(env, ref, record, fields, body, began_ms, ended_ms)
+        if more > 0 then
+          answer[4] = answer[4] + more
+        end
       elseif outcome == '3' then
         local place = call('ZSCORE', key.held(session), ref)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
@@ -96,8 +197,7 @@ local function report(KEYS, ARGV)
       elseif outcome == '2' then
         local crashes = call('HINCRBY', record, 'crashes', 1)
         if crashes >= most_crashes then
-          fail(ref, body, now_ms, error_ttl_s)
-          answer = { 4, fields[2], { body, attempt } }
+          answer = { 4, fields[2], { body, attempt }, 0, fail(env, ref, body) }
         else
           again(ref, record, now_ms, 0)
           answer = AGAIN
@@ -106,8 +206,7 @@ local function report(KEYS, ARGV)
         local fails = call('HINCRBY', record, 'fails', 1)
         local options = call('HMGET', record, 'retries', 'backoff_s')
         if fails > tonumber(options[1] or 0) then
-          fail(ref, body, now_ms, error_ttl_s)
-          answer = { 4, fields[2], { body, attempt } }
+          answer = { 4, fields[2], { body, attempt }, 0, fail(env, ref, body) }
         else
           again(ref, record, now_ms, backoff_ms(tonumber(options[2] or 1), fails, tonumber(jitter)))
           answer = AGAIN

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -20,12 +20,28 @@ from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from exesys.config import Limits
 from exesys.states import State
 from exesys.store.keys import Keys
-from exesys.turn import Answers, Claim, Claimed, Closed, Ended, Found, Placed, Taken, Turn
+from exesys.turn import (
+    Answers,
+    Change,
+    Changed,
+    Claim,
+    Claimed,
+    Closed,
+    Ended,
+    Flow,
+    Found,
+    Placed,
+    Stored,
+    Taken,
+    Turn,
+)
+from exesys.workflow import Graph
 
 CHUNK = 250
 MOST_RELEASED = 250
-NAMES = ("submit", "claim", "report", "release", "lookup", "recall", "note", "job")
-SHARED = ("common", "deal")
+MOST_UNFED = 100
+NAMES = ("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job")
+SHARED = ("common", "graph", "deal")
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
 REFUSED = Taken("refused", "", State.start, None)
@@ -90,17 +106,25 @@ class Builder:
     def build(self, turn: Turn, answers: Answers, chunk: int = CHUNK) -> Iterator[Request]:
         """Yield the turn's requests in their fixed order, at most `chunk` jobs in each."""
         keys = self.keys
+        settings = self._settings(turn)
         for reports in _chunks(turn.reports, chunk):
-            yield self._report(turn, reports, answers.ended)
+            yield self._report(settings, reports, answers.ended)
         for session in turn.lost:
-            yield self._release(turn, session, answers.lost)
+            yield self._release(settings, session, answers.lost)
+        for change in turn.changes:
+            yield self._change(settings, change, answers.changed)
+        if turn.sweep:
+            yield self._sweep(settings, answers)
         if turn.opened:
             yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
             yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
+        for flows in _packs(turn.flows, chunk):
+            yield self._workflow(settings, flows, answers.stored)
         chunks = _chunks(turn.placed, chunk)
         for number, placed in enumerate(chunks, 1):
-            yield self._submit(turn, placed, answers, with_claims=number == len(chunks))
+            claims = turn.claims if number == len(chunks) else []
+            yield self._submit(settings, placed, claims, answers)
         if turn.claims and not chunks:
             yield self._claim(turn, answers)
         for lookups in _chunks(turn.lookups, chunk):
@@ -135,11 +159,19 @@ class Builder:
     ) -> Request:
         return Request(("FCALL", self.functions[name], len(keys), *keys, *arguments), read, blank, kind)
 
-    def _submit(self, turn: Turn, chunk: Sequence[Placed], answers: Answers, with_claims: bool) -> Request:
-        claims = turn.claims if with_claims else []
-        arguments: list[Argument] = [turn.now_ms, self.limits.queue_depth, *_spelt(claims)]
+    def _settings(self, turn: Turn) -> list[Argument]:
+        """What graph.lua reads first."""
+        limits = self.limits
+        ttls = int(limits.result_ttl_s), int(limits.error_ttl_s)
+        return [turn.now_ms, *ttls, limits.data_bytes, int(limits.standby_s * 1000), limits.workflow_steps]
+
+    def _submit(
+        self, settings: list[Argument], chunk: Sequence[Placed], claims: list[Claim], answers: Answers
+    ) -> Request:
+        arguments: list[Argument] = [*settings, self.limits.queue_depth, *_spelt(claims)]
         keys = [self.keys("delayed")]
-        for command, options, peer, due_ms in chunk:
+        for placed in chunk:
+            command, options, peer, due_ms, waits = placed
             keys.append(self.keys("job", command.job_id))
             arguments += (
                 command.from_,
@@ -152,12 +184,9 @@ class Builder:
                 options.get("queue", DEFAULT_QUEUE),
                 options.get("priority", DEFAULT_PRIORITY),
                 due_ms,
+                int(waits),
+                *_recorded(options),
             )
-            recorded = [part for name in _RECORDED if name in options for part in (name, options[name])]
-            if "result_ttl_s" in options:
-                recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
-            arguments.append(len(recorded) // 2)
-            arguments += recorded
 
         def read(reply: Any) -> None:
             answers.taken += [_taken(raw) for raw in reply[0]]
@@ -169,6 +198,55 @@ class Builder:
             answers.claimed += _none_claimed(claims)
 
         return self._script("submit", keys, arguments, read, blank)
+
+    def _workflow(self, settings: list[Argument], flows: Sequence[Flow], into: list[Stored]) -> Request:
+        arguments: list[Argument] = [*settings, self.limits.queue_depth]
+        keys: list[str] = []
+        for job_id, steps, graph in flows:
+            keys += (self.keys("job", job_id), self.keys("flow", job_id))
+            fields = _flow_fields(graph)
+            arguments += (job_id, len(steps), len(fields) // 2)
+            for (command, options, peer, due_ms, waits), first in zip(steps, graph.firsts, strict=True):
+                arguments += (
+                    command.from_,
+                    first,
+                    command.to,
+                    command.cmd,
+                    command.data,
+                    command.digest,
+                    peer,
+                    options.get("queue", DEFAULT_QUEUE),
+                    options.get("priority", DEFAULT_PRIORITY),
+                    due_ms,
+                    int(waits),
+                    *_recorded(options),
+                )
+            arguments += fields
+        none = [Stored("refused", "", ())] * len(flows)
+        return self._script("workflow", keys, arguments, _each(into, _stored), _filling(into, none))
+
+    def _change(self, settings: list[Argument], change: Change, into: list[Changed]) -> Request:
+        what, job_id = change
+
+        def read(reply: Any) -> None:
+            number, ended = reply
+            into.append(
+                Changed(
+                    int(number), tuple(_failed(each[:4]) for each in ended), tuple(_text(each[4]) for each in ended)
+                )
+            )
+
+        arguments = [*settings, what, job_id, CANCELLED]
+        return self._script(
+            "change", [self.keys("job", job_id)], arguments, read, lambda: into.append(Changed(0, (), ()))
+        )
+
+    def _sweep(self, settings: list[Argument], answers: Answers) -> Request:
+        def read(reply: Any) -> None:
+            answers.next_unfed_ms = int(reply[0])
+            answers.swept += [_failed(each) for each in reply[1]]
+
+        return self._script("unfed", [self.keys("standby")], [*settings, MOST_UNFED], read, _nothing)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:
         arguments: list[Argument] = [turn.now_ms, *_spelt(turn.claims)]
@@ -184,21 +262,27 @@ class Builder:
         for claim, jobs in zip(claims, reply[1:], strict=True):
             answers.claimed.append(Claimed(claim.session, tuple([self._job(job) for job in jobs])))
 
-    def _report(self, turn: Turn, chunk: Sequence[Closed], into: list[Ended]) -> Request:
-        limits = self.limits
-        arguments: list[Argument] = [
-            turn.now_ms,
-            int(limits.result_ttl_s),
-            int(limits.error_ttl_s),
-            limits.max_crashes,
-        ]
+    def _report(self, settings: list[Argument], chunk: Sequence[Closed], into: list[Ended]) -> Request:
+        arguments: list[Argument] = [*settings, self.limits.max_crashes]
         records = []
         attempts = []
-        for session, report, jitter in chunk:
-            ref, attempt, outcome, body, log, began_ms, ended_ms = report
+        for session, report, jitter, added in chunk:
+            ref, attempt, outcome, body, log, began_ms, ended_ms, _ = report
             attempts.append((ref, attempt))
             records.append(self.keys("record", ref, State.processing.name))
-            arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log)
+            arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log, len(added))
+            for command, options, _, due_ms, _ in added:
+                arguments += (
+                    command.from_,
+                    command.to,
+                    command.cmd,
+                    command.data,
+                    command.digest,
+                    options.get("queue", DEFAULT_QUEUE),
+                    options.get("priority", DEFAULT_PRIORITY),
+                    due_ms,
+                    *_recorded(options),
+                )
 
         def read(reply: Any) -> None:
             for (ref, attempt), answer in zip(attempts, reply, strict=True):
@@ -207,30 +291,29 @@ class Builder:
                 elif answer == 0:
                     into.append(Ended(ref, attempt, True, State.start, "", None))
                 else:
-                    state, peer, body = answer
-                    into.append(Ended(ref, attempt, False, STATES[state], _text(peer), _body(state, body)))
+                    state, peer, body, started, failed = answer
+                    into.append(
+                        Ended(
+                            ref,
+                            attempt,
+                            False,
+                            STATES[state],
+                            _text(peer),
+                            _body(state, body),
+                            started,
+                            tuple([_failed(each) for each in failed]),
+                        )
+                    )
 
         stale = [Ended(ref, attempt, True, State.start, "", None) for ref, attempt in attempts]
         return self._script("report", records, arguments, read, _filling(into, stale))
 
-    def _release(self, turn: Turn, session: str, into: list[tuple[int, list[Ended]]]) -> Request:
-        limits = self.limits
+    def _release(self, settings: list[Argument], session: str, into: list[tuple[int, list[Ended]]]) -> Request:
         keys = [self.keys("held", session), self.keys("sessions")]
-        arguments: list[Argument] = [
-            session,
-            turn.now_ms,
-            int(limits.error_ttl_s),
-            limits.max_losses,
-            self.lost_body,
-            MOST_RELEASED,
-        ]
+        arguments: list[Argument] = [*settings, session, self.limits.max_losses, self.lost_body, MOST_RELEASED]
 
         def read(reply: Any) -> None:
-            failed = [
-                Ended(ref.decode(), int(attempt), False, State.error, _text(peer), [self.lost_body, int(attempt)])
-                for ref, attempt, peer in reply[1]
-            ]
-            into.append((int(reply[0]), failed))
+            into.append((int(reply[0]), [_failed(each) for each in reply[1]]))
 
         return self._script("release", keys, arguments, read, lambda: into.append((0, [])))
 
@@ -249,6 +332,43 @@ class Builder:
 def lost_body(max_losses: int) -> bytes:
     """Return the error a step gets whose workers were lost too often."""
     return codec.pack({"type": "WorkerLost", "message": f"its worker was lost {max_losses} times", "traceback": ""})
+
+
+CANCELLED = codec.pack({"type": "Cancelled", "message": "it was cancelled", "traceback": ""})
+
+
+def _recorded(options: Mapping[str, Any]) -> list[Argument]:
+    """Spell the options that a record keeps: their number, then names and values."""
+    recorded: list[Argument] = [part for name in _RECORDED if name in options for part in (name, options[name])]
+    if "result_ttl_s" in options:
+        recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
+    return [len(recorded) // 2, *recorded]
+
+
+def _flow_fields(graph: Graph) -> list[Argument]:
+    """Spell a graph as graph.lua keeps it."""
+    fields: list[Argument] = []
+    for name, steps in graph.named.items():
+        feeders = graph.feeders.get(name)
+        if feeders:
+            fields += (f"<{name}", "\n".join([graph.firsts[number] for number in feeders]), f"#{name}", len(feeders))
+        if len(steps) > 1:
+            fields += (f">{name}", "\n".join([graph.firsts[number] for number in steps[1:]]))
+    return fields
+
+
+def _packs(flows: list[Flow], size: int) -> Iterator[list[Flow]]:
+    """Put small workflows together until there are `size` steps; a large one goes alone."""
+    pack: list[Flow] = []
+    steps = 0
+    for flow in flows:
+        if pack and steps + len(flow.steps) > size:
+            yield pack
+            pack, steps = [], 0
+        pack.append(flow)
+        steps += len(flow.steps)
+    if pack:
+        yield pack
 
 
 def _spelt(claims: list[Claim]) -> list[Argument]:
@@ -303,8 +423,24 @@ def _body(state: int, raw: Any) -> Any:
 def _taken(raw: Any) -> Taken:
     if raw == 1:
         return NEW
-    verdict, ref, state, body = raw
-    return Taken(verdict.decode(), ref.decode(), STATES[state], _body(state, body))
+    verdict, ref, state, body, failed = raw
+    also = tuple(_failed(each) for each in failed)
+    return Taken(verdict.decode(), ref.decode(), STATES[state], _body(state, body), also)
+
+
+def _failed(raw: Any) -> Ended:
+    """Read one of the steps that graph.lua says failed."""
+    ref, attempt, peer, body = raw
+    return Ended(ref.decode(), int(attempt), False, State.error, _text(peer), [body, int(attempt)])
+
+
+def _stored(raw: Any) -> Stored:
+    verdict, ref, steps = raw
+    return Stored(
+        verdict.decode(),
+        ref.decode(),
+        tuple([(step.decode(), STATES[state], _body(state, body)) for step, state, body in steps]),
+    )
 
 
 def _found(raw: Any) -> Found:

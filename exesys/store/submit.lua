@@ -1,13 +1,15 @@
--- Take many commands: new → start, or say what stands there already. Then deal
--- to workers, as claim.lua does, when claims come along.
+-- Take many commands: new → start (or standby), or say what stands there
+-- already. Then deal to workers, as claim.lua does, when claims come along.
 --
 -- KEYS   delayed, then the jobs' index keys, one per command
--- ARGV   now_ms, depth limit, number of claims, the claims (see deal.lua), then
---        per command: from, to, cmd, data, job_id, digest, peer, queue,
---        priority, due_ms, number of options, and each option's name and value
--- Finds  record, ready queue, jobs, order, held
+-- ARGV   the settings (see graph.lua), depth limit, number of claims, the
+--        claims (see deal.lua), then per command: from, to, cmd, data, job_id,
+--        digest, peer, queue, priority, due_ms, 1 if it waits to be fed,
+--        number of options, and each option's name and value
+-- Finds  record, ready queue, jobs, order, held, flow, standby
 -- Gives  {answers, next due millisecond (0: none), what each claim got}; the
---        answer to a command is 1 when it was new, else {verdict, ref, state, body}
+--        answer to a command is 1 when it was new and is in start, else
+--        {verdict, ref, state, body, steps that failed (see graph.lua)}
 --
 -- Run twice, without claims, it changes nothing: the second time every command
 -- is `same`.
@@ -22,38 +24,18 @@ local function existing(ref, digest, order)
     return nil
   end
   if call('HGET', key.record(ref, name), 'sum') ~= digest then
-    return { 'conflict', ref, number, false }
+    return { 'conflict', ref, number, false, {} }
   end
   if number == 0 and not call('ZSCORE', key.delayed(), ref) then
     -- It stands in its queue, unless a call broke off half-way: then this puts it there.
     local fields = call('HMGET', key.record(ref, name), 'queue', 'priority')
     call('ZADD', key.ready(fields[1] or QUEUE), 'NX', score(tonumber(fields[2] or PRIORITY), order), ref)
   end
-  return { 'same', ref, number, body_of(ref, name) }
-end
-
--- A job gets one more step: it lives until the last of them ended, so the
--- unfinished ones are counted, itself among them, from the second on.
-local function join(index, job_id)
-  if call('HEXISTS', index, ':open') == 1 then
-    call('HINCRBY', index, ':open', 1)
-  else
-    local open = 0
-    for _, first in ipairs(call('HKEYS', index)) do
-      local ref = first .. ':' .. job_id
-      local number, name = state_of(ref)
-      if number and number < 3 then
-        call('HSET', key.record(ref, name), 'many', 1)
-        open = open + 1
-      end
-    end
-    call('HSET', index, ':open', open)
-  end
-  call('PERSIST', index)
+  return { 'same', ref, number, body_of(ref, name), {} }
 end
 
 -- Write the record. False when a foreign key of another kind stands in its place.
-local function create(ref, state, index, job_id, fields, queue, priority)
+local function create(ref, state, index, fields, queue, priority, ttl_s)
   local size = #fields
   if queue ~= QUEUE then
     fields[size + 1], fields[size + 2], size = 'queue', queue, size + 2
@@ -62,17 +44,28 @@ local function create(ref, state, index, job_id, fields, queue, priority)
     fields[size + 1], fields[size + 2], size = 'priority', priority, size + 2
   end
   local alone = call('HLEN', index) == 1
-  if not alone then
+  local many = not alone or state == 'standby'
+  if many then
     fields[size + 1], fields[size + 2] = 'many', 1
   end
   local written = redis.pcall('HSET', key.record(ref, state), unpack(fields))
   if type(written) == 'table' and written.err then
     return false
   end
+  local job_id = job_of(ref)
   if alone then
     call('XADD', key.jobs(), '*', 'j', job_id)
-  else
-    join(index, job_id)
+  end
+  if many then
+    if call('HEXISTS', index, ':open') == 1 then
+      call('HINCRBY', index, ':open', 1)
+      enlist(job_id, first_of(ref), fields[2], false)
+    else
+      make_many(job_id)
+    end
+    lengthen(index, ttl_s)
+    call('PERSIST', index)
+    call('PERSIST', key.flow(job_id))
   end
   return true
 end
@@ -90,9 +83,10 @@ end
 
 local function submit(KEYS, ARGV)
   call = redis.call
-  local now_ms, limit = ARGV[1], tonumber(ARGV[2])
+  local env = settings(ARGV)
+  local now_ms, limit = env.now_ms, tonumber(ARGV[SETTINGS + 1])
   local now = tonumber(now_ms)
-  local claims, at = read_claims(ARGV, 3)
+  local claims, at = read_claims(ARGV, SETTINGS + 2)
   local due = #claims > 0 and move_due(KEYS[1], now_ms) or 0
   local answers = {}
   local ready, depth, empty = {}, {}, {}
@@ -102,8 +96,9 @@ local function submit(KEYS, ARGV)
   for i = 1, count do
     local index = KEYS[i + 1]
     local from, to, cmd, data, job_id, digest, peer, queue = unpack(ARGV, at, at + 7)
-    local priority, due_ms, options = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
-    local first_option = at + 11
+    local priority, due_ms = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
+    local waits, options = ARGV[at + 10] == '1', tonumber(ARGV[at + 11])
+    local first_option = at + 12
     at = first_option + 2 * options
     order = order + 1
     if not depth[queue] then
@@ -123,35 +118,44 @@ local function submit(KEYS, ARGV)
       answer = existing(ref, digest, order)
     elseif depth[queue] >= limit then
       call('HDEL', index, first)
-      answer = { 'full', ref, 0, false }
+      answer = { 'full', ref, 0, false, {} }
     end
     if not answer then
       local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
       if peer ~= '' then
         fields[11], fields[12] = 'peer', peer
       end
-      local timeout_s
+      local timeout_s, ttl_s
       for j = first_option, at - 1, 2 do
         fields[#fields + 1], fields[#fields + 2] = ARGV[j], ARGV[j + 1]
         if ARGV[j] == 'timeout_s' then
           timeout_s = ARGV[j + 1]
+        elseif ARGV[j] == 'result_ttl_s' then
+          ttl_s = ARGV[j + 1]
         end
       end
       local hand
-      if count == 1 and depth[queue] == 0 and due_ms <= now then
+      if count == 1 and depth[queue] == 0 and due_ms <= now and not waits then
         empty[queue] = true
         hand = free_hand(claims, queue)
       end
-      local state = 'start'
-      if hand then
+      local state = waits and 'standby' or 'start'
+      local size = #fields
+      if waits and due_ms ~= 0 then
+        fields[size + 1], fields[size + 2] = 'due_ms', due_ms
+      elseif hand then
         state = 'processing'
-        local size = #fields
         fields[size + 1], fields[size + 2], fields[size + 3] = 'attempt', 1, 'worker'
         fields[size + 4], fields[size + 5], fields[size + 6] = hand.session, 'sent', now_ms
       end
-      if not create(ref, state, index, job_id, fields, queue, priority) then
+      if not create(ref, state, index, fields, queue, priority, ttl_s) then
         call('HDEL', index, first)
-        answer = { 'refused', ref, 0, false }
+        answer = { 'refused', ref, 0, false, {} }
+      elseif waits then
+        local failed = settle(env, ref)
+        local number, name = state_of(ref)
+        answer = { 'new', ref, number, body_of(ref, name), failed }
+        empty = {}  -- it may have started
       elseif hand then
         hand_out(hand, { ref, 1, to, cmd, data, timeout_s or false }, score(priority, order))
       elseif due_ms > now then

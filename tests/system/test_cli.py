@@ -222,7 +222,7 @@ def test_jobs_in_a_queue_without_a_worker(shared, job_id):
     words = ("submit", "echo", "--queue", job_id, "--job-id", job_id)
     assert says in complaint(shared.exesys(*words, "--wait", "0.2"), 4)
     assert says in complaint(shared.exesys("result", job_id, "--wait", "0.2"), 4)
-    assert says.startswith(shared.exesys(*words, "--wait", "0.2", "--json").json["error"]["message"].split(". ", 1)[1])
+    assert says.startswith(shared.exesys(*words, "--wait", "0.2", "--json").json["error"]["message"].split(": ", 1)[1])
     [check] = [
         each for each in shared.exesys("doctor", "--json").json if each["name"] == "queues" and job_id in str(each)
     ]

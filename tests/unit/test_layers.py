@@ -18,7 +18,7 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "codec", "command", "catalogue", "config"],
+    ["states", "codec", "command", "workflow", "catalogue", "config"],
     ["environment", "bus.messages", "turn"],
     [
         *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),

@@ -1,0 +1,106 @@
+"""What the router lets in: commands, workflows and added steps, checked. Pure.
+
+The same checks as at every other door (`command.py`, `workflow.py`), and one
+that only the router can make: whether a worker knows the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exesys import codec, command
+from exesys.bus import messages as m
+from exesys.catalogue import Catalogue, FunctionInfo
+from exesys.config import Config
+from exesys.errors import BadCommand, Unavailable, UnknownFunction
+from exesys.turn import Flow, Placed
+from exesys.workflow import Graph
+
+MOST_UNKNOWN = 64
+
+
+class Door:
+    """Makes what was sent into what can be stored, or raises what is wrong with it."""
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        self._limits = config.limits
+        self._catalogue = catalogue
+        self._unknown: dict[str, tuple[str, str]] = {}  # cmd -> message and fix of its refusal
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the workers present can do."""
+        return self._catalogue
+
+    @catalogue.setter
+    def catalogue(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget which functions were unknown."""
+        self._unknown.clear()
+
+    def command(self, item: m.Item, session: str) -> Placed:
+        """Check one command of a SUBMIT. Raises ExesysError."""
+        if item.flow not in (0, -1):
+            raise BadCommand("only a workflow's steps share a number.", field="flow")
+        return self._placed(item, session, waits=item.flow == -1)
+
+    def workflow(self, items: Sequence[m.Item], session: str) -> Flow:
+        """Check the steps of a workflow, alone and as a graph. Raises ExesysError."""
+        job_ids = {str(item.job_id) for item in items}
+        if len(job_ids) > 1:
+            raise two_jobs(sorted(job_ids))
+        # Before the parts, so that what is too large costs little.
+        graph = Graph((item.from_, command.check_to(item.to)) for item in items)
+        graph.check(self._limits.workflow_steps)
+        roots = set(graph.roots)
+        steps = tuple([self._placed(item, session, number not in roots) for number, item in enumerate(items)])
+        return Flow(steps[0].command.job_id, steps, graph)
+
+    def added(self, ref: str, steps: Sequence[m.Added]) -> tuple[Placed, ...]:
+        """Check the steps that a function adds to its own job. Raises ExesysError.
+
+        Whether what they go to is there, and still waits, only the store can tell.
+        """
+        job_id = command.parts_of(ref)[1]
+        items = [m.Item(0, step.from_, step.to, step.cmd, step.data, job_id, step.options, False) for step in steps]
+        graph = Graph((item.from_, command.check_to(item.to)) for item in items)
+        graph.check_added()
+        return tuple([self._placed(item, "", waits=True) for item in items])
+
+    def _placed(self, item: m.Item, session: str, waits: bool) -> Placed:
+        tag, from_, to, cmd, data, job_id, given, notify, _ = item
+        built = command.build(from_, to, cmd, data, job_id, given)
+        codec.check_packed(data, self._limits.data_bytes, self._limits.depth)
+        if not (self._catalogue.functions or self._catalogue.broken):
+            raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
+        defaults = self._resolve(cmd).options
+        options: dict[str, Any] = {**defaults, **built.options} if defaults else dict(built.options)
+        # Negative: counted from the moment of the commit, or from when the step was fed.
+        due_ms = max(command.due_ms(options["at"]), 0) if "at" in options else -int(options.get("delay_s", 0) * 1000)
+        # The client's address goes into the record, so that no memory grows with the backlog.
+        return Placed(built, options, f"{session}.{tag}" if notify else "", due_ms, waits)
+
+    def _resolve(self, cmd: str) -> FunctionInfo:
+        """Find a function. Finding the nearest name costs, so refusals are remembered for a while, and few."""
+        if cmd in self._unknown:
+            text, fix = self._unknown[cmd]
+            raise UnknownFunction(text, field="cmd", fix=fix)
+        try:
+            return self._catalogue.resolve(cmd, suggest=len(self._unknown) < MOST_UNKNOWN)
+        except UnknownFunction as error:
+            if len(self._unknown) < MOST_UNKNOWN:
+                self._unknown[cmd] = (error.message, error.fix)
+            raise
+
+
+def two_jobs(job_ids: Sequence[str]) -> BadCommand:
+    """Return the refusal of a workflow whose steps name several jobs."""
+    return BadCommand(
+        f"a workflow has one job_id; this one names {job_ids[0]} and {job_ids[1]}.",
+        field="job_id",
+        fix="Give all its steps the same, or none.",
+    )

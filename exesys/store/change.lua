@@ -1,0 +1,109 @@
+-- End a job before its time, or run again what failed of it.
+--
+-- KEYS   the job's index
+-- ARGV   the settings (see graph.lua), cancel or retry, job_id, error body
+-- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log
+-- Gives  {-1: there is no such job, else how many steps were changed,
+--        {ref, attempt, peer, body, the session that runs it or ''} of each step that ended}
+
+local function cancel(env, job_id, firsts, body)
+  local ended = {}
+  for _, first in ipairs(firsts) do
+    local ref = first .. ':' .. job_id
+    local number, name = state_of(ref)
+    if number == 0 then
+      local queue = call('HGET', key.record(ref, name), 'queue') or QUEUE
+      call('ZREM', key.ready(queue), ref)
+      call('ZREM', key.delayed(), ref)
+    end
+    local session = ''
+    if number == 2 then
+      session = call('HGET', key.record(ref, name), 'worker') or ''
+      call('ZREM', key.held(session), ref)
+      call('HDEL', key.record(ref, name), 'worker', 'sent', 'progress', 'note')
+    end
+    if number and number < 3 then
+      local fields = give_up(env, ref, name, body)
+      ended[#ended + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body, session }
+    end
+  end
+  return ended
+end
+
+-- error → start for what failed by itself, → standby for what waited. Returns both lists.
+local function reopen(env, job_id, firsts)
+  local started, waiting = {}, {}
+  for _, first in ipairs(firsts) do
+    local ref = first .. ':' .. job_id
+    local failed = key.record(ref, 'error')
+    local fields = call('HMGET', failed, 'sum', 'was')
+    if fields[1] then
+      local state = fields[2] == 'standby' and 'standby' or 'start'
+      call('HDEL', failed, 'error', 'ended', 'was', 'fails', 'crashes', 'losses')
+      call('RENAME', failed, key.record(ref, state))
+      call('ZREM', key.dead(), ref)
+      call('PERSIST', key.record(ref, state))
+      table.insert(state == 'standby' and waiting or started, ref)
+    else
+      call('PERSIST', key.record(ref, 'data_available'))
+    end
+    call('PERSIST', key.log(ref))
+  end
+  return started, waiting
+end
+
+local function retry(env, job_id, index, firsts)
+  local started, waiting = reopen(env, job_id, firsts)
+  if #started + #waiting == 0 then
+    return 0, {}
+  end
+  call('PERSIST', index)
+  if call('HEXISTS', index, ':open') == 1 then
+    call('PERSIST', key.flow(job_id))
+    call('HDEL', index, ':failed')
+    call('HINCRBY', index, ':open', #started + #waiting)
+  end
+  local failed = {}
+  for _, ref in ipairs(started) do
+    make_ready(ref)
+  end
+  for _, ref in ipairs(waiting) do
+    -- Most wait for what starts now; one that failed by what it was fed tries that again.
+    for _, ended in ipairs(settle(env, ref)) do
+      ended[5] = ''
+      failed[#failed + 1] = ended
+    end
+  end
+  return #started + #waiting, failed
+end
+
+local function change(KEYS, ARGV)
+  call = redis.call
+  local env = settings(ARGV)
+  local what, job_id, body = unpack(ARGV, SETTINGS + 1, SETTINGS + 3)
+  local index = KEYS[1]
+  local firsts = {}
+  for _, first in ipairs(call('HKEYS', index)) do
+    if string.sub(first, 1, 1) ~= ':' then
+      firsts[#firsts + 1] = first
+    end
+  end
+  if #firsts == 0 then
+    return { -1, {} }
+  end
+  if what == 'retry' then
+    return { retry(env, job_id, index, firsts) }
+  end
+  local ended = cancel(env, job_id, firsts, body)
+  if #ended > 0 then
+    if call('HEXISTS', index, ':open') == 1 then
+      call('HSET', index, ':failed', 1)
+      close(env, job_id, #ended)
+    else
+      retire(ended[1][1], 'error', env.error_ttl_s, call('EXISTS', key.log(ended[1][1])) == 1)
+    end
+  end
+  return { #ended, ended }
+end
+
+redis.register_function(name('change'), change)

@@ -1,0 +1,338 @@
+-- Shared by the functions that end steps: what that means for the rest of the
+-- job. The rules are those of exesys/workflow.py. It stands behind common.lua.
+--
+-- A job of one step needs nothing of this. Of a job with several, each record
+-- has the field `many`, the index counts the unfinished ones (`:open`), and
+-- the flow, a hash, knows of each name in the graph:
+--   <name   the steps that go there, by the first parts of their refs
+--   >name   the steps that come from there, but for the one whose first part is the name
+--   #name   how many of those that go there have not ended well yet
+-- What a move costs depends on the edges of its step, not on the size of the job.
+
+local PIECE = 4000  -- most arguments unpacked at once
+
+-- The settings that every function of this kind gets first.
+local SETTINGS = 6
+local function settings(ARGV)
+  return {
+    now_ms = ARGV[1], result_ttl_s = ARGV[2], error_ttl_s = ARGV[3], data_bytes = tonumber(ARGV[4]),
+    standby_ms = tonumber(ARGV[5]), most_steps = tonumber(ARGV[6]),
+  }
+end
+
+local function split(text, separator)
+  local parts = {}
+  for part in string.gmatch(text or '', '[^' .. separator .. ']+') do
+    parts[#parts + 1] = part
+  end
+  return parts
+end
+
+local function first_of(ref)
+  return string.match(ref, '^[^:]*')
+end
+
+local function from_of(ref)
+  return string.match(ref, '^[^>:]*')
+end
+
+local function call_in_pieces(command, at, list)
+  for i = 1, #list, PIECE do
+    call(command, at, unpack(list, i, math.min(i + PIECE - 1, #list)))
+  end
+end
+
+-- The body of an error, as codec.pack makes it of type, message and traceback.
+local function error_body(kind, message)
+  local body = { '\131' }
+  for _, text in ipairs({ 'type', kind, 'message', message, 'traceback', '' }) do
+    body[#body + 1] = cmsgpack.pack(text)
+  end
+  return table.concat(body)
+end
+
+-- The steps that come from a name, by the first parts of their refs.
+local function named(job_id, name)
+  local firsts = split(call('HGET', key.flow(job_id), '>' .. name), '\n')
+  table.insert(firsts, 1, name)
+  return firsts
+end
+
+-- --- the end of a job -------------------------------------------------------
+
+-- All steps of a job have ended: what it left expires together, later if one failed.
+local function expire_job(env, job_id)
+  local index = key.job(job_id)
+  local marks = call('HMGET', index, ':failed', ':ttl')
+  local ttl_s = marks[1] and env.error_ttl_s or marks[2] or env.result_ttl_s
+  for _, first in ipairs(call('HKEYS', index)) do
+    if string.sub(first, 1, 1) ~= ':' then
+      local ref = first .. ':' .. job_id
+      if call('EXPIRE', key.record(ref, 'data_available'), ttl_s) == 0 then
+        call('EXPIRE', key.record(ref, 'error'), ttl_s)
+      end
+      call('EXPIRE', key.log(ref), ttl_s)
+    end
+  end
+  call('EXPIRE', index, ttl_s)
+  call('EXPIRE', key.flow(job_id), ttl_s)
+end
+
+local function close(env, job_id, count)
+  if call('HINCRBY', key.job(job_id), ':open', -count) <= 0 then
+    expire_job(env, job_id)
+  end
+end
+
+-- The only step of its job ended: its record expires, and the job's index with it.
+local function retire(ref, name, ttl_s, logged)
+  call('EXPIRE', key.record(ref, name), ttl_s)
+  call('EXPIRE', key.job(job_of(ref)), ttl_s)
+  if logged then
+    call('EXPIRE', key.log(ref), ttl_s)
+  end
+end
+
+-- --- failing ----------------------------------------------------------------
+
+-- A step that nothing fed until now needs no more watching.
+local function noticed(ref, record, unfed)
+  if unfed then
+    call('HDEL', record, 'unfed')
+    call('ZREM', key.standby(), ref)
+  end
+end
+
+-- standby or start → error, without having run. Returns {to, peer, attempt}, nil if it does not stand there.
+local function give_up(env, ref, state, body)
+  local record = key.record(ref, state)
+  local fields = call('HMGET', record, 'to', 'peer', 'attempt', 'unfed')
+  if not fields[1] then
+    return nil
+  end
+  call('HDEL', record, 'peer')
+  noticed(ref, record, fields[4])
+  call('HSET', record, 'error', body, 'ended', env.now_ms, 'was', state)
+  call('RENAME', record, key.record(ref, 'error'))
+  return fields
+end
+
+-- A step failed: what waits for it can never be fed, nor what waits for that.
+-- Returns {ref, attempt, peer, body} of each step that failed with it.
+local function spread(env, ref, to)
+  local job_id = job_of(ref)
+  local also, spreading, at = {}, { { from_of(ref), to } }, 1
+  while spreading[at] do
+    local from, targets = unpack(spreading[at])
+    local body = error_body('PredecessorFailed', 'predecessor ' .. from .. ' failed')
+    for _, name in ipairs(split(targets, ',')) do
+      for _, first in ipairs(name ~= END and named(job_id, name) or {}) do
+        local fed = first .. ':' .. job_id
+        local fields = give_up(env, fed, 'standby', body)
+        if fields then
+          also[#also + 1] = { fed, 0, fields[2] or '', body }
+          spreading[#spreading + 1] = { name, fields[1] }
+        end
+      end
+    end
+    at = at + 1
+  end
+  return also
+end
+
+-- A step of several failed without having run: so does what waits for it. Returns both, as `spread` does.
+local function give_up_all(env, ref, state, body)
+  local fields = give_up(env, ref, state, body)
+  if not fields then
+    return {}
+  end
+  call('HSET', key.job(job_of(ref)), ':failed', 1)
+  local also = spread(env, ref, fields[1])
+  also[#also + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body }
+  close(env, job_of(ref), #also)
+  return also
+end
+
+-- processing → error. `body` is msgpack of the error's type and message.
+-- Returns what failed with it.
+local function fail(env, ref, body)
+  local record = key.record(ref, 'processing')
+  local marks = call('HMGET', record, 'many', 'logged', 'to')
+  shed(record)
+  call('HSET', record, 'error', body, 'ended', env.now_ms)
+  call('RENAME', record, key.record(ref, 'error'))
+  call('ZADD', key.dead(), env.now_ms, ref)
+  if not marks[1] then
+    retire(ref, 'error', env.error_ttl_s, marks[2])
+    return {}
+  end
+  call('HSET', key.job(job_of(ref)), ':failed', 1)
+  local also = spread(env, ref, marks[3])
+  close(env, job_of(ref), 1 + #also)
+  return also
+end
+
+-- --- going on ---------------------------------------------------------------
+
+-- What a name's feeders gave, as msgpack: the value of the only one, or a map
+-- from their names. nil and why when that cannot be.
+local function gather(env, job_id, feeders, fresh)
+  local values, often = {}, {}
+  for i, first in ipairs(feeders) do
+    local result = fresh[first] or call('HGET', key.record(first .. ':' .. job_id, 'data_available'), 'result')
+    if not result then
+      return nil, 'the result of ' .. first .. ' is gone'
+    end
+    values[i] = string.sub(result, 6)  -- behind msgpack's spelling of {"EOJ":
+    local from = from_of(first)
+    often[from] = (often[from] or 0) + 1
+  end
+  local data = values[1]
+  if #feeders > 1 then
+    local count = #feeders
+    local pieces = { count < 16 and string.char(128 + count) or '\223' .. struct.pack('>I4', count) }
+    for i, first in ipairs(feeders) do
+      local called = from_of(first)
+      if often[called] > 1 then
+        called = called .. '>' .. call('HGET', key.job(job_id), first)
+      end
+      pieces[#pieces + 1] = cmsgpack.pack(called)
+      pieces[#pieces + 1] = values[i]
+    end
+    data = table.concat(pieces)
+  end
+  if #data > env.data_bytes then
+    return nil, string.format('what its predecessors gave has %d bytes; at most %d are allowed', #data, env.data_bytes)
+  end
+  return data
+end
+
+-- start, in its queue now or when it is due: `due_ms` is a moment, or, if negative, a time from now.
+local function enter(env, ref, queue, priority, due_ms)
+  local now = tonumber(env.now_ms)
+  local at = tonumber(due_ms or 0)
+  at = at < 0 and now - at or at
+  if at > now then
+    call('ZADD', key.delayed(), at, ref)
+  else
+    call('ZADD', key.ready(queue or QUEUE), score(tonumber(priority or PRIORITY), call('INCR', key.order())), ref)
+  end
+end
+
+-- All that go to a name have ended well: the steps that wait there start.
+-- Returns how many, and those that failed instead, as `spread` does.
+local function start_fed(env, job_id, name, fresh)
+  local told = call('HMGET', key.flow(job_id), '<' .. name, '>' .. name)
+  local data, why = gather(env, job_id, split(told[1], '\n'), fresh)
+  local firsts = split(told[2], '\n')
+  table.insert(firsts, 1, name)
+  local started, failed = 0, {}
+  for _, first in ipairs(firsts) do
+    local ref = first .. ':' .. job_id
+    local waiting = key.record(ref, 'standby')
+    if not data then
+      for _, ended in ipairs(give_up_all(env, ref, 'standby', error_body('TooLarge', why))) do
+        failed[#failed + 1] = ended
+      end
+    else
+      local fields = call('HMGET', waiting, 'to', 'queue', 'priority', 'due_ms', 'unfed')
+      if fields[1] then
+        noticed(ref, waiting, fields[5])
+        call('HSET', waiting, 'data', data)
+        call('RENAME', waiting, key.record(ref, 'start'))
+        enter(env, ref, fields[2], fields[3], fields[4])
+        started = started + 1
+      end
+    end
+  end
+  return started, failed
+end
+
+-- A step ended well: each name it goes to waits for one less.
+-- Returns how many steps start, and those that failed, as `spread` does.
+local function advance(env, ref, to, body)
+  local job_id = job_of(ref)
+  local started, failed = 0, {}
+  for _, name in ipairs(split(to, ',')) do
+    if name ~= END and call('HINCRBY', key.flow(job_id), '#' .. name, -1) == 0 then
+      local more, ended = start_fed(env, job_id, name, { [first_of(ref)] = body })
+      started = started + more
+      for _, one in ipairs(ended) do
+        failed[#failed + 1] = one
+      end
+    end
+  end
+  return started, failed
+end
+
+-- --- growing ----------------------------------------------------------------
+
+local function append(flow, field, first)
+  local list = call('HGET', flow, field)
+  call('HSET', flow, field, list and list .. '\n' .. first or first)
+end
+
+-- Enter a step into its job's graph. `ended` says that it has ended well already.
+local function enlist(job_id, first, to, ended)
+  local flow, from = key.flow(job_id), from_of(first)
+  if first ~= from then
+    append(flow, '>' .. from, first)
+  end
+  for _, name in ipairs(split(to, ',')) do
+    if name ~= END then
+      append(flow, '<' .. name, first)
+      call('HINCRBY', flow, '#' .. name, ended and 0 or 1)
+    end
+  end
+end
+
+-- A job with one step gets more: from now on its steps are counted, and its graph is kept.
+local function make_many(job_id)
+  local index = key.job(job_id)
+  if call('HEXISTS', index, ':open') == 1 then
+    return
+  end
+  local open, steps = 0, call('HGETALL', index)
+  for i = 1, #steps, 2 do
+    local ref = steps[i] .. ':' .. job_id
+    local number, name = state_of(ref)
+    if number then
+      if number < 3 then
+        call('HSET', key.record(ref, name), 'many', 1)
+        open = open + 1
+      elseif number == 4 then
+        call('HSET', index, ':failed', 1)
+      end
+      enlist(job_id, steps[i], steps[i + 1], number == 3)
+    end
+  end
+  call('HSET', index, ':open', open)
+end
+
+-- Keep the longest time that one of a job's steps asks for its result.
+local function lengthen(index, ttl_s)
+  if ttl_s and tonumber(ttl_s) > tonumber(call('HGET', index, ':ttl') or 0) then
+    call('HSET', index, ':ttl', ttl_s)
+  end
+end
+
+-- A step that waits came after its feeders: it starts, or fails, at once.
+local function settle(env, ref)
+  local job_id, name = job_of(ref), from_of(ref)
+  local told = call('HMGET', key.flow(job_id), '<' .. name, '#' .. name)
+  if not told[1] then
+    call('HSET', key.record(ref, 'standby'), 'unfed', 1)
+    call('ZADD', key.standby(), tonumber(env.now_ms) + env.standby_ms, ref)
+  elseif tonumber(told[2]) == 0 then
+    local _, failed = start_fed(env, job_id, name, {})
+    return failed
+  else
+    for _, first in ipairs(split(told[1], '\n')) do
+      if call('EXISTS', key.record(first .. ':' .. job_id, 'error')) == 1 then
+        local why = 'predecessor ' .. from_of(first) .. ' failed'
+        return give_up_all(env, ref, 'standby', error_body('PredecessorFailed', why))
+      end
+    end
+  end
+  return {}
+end

@@ -1,0 +1,233 @@
+"""The graph of a job's steps. Pure: no store, no clock.
+
+A step is an edge with work on it: it runs `cmd` and goes from a name to one or
+more names. It feeds the steps whose `from` is one of its targets, and these
+start when all that feed their name have ended. So the graph is one of names;
+several steps with one `from` start together (fan-out), several steps with one
+target come together (fan-in), and `end_job` is where a job ends.
+
+`Graph` is what was sent, checked. `Progress` is what has happened in it; the
+store's scripts do the same move by move (`store/advance.lua`), and the tests
+hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from exesys.command import END
+from exesys.errors import BadCommand, TooLarge
+from exesys.states import State, check_move
+
+START = "start_job"
+MOST_NAMED = 5  # names in a message
+
+
+class Step(NamedTuple):
+    """One step: where it comes from and where its result goes."""
+
+    from_: str
+    to: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.from_} → {_listed(self.to)}"
+
+
+class Graph:
+    """The steps of one job and how they feed each other.
+
+    `firsts` are the first parts of the steps' keys, by position; `named` gives
+    the steps of a name, `feeders` the steps that go to a name.
+    """
+
+    def __init__(self, steps: Iterable[tuple[str, str]]) -> None:
+        """Take (from, to) of each step, `to` joined by commas. `check` tells whether it is a workflow."""
+        self.steps = tuple(Step(from_, tuple(to.split(","))) for from_, to in steps)
+        self.named: defaultdict[str, list[int]] = defaultdict(list)
+        self.feeders: defaultdict[str, list[int]] = defaultdict(list)
+        firsts = []
+        for number, step in enumerate(self.steps):
+            firsts.append(f"{step.from_}>{','.join(step.to)}" if step.from_ in self.named else step.from_)
+            self.named[step.from_].append(number)
+            for target in step.to:
+                self.feeders[target].append(number)
+        self.firsts = tuple(firsts)
+
+    @property
+    def roots(self) -> list[int]:
+        """The steps that nothing feeds: they start at once."""
+        return [number for number, step in enumerate(self.steps) if not self.feeders.get(step.from_)]
+
+    @property
+    def ends(self) -> list[int]:
+        """The steps whose result is the job's."""
+        return self.feeders.get(END, [])
+
+    def successors(self, number: int) -> list[int]:
+        """The steps that a step feeds."""
+        return [fed for target in self.steps[number].to for fed in self.named.get(target, ())]
+
+    def feeder_names(self, name: str) -> list[str]:
+        """How a step of this name calls its feeders: by their `from`, or the whole edge where that is not clear."""
+        return call_feeders([self.steps[number] for number in self.feeders.get(name, ())])
+
+    # --- checking ---------------------------------------------------------
+
+    def check(self, most: int) -> None:
+        """Raise BadCommand (or TooLarge, past `most` steps) naming the steps that make it no workflow."""
+        if len(self.steps) > most:
+            raise TooLarge(
+                f"the workflow has {len(self.steps):,} steps; at most {most:,} are allowed.",
+                fix="Send fewer, or raise [limits] workflow_steps.",
+            )
+        self._check_edges()
+        self._check_targets()
+        self._check_order()
+        self._check_reach()
+
+    def check_added(self) -> None:
+        """Check steps that come to a job later: they may go to names that are not among them."""
+        self._check_edges()
+        self._check_order()
+
+    def _check_edges(self) -> None:
+        seen: set[Step] = set()
+        for step in self.steps:
+            if step in seen:
+                raise _refusal(f"two steps go {step}", "Steps of one job differ in `from` or `to`.", "from")
+            if step.from_ in step.to:
+                raise _refusal(f"the step {step} feeds itself", "Give it another `to`.")
+            if START in step.to:
+                raise _refusal(f"the step {step} goes to {START}, where jobs begin", "Give it another `to`.")
+            seen.add(step)
+
+    def _check_targets(self) -> None:
+        if not self.ends:
+            raise _refusal(f"no step goes to {END}, so the job would never end", f"Let its last step go to {END}.")
+        for step in self.steps:
+            for target in step.to:
+                if target != END and target not in self.named:
+                    raise _refusal(
+                        f"the step {step} leads nowhere: no step comes from {target}",
+                        f"Send a step from {target}, or let it go to {END}.",
+                    )
+
+    def _check_order(self) -> None:
+        """Take away what is fed by nothing, again and again (Kahn, 1962); what stays holds a cycle."""
+        waiting = {name: len(self.feeders.get(name, ())) for name in self.named}
+        free = deque(name for name, count in waiting.items() if not count)
+        while free:
+            for number in self.named[free.popleft()]:
+                for target in self.steps[number].to:
+                    if target in waiting:
+                        waiting[target] -= 1
+                        if not waiting[target]:
+                            free.append(target)
+        stuck = {name for name, count in waiting.items() if count}
+        if stuck:
+            raise _refusal(f"the steps go in a circle: {' → '.join(self._circle(stuck))}", "Workflows are acyclic.")
+
+    def _circle(self, stuck: set[str]) -> list[str]:
+        """Walk backwards among the stuck, each of which is fed by one of them, until a name comes again."""
+        walked = [min(stuck)]
+        while walked.count(walked[-1]) == 1:
+            feeding = {self.steps[number].from_ for number in self.feeders[walked[-1]]}
+            walked.append(min(feeding & stuck))
+        return walked[: walked.index(walked[-1]) - 1 : -1] if walked.index(walked[-1]) else walked[::-1]
+
+    def _check_reach(self) -> None:
+        """Where a step comes from start_job, the others must be fed: one that is not was forgotten."""
+        if START not in self.named:
+            return
+        lost = [str(self.steps[number]) for number in self.roots if self.steps[number].from_ != START]
+        if lost:
+            raise _refusal(
+                f"nothing reaches the step {_listed(lost)}: no step goes there, and it is not from {START}",
+                f"Let a step go there, or let it come from {START}.",
+                "from",
+            )
+
+
+def call_feeders(steps: Sequence[Step]) -> list[str]:
+    """Name steps by their `from`; those that share one, by the whole edge."""
+    often = Counter(step.from_ for step in steps)
+    return [step.from_ if often[step.from_] == 1 else f"{step.from_}>{','.join(step.to)}" for step in steps]
+
+
+class Progress:
+    """What has happened in a graph: the state of each step, and how much each name still waits for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.states = [State.standby] * len(graph.steps)
+        for number in graph.roots:
+            self.states[number] = State.start
+        self.reasons: dict[int, str] = {}  # of the steps that failed only because another did
+        self._open = {name: len(graph.feeders.get(name, ())) for name in graph.named}
+
+    @property
+    def over(self) -> bool:
+        """Whether every step has ended."""
+        return all(state.final for state in self.states)
+
+    def begin(self, number: int) -> None:
+        """A worker took a step."""
+        self._move(number, State.processing)
+
+    def end(self, number: int) -> list[int]:
+        """A step ended well. Returns the steps that start now."""
+        self._move(number, State.data_available)
+        started = []
+        for target in self.graph.steps[number].to:
+            if target != END:
+                self._open[target] -= 1
+                if not self._open[target]:
+                    started += [fed for fed in self.graph.named[target] if self.states[fed] is State.standby]
+        for fed in started:
+            self._move(fed, State.start)
+        return started
+
+    def fail(self, number: int) -> list[int]:
+        """A step failed for good. Returns the steps that fail with it, each once."""
+        self._move(number, State.error)
+        failed: list[int] = []
+        spreading = deque([number])
+        while spreading:
+            one = spreading.popleft()
+            for fed in self.graph.successors(one):
+                if self.states[fed] is State.standby:
+                    self._move(fed, State.error)
+                    self.reasons[fed] = predecessor_failed(self.graph.steps[one].from_)
+                    failed.append(fed)
+                    spreading.append(fed)
+        return failed
+
+    def retry(self) -> tuple[list[int], list[int]]:
+        """Run again what failed. Returns the steps that start, and those that wait again."""
+        started = [n for n, state in enumerate(self.states) if state is State.error and n not in self.reasons]
+        waiting = list(self.reasons)
+        self.reasons.clear()
+        for number in started:
+            self._move(number, State.start)
+        for number in waiting:
+            self.states[number] = check_move(None, State.standby)  # as if it had been sent anew
+        return started, waiting
+
+    def _move(self, number: int, state: State) -> None:
+        self.states[number] = check_move(self.states[number], state)
+
+
+def predecessor_failed(name: str) -> str:
+    """The message of the error of a step that can no longer be fed."""
+    return f"predecessor {name} failed"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED])
+    return f"{shown}, … ({len(names):,} in all)" if len(names) > MOST_NAMED else shown
+
+
+def _refusal(problem: str, fix: str, field: str = "to") -> BadCommand:
+    return BadCommand(f"{problem}.", field=field, fix=fix)
