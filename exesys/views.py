@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from exesys import codec, command
+from exesys import codec, command, workflow
 from exesys.states import State
 from exesys.store.reader import Step
 
@@ -53,8 +53,10 @@ def job(
         if served is not None and (why := waits(step, served)):
             shown["waits"] = why
     if whole and state is State.data_available:
-        ends = {step.from_: _value(step) for step in steps if step.text("to") == command.END or len(steps) == 1}
-        told["EOJ"] = next(iter(ends.values())) if len(ends) == 1 else ends
+        ends = [step for step in steps if len(steps) == 1 or command.END in step.text("to").split(",")]
+        values = [_value(step) for step in ends]
+        names = workflow.call_feeders([workflow.Step(step.from_, tuple(step.text("to").split(","))) for step in ends])
+        told["EOJ"] = values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
     return told
 
 

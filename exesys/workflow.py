@@ -73,22 +73,48 @@ class Graph:
         """How a step of this name calls its feeders: by their `from`, or the whole edge where that is not clear."""
         return call_feeders([self.steps[number] for number in self.feeders.get(name, ())])
 
+    def levels(self) -> list[list[int]]:
+        """The steps by how many others come before them, one after the other.
+
+        Takes away what nothing feeds, again and again (Kahn, 1962); so what
+        goes in a circle, or is fed by one, is in no level.
+        """
+        waiting = {name: len(self.feeders.get(name, ())) for name in self.named}
+        free = [name for name, count in waiting.items() if not count]
+        found = []
+        while free:
+            level = [number for name in free for number in self.named[name]]
+            found.append(level)
+            free = []
+            for number in level:
+                for target in self.steps[number].to:
+                    if target in waiting:
+                        waiting[target] -= 1
+                        if not waiting[target]:
+                            free.append(target)
+        return found
+
     # --- checking ---------------------------------------------------------
 
     def check(self, most: int) -> None:
-        """Raise BadCommand (or TooLarge, past `most` steps) naming the steps that make it no workflow."""
+        """Raise BadCommand (or TooLarge, past `most` steps) naming the steps that make it no workflow.
+
+        That the names are names, and stand in a `to` once, is checked before (see `command`).
+        """
+        if not self.steps:
+            raise _refusal("the workflow has no steps", "Send at least one.", "")
         if len(self.steps) > most:
             raise TooLarge(
                 f"the workflow has {len(self.steps):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
         self._check_edges()
-        self._check_targets()
         self._check_order()
+        self._check_targets()
         self._check_reach()
 
     def check_added(self) -> None:
-        """Check steps that come to a job later: they may go to names that are not among them."""
+        """Raise BadCommand for steps that come to a job later; they may go to names that are not among them."""
         self._check_edges()
         self._check_order()
 
@@ -97,45 +123,48 @@ class Graph:
         for step in self.steps:
             if step in seen:
                 raise _refusal(f"two steps go {step}", "Steps of one job differ in `from` or `to`.", "from")
+            if step.from_ == END:
+                raise _refusal(f"the step {step} comes from {END}, where jobs end", "Give it another `from`.", "from")
             if step.from_ in step.to:
                 raise _refusal(f"the step {step} feeds itself", "Give it another `to`.")
             if START in step.to:
                 raise _refusal(f"the step {step} goes to {START}, where jobs begin", "Give it another `to`.")
             seen.add(step)
 
+    def _check_order(self) -> None:
+        ordered = {self.steps[number].from_ for level in self.levels() for number in level}
+        if len(ordered) < len(self.named):
+            circle = self._circle(ordered)
+            raise _refusal(f"the steps go in a circle: {_round(circle)}", "A workflow has none: cut it.")
+
+    def _circle(self, ordered: set[str]) -> list[str]:
+        """Find a circle among the names that are not `ordered`: walk from feeder to feeder until one comes again.
+
+        Each of them is fed by another of them, or it would be ordered.
+        """
+        feeder: dict[str, str] = {}  # of the names walked
+        name = next(name for name in self.named if name not in ordered)
+        while name not in feeder:
+            feeding = (self.steps[number].from_ for number in self.feeders[name])
+            feeder[name] = next(from_ for from_ in feeding if from_ not in ordered)
+            name = feeder[name]
+        circle = [name]
+        while feeder[circle[-1]] != name:
+            circle.append(feeder[circle[-1]])
+        circle.reverse()
+        first = circle.index(min(circle, key=lambda name: self.named[name][0]))
+        return circle[first:] + circle[:first]
+
     def _check_targets(self) -> None:
-        if not self.ends:
-            raise _refusal(f"no step goes to {END}, so the job would never end", f"Let its last step go to {END}.")
         for step in self.steps:
             for target in step.to:
                 if target != END and target not in self.named:
+                    # Without a circle, that no step goes to the end always comes of this.
+                    lost = "" if self.ends else f", and no step goes to {END}"
                     raise _refusal(
-                        f"the step {step} leads nowhere: no step comes from {target}",
+                        f"the step {step} leads nowhere: no step comes from {target}{lost}",
                         f"Send a step from {target}, or let it go to {END}.",
                     )
-
-    def _check_order(self) -> None:
-        """Take away what is fed by nothing, again and again (Kahn, 1962); what stays holds a cycle."""
-        waiting = {name: len(self.feeders.get(name, ())) for name in self.named}
-        free = deque(name for name, count in waiting.items() if not count)
-        while free:
-            for number in self.named[free.popleft()]:
-                for target in self.steps[number].to:
-                    if target in waiting:
-                        waiting[target] -= 1
-                        if not waiting[target]:
-                            free.append(target)
-        stuck = {name for name, count in waiting.items() if count}
-        if stuck:
-            raise _refusal(f"the steps go in a circle: {' → '.join(self._circle(stuck))}", "Workflows are acyclic.")
-
-    def _circle(self, stuck: set[str]) -> list[str]:
-        """Walk backwards among the stuck, each of which is fed by one of them, until a name comes again."""
-        walked = [min(stuck)]
-        while walked.count(walked[-1]) == 1:
-            feeding = {self.steps[number].from_ for number in self.feeders[walked[-1]]}
-            walked.append(min(feeding & stuck))
-        return walked[: walked.index(walked[-1]) - 1 : -1] if walked.index(walked[-1]) else walked[::-1]
 
     def _check_reach(self) -> None:
         """Where a step comes from start_job, the others must be fed: one that is not was forgotten."""
@@ -143,8 +172,9 @@ class Graph:
             return
         lost = [str(self.steps[number]) for number in self.roots if self.steps[number].from_ != START]
         if lost:
+            more = f" (nor {len(lost) - 1:,} more)" if len(lost) > 1 else ""
             raise _refusal(
-                f"nothing reaches the step {_listed(lost)}: no step goes there, and it is not from {START}",
+                f"nothing reaches the step {lost[0]}{more}: no step goes there, and it is not from {START}",
                 f"Let a step go there, or let it come from {START}.",
                 "from",
             )
@@ -206,13 +236,14 @@ class Progress:
 
     def retry(self) -> tuple[list[int], list[int]]:
         """Run again what failed. Returns the steps that start, and those that wait again."""
-        started = [n for n, state in enumerate(self.states) if state is State.error and n not in self.reasons]
-        waiting = list(self.reasons)
-        self.reasons.clear()
+        failed = [number for number, state in enumerate(self.states) if state is State.error]
+        started = [number for number in failed if not self._open.get(self.graph.steps[number].from_)]
+        waiting = [number for number in failed if self._open.get(self.graph.steps[number].from_)]
         for number in started:
             self._move(number, State.start)
         for number in waiting:
             self.states[number] = check_move(None, State.standby)  # as if it had been sent anew
+        self.reasons.clear()
         return started, waiting
 
     def _move(self, number: int, state: State) -> None:
@@ -227,6 +258,13 @@ def predecessor_failed(name: str) -> str:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MOST_NAMED])
     return f"{shown}, … ({len(names):,} in all)" if len(names) > MOST_NAMED else shown
+
+
+def _round(names: Sequence[str]) -> str:
+    if len(names) <= MOST_NAMED:
+        return " → ".join([*names, names[0]])
+    shown = [*names[: MOST_NAMED - 1], "…", names[-1], names[0]]
+    return f"{' → '.join(shown)} ({len(names):,} names)"
 
 
 def _refusal(problem: str, fix: str, field: str = "to") -> BadCommand:

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from exesys import command
-from exesys.bus.client import WINDOW, Client
+from exesys.bus.client import WINDOW, Client, Steps
 from exesys.bus.handle import Handle
+from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
 from exesys.errors import ResultTimeout
 from exesys.states import State
@@ -44,6 +45,24 @@ class AsyncHandle:
             except TimeoutError:
                 raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.") from None
         return self.handle.result(0)
+
+    def __await__(self) -> Any:
+        return self.result().__await__()
+
+
+class AsyncJobHandle:
+    """A workflow on its way, for `await`."""
+
+    def __init__(self, handle: JobHandle) -> None:
+        self.handle = handle
+        self.job_id = handle.job_id
+
+    def done(self) -> bool:
+        return self.handle.done()
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the job's value. Raises as `JobHandle.result` does."""
+        return await asyncio.to_thread(self.handle.result, timeout)
 
     def __await__(self) -> Any:
         return self.result().__await__()
@@ -85,6 +104,18 @@ class AsyncClient:
     async def status(self, job_id: str, **step: Any) -> dict[str, Any]:
         """Return what `Client.status` does."""
         return await asyncio.to_thread(self._client.status, job_id, **step)
+
+    async def workflow(self, steps: Steps, job_id: str | None = None) -> AsyncJobHandle:
+        """Send a workflow, as `Client.workflow` does."""
+        return AsyncJobHandle(await asyncio.to_thread(self._client.workflow, steps, job_id))
+
+    async def cancel(self, job_id: str) -> int:
+        """Cancel what has not ended of a job; return how many steps that was."""
+        return await asyncio.to_thread(self._client.cancel, job_id)
+
+    async def retry(self, job_id: str) -> int:
+        """Run again what failed of a job; return how many steps that is."""
+        return await asyncio.to_thread(self._client.retry, job_id)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)

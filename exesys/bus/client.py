@@ -18,10 +18,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
@@ -30,9 +30,11 @@ from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.handle import Handle, job_error
 from exesys.bus.inflight import Desk
+from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
-from exesys.errors import ProtocolError, Unavailable
+from exesys.errors import ProtocolError, Unavailable, from_problem
 from exesys.states import State
+from exesys.workflow import Graph
 
 WINDOW = 2000
 CHUNK = 500
@@ -41,6 +43,15 @@ CLOSE_S = 5.0
 SYNC_S = 0.05
 PARKED_S = 0.002
 LONGEST_PASS_S = 1.0
+
+
+class Builder(Protocol):
+    """What `exesys.Workflow` is to a client."""
+
+    def commands(self) -> list[dict[str, Any]]: ...
+
+
+Steps = Builder | list[dict[str, Any]]
 
 
 class Client:
@@ -94,14 +105,39 @@ class Client:
         job_id: str | None = None,
         from_: str = command.DEFAULT_FROM,
         to: str | Sequence[str] = command.END,
+        standby: bool = False,
         **options: Any,
     ) -> Handle:
         """Send one command and return its handle at once.
 
-        `options` are those of REST: queue, priority, delay_s or at, timeout_s,
-        retries, backoff_s, result_ttl_s. Raises BadCommand or TooLarge.
+        With `standby` it waits for the result of the step that goes to its
+        `from_`. `options` are those of REST: queue, priority, delay_s or at,
+        timeout_s, retries, backoff_s, result_ttl_s. Raises BadCommand or TooLarge.
         """
-        return self.send(self._build(cmd, data, job_id, from_, to, options))[0]
+        return self.send(self._build(cmd, data, job_id, from_, to, options), standby=standby)[0]
+
+    def workflow(self, steps: Steps, job_id: str | None = None) -> JobHandle:
+        """Send a workflow: an `exesys.Workflow`, or a list of commands as REST takes them.
+
+        All of it is stored, or nothing. Raises BadCommand or TooLarge.
+        """
+        given = steps if isinstance(steps, list) else steps.commands()
+        name = job_id or next((str(step["job_id"]) for step in given if "job_id" in step), os.urandom(16).hex())
+        commands = [command.from_json({**step, "job_id": name}, self._limits, str) for step in given]
+        graph = Graph((each.from_, each.to) for each in commands)
+        graph.check(self.config.limits.workflow_steps)
+        return JobHandle(name, graph, self.send_workflow(commands, set(graph.ends)), self.follow)
+
+    def cancel(self, job_id: str, timeout: float = ANSWER_S) -> int:
+        """Cancel what has not ended of a job; return how many steps that was. Raises NotFound, Unavailable."""
+        return self._change("cancel", job_id, timeout)
+
+    def retry(self, job_id: str, timeout: float = ANSWER_S) -> int:
+        """Run again what failed of a job, and what depended on it; return how many steps that is.
+
+        Raises NotFound, Unavailable.
+        """
+        return self._change("retry", job_id, timeout)
 
     def submit_many(
         self,
@@ -137,37 +173,62 @@ class Client:
 
     def follow(self, job_id: str, from_: str, to: str, notify: bool = True) -> Handle:
         """Return a handle on a step sent earlier."""
-        handle = Handle(job_id, from_, to, "", self._desk.lock, self._drive)
+        handle = Handle(job_id, from_, to, "", self._desk.lock, self._drive, self.cancel)
         self._put([handle], [None], notify)
         return handle
 
-    def send(self, *commands: command.Command, notify: bool = True) -> list[Handle]:
+    def send(self, *commands: command.Command, notify: bool = True, standby: bool = False) -> list[Handle]:
         """Send checked commands together, in one message of the bus."""
-        handles, items = [], []
-        for from_, to, cmd, data, job_id, options in commands:
-            handles.append(Handle(job_id, from_, to, cmd, self._desk.lock, self._drive))
-            target: Any = to.split(",") if "," in to else to
-            items.append(m.Item(0, from_, target, cmd, data, job_id, dict(options), notify))
+        handles, items = self._items(commands, lambda _: notify, -1 if standby else 0)
         self._put(handles, items, notify)
         return handles
 
+    def send_workflow(self, commands: Sequence[command.Command], told: Collection[int]) -> list[Handle]:
+        """Send the checked commands of a workflow; of the steps at the places `told` the end is told."""
+        handles, items = self._items(commands, told.__contains__, 0)
+        self._admit(lambda: self._desk.put_workflow(handles, items, self.patient))
+        return handles
+
+    def _items(
+        self, commands: Sequence[command.Command], notify: Callable[[int], bool], flow: int
+    ) -> tuple[list[Handle], list[m.Item]]:
+        handles, items = [], []
+        for place, (from_, to, cmd, data, job_id, options) in enumerate(commands):
+            handles.append(Handle(job_id, from_, to, cmd, self._desk.lock, self._drive, self.cancel))
+            target: Any = to.split(",") if "," in to else to
+            items.append(m.Item(0, from_, target, cmd, data, job_id, dict(options), notify(place), flow))
+        return handles, items
+
     def snapshot(self, *parts: str, timeout: float = ANSWER_S) -> dict[str, Any]:
         """Ask the router for stops, workers, functions or figures. Raises Unavailable."""
-        answer: list[m.Snapshot] = []
+        answer = self._ask(lambda tag: m.Sync(tag, parts), timeout)
+        assert isinstance(answer, m.Snapshot)
+        return answer.parts
+
+    def _change(self, what: str, job_id: str, timeout: float) -> int:
+        command.check_name(job_id, "job_id")
+        answer = self._ask(lambda tag: m.Change(tag, what, job_id), timeout)
+        assert isinstance(answer, m.Changed)
+        if answer.problem:
+            raise from_problem(answer.problem)
+        return answer.steps
+
+    def _ask(self, question: Callable[[int], m.Message], timeout: float) -> m.Snapshot | m.Changed:
+        answer: list[m.Snapshot | m.Changed] = []
         arrived = threading.Event()
 
-        def then(snapshot: m.Snapshot) -> None:
-            answer.append(snapshot)
+        def then(told: m.Snapshot | m.Changed) -> None:
+            answer.append(told)
             arrived.set()
 
         with self._desk.lock:
-            tag = self._desk.ask(parts, then)
+            tag = self._desk.ask(question, then)
         self._wake()
         if not arrived.wait(timeout):
             with self._desk.lock:
                 self._desk.forget(tag)
             raise Unavailable("the router does not answer.", fix="See `bin/exesys status`.")
-        return answer[0].parts
+        return answer[0]
 
     def tell(self, message: m.Message) -> None:
         """Send the router a message that has no answer; it waits while the router is away."""
@@ -222,6 +283,14 @@ class Client:
         return command.build(from_, to, cmd, packed, os.urandom(16).hex() if job_id is None else job_id, options)
 
     def _put(self, handles: Sequence[Handle], items: Sequence[m.Item | None], notify: bool) -> None:
+        def put() -> None:
+            for handle, item in zip(handles, items, strict=True):
+                self._desk.put(handle, item, notify, self.patient)
+
+        self._admit(put)
+
+    def _admit(self, put: Callable[[], None]) -> None:
+        """Lay something on the desk once there is room. Raises Unavailable."""
         desk = self._desk
         while True:
             with self._room:
@@ -230,8 +299,7 @@ class Client:
                 if not self.patient and desk.welcome is None:
                     raise Unavailable("the router is away.", fix="Send the same again in a moment.")
                 if not desk.full:
-                    for handle, item in zip(handles, items, strict=True):
-                        desk.put(handle, item, notify, self.patient)
+                    put()
                     break
             self._make_room()
         self._wake()

@@ -13,7 +13,7 @@ from exesys import codec, command
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
-from exesys.errors import BadCommand, Unavailable, UnknownFunction
+from exesys.errors import BadCommand, ExesysError, Unavailable, UnknownFunction
 from exesys.turn import Flow, Placed
 from exesys.workflow import Graph
 
@@ -52,13 +52,19 @@ class Door:
         """Check the steps of a workflow, alone and as a graph. Raises ExesysError."""
         job_ids = {str(item.job_id) for item in items}
         if len(job_ids) > 1:
-            raise two_jobs(sorted(job_ids))
+            raise BadCommand("a workflow has one job_id.", field="job_id", fix="Give all its steps the same.")
         # Before the parts, so that what is too large costs little.
         graph = Graph((item.from_, command.check_to(item.to)) for item in items)
         graph.check(self._limits.workflow_steps)
         roots = set(graph.roots)
-        steps = tuple([self._placed(item, session, number not in roots) for number, item in enumerate(items)])
-        return Flow(steps[0].command.job_id, steps, graph)
+        steps = []
+        for number, item in enumerate(items):
+            try:
+                steps.append(self._placed(item, session, number not in roots))
+            except ExesysError as error:
+                error.message = f"the step {graph.steps[number]}: {error.message}"
+                raise
+        return Flow(steps[0].command.job_id, tuple(steps), graph)
 
     def added(self, ref: str, steps: Sequence[m.Added]) -> tuple[Placed, ...]:
         """Check the steps that a function adds to its own job. Raises ExesysError.
@@ -95,12 +101,3 @@ class Door:
             if len(self._unknown) < MOST_UNKNOWN:
                 self._unknown[cmd] = (error.message, error.fix)
             raise
-
-
-def two_jobs(job_ids: Sequence[str]) -> BadCommand:
-    """Return the refusal of a workflow whose steps name several jobs."""
-    return BadCommand(
-        f"a workflow has one job_id; this one names {job_ids[0]} and {job_ids[1]}.",
-        field="job_id",
-        fix="Give all its steps the same, or none.",
-    )

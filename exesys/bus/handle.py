@@ -24,6 +24,7 @@ class Handle:
     __slots__ = (
         "_body",
         "_callbacks",
+        "_cancel",
         "_drive",
         "_error",
         "_lock",
@@ -36,7 +37,14 @@ class Handle:
     )
 
     def __init__(
-        self, job_id: str, from_: str, to: str, cmd: str, lock: threading.Lock, drive: Drive | None = None
+        self,
+        job_id: str,
+        from_: str,
+        to: str,
+        cmd: str,
+        lock: threading.Lock,
+        drive: Drive | None = None,
+        cancel: Callable[[str], int] | None = None,
     ) -> None:
         self.job_id = job_id
         self.from_ = from_
@@ -44,6 +52,7 @@ class Handle:
         self.cmd = cmd
         self._lock = lock
         self._drive = drive
+        self._cancel = cancel
         self._state: State | None = None
         self._body: Any = None
         self._error: ExesysError | None = None
@@ -113,6 +122,10 @@ class Handle:
             callbacks = [] if self.done() or other._state is None else self._change(other._state, other._body)
         for callback in callbacks:
             callback(self)
+
+    def cancel(self) -> bool:
+        """Cancel the job, all its steps. True when something of it had not ended yet. Raises NotFound, Unavailable."""
+        return self._cancel is not None and self._cancel(self.job_id) > 0
 
     def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
         """Call `callback(handle)` at the end, in the client's thread; at once if it ended."""

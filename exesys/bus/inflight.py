@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from exesys.bus import messages as m
@@ -54,7 +54,8 @@ class Desk:
         self._outbox: deque[int] = deque()
         self._later: list[tuple[float, list[int]]] = []  # BUSY: when to send them again
         self._recheck: deque[tuple[float, int]] = deque()
-        self._asks: dict[int, Callable[[m.Snapshot], None]] = {}
+        self._workflows: dict[int, list[int]] = {}  # number -> tags of its steps, until it is known to be taken
+        self._asks: dict[int, Callable[[m.Snapshot | m.Changed], None]] = {}
         self._to_tell: list[m.Message] = []
         self._hello_at = self._beat_at = self._heard_at = self._resend_at = float("-inf")
 
@@ -79,11 +80,21 @@ class Desk:
         self._outbox.append(tag)
         return tag
 
-    def ask(self, parts: Iterable[str], then: Callable[[m.Snapshot], None]) -> int:
-        """Ask the router for a SNAPSHOT. Returns the tag, for `forget`."""
+    def put_workflow(self, handles: Sequence[Handle], items: Sequence[m.Item], patient: bool) -> None:
+        """Take the steps of a workflow: they go in one message, and are stored together or not at all."""
+        number = self._tag + 1
+        for handle, item in zip(handles, items, strict=True):
+            self.put(handle, item._replace(flow=number), item.notify, patient)
+        self._workflows[number] = list(range(number, self._tag + 1))
+
+    def ask(self, question: Callable[[int], m.Message], then: Callable[[m.Snapshot | m.Changed], None]) -> int:
+        """Ask the router for a SNAPSHOT or a CHANGE; `question` makes the message with its tag.
+
+        Returns the tag, for `forget`.
+        """
         self._tag += 1
         self._asks[self._tag] = then
-        self._to_tell.append(m.Sync(self._tag, tuple(parts)))
+        self._to_tell.append(question(self._tag))
         return self._tag
 
     def tell(self, message: m.Message) -> None:
@@ -114,7 +125,7 @@ class Desk:
                 self._greeted(message)
             case m.Error("unknown_session") | m.Bye():
                 self.welcome, self._hello_at = None, float("-inf")
-            case m.Snapshot():
+            case m.Snapshot() | m.Changed():
                 then = self._asks.pop(message.tag, None)
                 if then is not None:
                     then(message)
@@ -122,7 +133,7 @@ class Desk:
 
     def _answer(self, flight: Flight, answer: m.Answer, now: float) -> list[Callable[[Handle], None]]:
         tag, number, body = answer
-        flight.item = None
+        self._settle(flight)
         self._unanswered.pop(tag, None)
         if number < 0:
             del self._flights[tag]
@@ -135,6 +146,15 @@ class Desk:
             self._recheck.append((now + RECHECK_S, tag))
         return flight.handle._change(state, body)
 
+    def _settle(self, flight: Flight) -> None:
+        """A command was taken or refused: it is not sent again, nor is what came with it."""
+        if flight.item is not None and flight.item.flow > 0:
+            for tag in self._workflows.pop(flight.item.flow, ()):
+                other = self._flights.get(tag)
+                if other is not None:
+                    other.item = None
+        flight.item = None
+
     def _busy(self, tags: Iterable[int], reason: str, at: float) -> list[tuple[Handle, Callable[[Handle], None]]]:
         calls = []
         again = []
@@ -146,6 +166,8 @@ class Desk:
                 again.append(tag)  # one that was taken is only asked for again
                 continue
             self.forget(tag)
+            if flight.item is not None:
+                self._workflows.pop(flight.item.flow, None)
             what = "the store is away" if reason == "store" else "the router has too much under way"
             error = Unavailable(f"{what}.", fix="Send the same again in a moment.")
             calls += [(flight.handle, call) for call in flight.handle._fail(error)]
@@ -211,13 +233,20 @@ class Desk:
         items: list[m.Item] = []
         queries: list[m.Query] = []
         size = 0
+        whole: set[int] = set()  # the workflows in this message
         while self._outbox and len(items) + len(queries) < MOST_IN_MESSAGE and size < MOST_BYTES_IN_MESSAGE:
             tag = self._outbox.popleft()
             flight = self._flights.get(tag)
             if flight is None:
                 continue
             flight.sent_at = now
-            if flight.item is not None:
+            if flight.item is not None and flight.item.flow > 0:
+                if flight.item.flow not in whole:
+                    whole.add(flight.item.flow)
+                    steps = self._steps(flight.item.flow, now)
+                    items += steps
+                    size += sum(len(item.data) for item in steps)
+            elif flight.item is not None:
                 items.append(flight.item)
                 size += len(flight.item.data)
             else:
@@ -230,6 +259,16 @@ class Desk:
         if queries:
             messages.append(m.Status(tuple(queries)))
         return messages
+
+    def _steps(self, number: int, now: float) -> list[m.Item]:
+        """Return all steps of a workflow: the router takes it whole."""
+        items = []
+        for tag in self._workflows[number]:
+            flight = self._flights.get(tag)
+            if flight is not None and flight.item is not None:
+                flight.sent_at = now
+                items.append(flight.item)
+        return items
 
     @property
     def pressing(self) -> bool:

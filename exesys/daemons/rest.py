@@ -39,6 +39,7 @@ from exesys.http import (
 from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
+from exesys.workflow import Graph
 
 ACK_S = 5.0
 LAST_ACKS_S = 0.5
@@ -65,6 +66,8 @@ class Api:
             ("POST", "/sys_cmd", self.sys_cmd, ("wait",)),
             ("GET", "/jobs", self.jobs, ("limit", "state", "before")),
             ("GET", "/jobs/<job_id>", self.job, ()),
+            ("DELETE", "/jobs/<job_id>", self.cancel, ()),
+            ("POST", "/jobs/<job_id>/retry", self.retry, ()),
             ("GET", "/jobs/<job_id>/log", self.log, ()),
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
@@ -79,14 +82,14 @@ class Api:
     # --- commands ---------------------------------------------------------
 
     def sys_cmd(self) -> HTTPResponse:
-        """Take one command, or an array of them."""
+        """Take one command, or an array of them; with `Operation: workflow` a step that waits, or a whole workflow."""
         wait_s = self._wait_s()
-        _check_operation(request.get_header("Operation", "").strip())
+        workflow = _is_workflow(request.get_header("Operation", "").strip())
         body = parse_json(self._body())
         if isinstance(body, list):
-            return self._many(body, wait_s)
+            return self._workflow(body, wait_s) if workflow else self._many(body, wait_s)
         built = command.from_json(body, self.limits, _new_id)
-        [handle] = self.client.send(built, notify=wait_s > 0)
+        [handle] = self.client.send(built, notify=wait_s > 0, standby=workflow)
         in_vain = self._await([handle], wait_s)
         refused = _refusal(handle)
         if refused is not None:
@@ -124,6 +127,39 @@ class Api:
         status = 202 if 202 in statuses else 200 if 200 in statuses else statuses[0]
         retry = {"Retry_After": "1"} if status in RETRY_STATUSES else {}
         return respond(status, [answer for _, answer in answers], **retry)
+
+    def _workflow(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
+        """All is stored, or nothing: one refusal answers for the whole."""
+        if not bodies:
+            raise BadCommand("the array is empty.", fix="Send one command or more.")
+        most = self.config.limits.workflow_steps
+        if len(bodies) > most:
+            raise TooLarge(
+                f"the workflow has {len(bodies):,} steps; at most {most:,} are allowed.",
+                fix="Send fewer, or raise [limits] workflow_steps.",
+            )
+        job_id = _one_job(bodies)
+        commands = []
+        for place, body in enumerate(bodies):
+            try:
+                whole = {**body, "job_id": job_id} if isinstance(body, dict) else body
+                commands.append(command.from_json(whole, self.limits, str))
+            except ExesysError as error:
+                error.message = f"command {place + 1} of {len(bodies)}: {error.message}"
+                raise
+        graph = Graph((each.from_, each.to) for each in commands)
+        graph.check(most)
+        ends = graph.ends
+        handles = self.client.send_workflow(commands, set(ends) if wait_s > 0 else set())
+        in_vain = self._await(handles, 0.0)
+        refused = next(filter(None, map(_refusal, handles)), None)
+        if refused is not None:
+            raise refused
+        if wait_s > 0:
+            in_vain = self._await([handles[number] for number in ends], wait_s)
+            self._refresh([handle for handle in handles if not handle.done()])
+        answers = [_answer(handle, in_vain) for handle in handles]
+        return respond(max(status for status, _ in answers), [answer for _, answer in answers])
 
     def _await(self, handles: list[Handle], wait_s: float) -> dict[Handle, str]:
         """Wait for the acknowledgements, then up to `wait_s` for the ends. Says why some wait in vain."""
@@ -224,6 +260,17 @@ class Api:
         served = self._served() if any(step.state is State.start for step in steps) else None
         return respond(200, views.job(job_id, steps, whole=True, served=served))
 
+    def cancel(self, job_id: str) -> HTTPResponse:
+        """Cancel what has not ended of a job; tell what it is now, and of how many steps that was the end."""
+        changed = self.client.cancel(command.check_name(job_id, "job_id"), timeout=ACK_S)
+        return respond(200, {"cancelled": changed, **views.job(job_id, self._steps(job_id), whole=True)})
+
+    def retry(self, job_id: str) -> HTTPResponse:
+        """Run again what failed of a job, and what depended on it; tell what it is now."""
+        changed = self.client.retry(command.check_name(job_id, "job_id"), timeout=ACK_S)
+        status = 202 if changed else 200
+        return respond(status, {"retried": changed, **views.job(job_id, self._steps(job_id), whole=True)})
+
     def log(self, job_id: str) -> HTTPResponse:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
         steps = self._steps(job_id)
@@ -280,14 +327,27 @@ def _guarded(handler: Callable[..., HTTPResponse], parameters: Sequence[str]) ->
     return guarded
 
 
-def _check_operation(operation: str) -> None:
-    if operation.lower() in ("workflow", "workflows"):
+def _is_workflow(operation: str) -> bool:
+    if operation and operation.lower() != "workflow":
         raise BadCommand(
-            f"`Operation: {operation}`: workflows are not in this version; they come with a later one.",
-            fix="Leave the header out: each command then runs on its own, as soon as it can.",
+            f"`Operation: {operation[:40]}` is unknown.",
+            field="Operation",
+            fix="Send `Operation: workflow`, or leave the header out.",
         )
-    if operation:
-        raise BadCommand(f"`Operation: {operation[:40]}` is unknown.", fix="Leave the header out.")
+    return bool(operation)
+
+
+def _one_job(bodies: list[Any]) -> str:
+    """Return the job_id of a workflow's commands: the one that is given, or a new one."""
+    named = [body["job_id"] for body in bodies if isinstance(body, dict) and "job_id" in body]
+    for other in named:
+        if other != named[0]:
+            raise BadCommand(
+                f"the workflow names two jobs, {named[0]!r:.60} and {other!r:.60}.",
+                field="job_id",
+                fix="Give all its commands the same job_id, or none.",
+            )
+    return command.check_name(named[0], "job_id") if named else _new_id()
 
 
 def _new_id() -> str:

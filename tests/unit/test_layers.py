@@ -22,7 +22,7 @@ LAYERS: list[list[str]] = [
     ["environment", "bus.messages", "turn"],
     [
         *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
-        *("bus.handle", "bus.inflight"),
+        *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *("store.keys", "store.journal", "store.scripts", "store.redis", "store.reader", "store.upkeep"),
     ],
     [

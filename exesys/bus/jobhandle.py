@@ -1,0 +1,89 @@
+"""What a client holds of a workflow it sent: the job as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from exesys.bus.handle import Handle
+from exesys.command import END
+from exesys.errors import ExesysError, JobError, ResultTimeout
+from exesys.states import State
+from exesys.workflow import Graph
+
+ANSWER_S = 10.0
+FOLLOWED = "PredecessorFailed"
+
+
+class JobHandle:
+    """A workflow on its way: like a Future of the job's result.
+
+    `steps` holds a handle of each step, in the order in which they were sent;
+    of those that go to `end_job` the end is told without asking.
+    """
+
+    def __init__(
+        self, job_id: str, graph: Graph, steps: Sequence[Handle], follow: Callable[[str, str, str, bool], Handle]
+    ) -> None:
+        self.job_id = job_id
+        self.graph = graph
+        self.steps = tuple(steps)
+        self._ends = [self.steps[number] for number in graph.ends]
+        self._follow = follow
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.job_id}, {len(self.steps)} steps{', done' if self.done() else ''}>"
+
+    def done(self) -> bool:
+        """Tell whether every step that ends the job has ended."""
+        return all(end.done() for end in self._ends)
+
+    def accepted(self, timeout: float | None = None) -> None:
+        """Wait until the router has stored the workflow. Raises what it was refused with, or ResultTimeout."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for step in self.steps:
+            step.accepted(_left(until))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end, whatever it is; tell whether it came within `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        return all(end.wait(_left(until)) for end in self._ends)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end; return the value of the only step that goes to end_job, or a map from their names.
+
+        Raises JobError of the step that failed, the refusal when the workflow
+        was refused, and ResultTimeout after `timeout` seconds.
+        """
+        if not self.wait(timeout):
+            raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.", fix="It goes on: ask again.")
+        failed = next((error for end in self._ends if (error := end.exception()) is not None), None)
+        if failed is not None:
+            raise self._cause(failed)
+        values = [end.result(0) for end in self._ends]
+        return values[0] if len(values) == 1 else dict(zip(self.graph.feeder_names(END), values, strict=True))
+
+    def cancel(self) -> bool:
+        """Cancel what has not ended. True when something had not. Raises NotFound, Unavailable."""
+        return self.steps[0].cancel()
+
+    def _cause(self, error: ExesysError) -> ExesysError:
+        """Find the step whose failure made others fail."""
+        if not isinstance(error, JobError) or error.type != FOLLOWED:
+            return error
+        asked = [self._follow(step.job_id, step.from_, step.to, False) for step in self.steps]
+        until = time.monotonic() + ANSWER_S
+        for step in asked:
+            try:
+                state = step.accepted(_left(until))
+            except ExesysError:
+                continue  # the first error is better than none
+            cause = step.exception() if state is State.error else None
+            if isinstance(cause, JobError) and cause.type != FOLLOWED:
+                return cause
+        return error
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic())
