@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from exesys.bus.aclient import AsyncClient
     from exesys.bus.client import Client
     from exesys.errors import ExesysError, JobError
+    from exesys.flow import Workflow
     from exesys.functions import function
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "ExesysError", "JobError", "__version__", "function"]
+__all__ = ["AsyncClient", "Client", "ExesysError", "JobError", "Workflow", "__version__", "function"]
 
 _HOMES = {
     "AsyncClient": "exesys.bus.aclient",
     "Client": "exesys.bus.client",
     "ExesysError": "exesys.errors",
     "JobError": "exesys.errors",
+    "Workflow": "exesys.flow",
     "function": "exesys.functions",
 }
 

@@ -7,15 +7,14 @@ command, 3 the system is not there, 4 the time was over.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exesys import command, environment, output, usage
+from exesys import environment, jobs, output, reach, usage
 from exesys.config import Config
 from exesys.errors import (
     BadCommand,
@@ -27,17 +26,12 @@ from exesys.errors import (
     ResultTimeout,
     Unavailable,
 )
-from exesys.states import State
 from exesys.usage import PROGRAM
 
 if TYPE_CHECKING:
     from exesys.bus.client import Client
-    from exesys.bus.handle import Handle
-    from exesys.store.reader import Reader, Step
 
-CONNECT_S = 3.0
 RELOAD_S = 10.0
-REASON_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +130,7 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
     workers = [each["pid"] for each in bootstrap.status(config)["programs"] if each["name"] == "worker" and each["pid"]]
     if not workers:
         raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
-    with _connect(config) as client:
+    with reach.connect(config) as client:
         before = _loads(client)
         for pid in workers:
             os.kill(pid, signal.SIGHUP)
@@ -161,7 +155,7 @@ def _loads(client: Client) -> dict[str, int]:
 
 def _logs(config: Config, given: argparse.Namespace) -> int:
     if given.job:
-        return _job_log(config, given)
+        return jobs.job_log(config, given)
     from exesys import bootstrap, home
 
     if given.follow and (given.json or not given.program):
@@ -204,210 +198,8 @@ def _bench(config: Config, given: argparse.Namespace) -> int:
 def _demo(config: Config, given: argparse.Namespace) -> int:
     from exesys import demo
 
-    with _connect(config) as client:
+    with reach.connect(config) as client:
         return demo.run(config, client, given.path, given.query, output.show if given.json else None)
-
-
-# --- jobs -----------------------------------------------------------------
-
-
-def _connect(config: Config) -> Client:
-    from exesys.bus.client import Client
-
-    client = Client(config)
-    if not client.wait_connected(CONNECT_S):
-        client.close()
-        raise Unavailable(
-            f"no router answers at {config.bus_endpoint}.",
-            fix=f"Is the system up? See `{PROGRAM} status`, or start it with `{PROGRAM} up`.",
-        )
-    return client
-
-
-def _data(text: str | None) -> Any:
-    """Read DATA: JSON, else the text itself; `@file` and `-` (standard input) must hold JSON."""
-    if text is None:
-        return None
-    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else ""
-    try:
-        if text == "-":
-            return json.load(sys.stdin)
-        if source:
-            return json.loads(Path(source).read_text("utf-8"))
-        return json.loads(text)
-    except RecursionError:
-        raise BadCommand("DATA is nested too deep to be read.", field="data", fix="Flatten it.") from None
-    except OSError as error:
-        fix = f"A text that begins with @ is written as JSON: '\"{text}\"'."
-        raise BadCommand(f"DATA cannot be read from {source}: {error.strerror}.", field="data", fix=fix) from error
-    except ValueError as error:
-        if source:
-            raise BadCommand(f"DATA from {source} is no JSON: {error}.", field="data") from error
-        if text.lstrip()[:1] in ("{", "[", '"'):
-            output.note(f"DATA looks like JSON and is none, so it is sent as text: {error}.")
-        return text
-
-
-def _submit(config: Config, given: argparse.Namespace) -> int:
-    from exesys.bus.client import ANSWER_S, describe
-
-    options = {name: getattr(given, name) for name in command.OPTIONS if getattr(given, name) is not None}
-    to = given.to.split(",") if "," in given.to else given.to
-    with _connect(config) as client:
-        data = _data(given.data)
-        handle = client.submit(given.cmd, data, job_id=given.job_id, from_=given.from_, to=to, **options)
-        handle.accepted(ANSWER_S)
-        try:
-            late = given.wait is not None and not handle.wait(given.wait)
-        except KeyboardInterrupt:
-            output.note(f"job {handle.job_id} goes on. Ask: {PROGRAM} result {handle.job_id}")
-            raise
-        if late:
-            raise _late(config, client, handle, given.wait)
-        if given.json:
-            output.show(
-                {"job_id": handle.job_id, "from": handle.from_, "to": to, "cmd": handle.cmd, **describe(handle)}
-            )
-            return 1 if handle.state is State.error else 0
-        if given.wait is None:
-            print(handle.job_id)
-        else:
-            output.show(handle.result(0))
-    return 0
-
-
-def _late(config: Config, client: Client, handle: Handle, wait_s: float) -> ResultTimeout:
-    """Say that the time is over, and that no worker will ever take the job, if that is so."""
-    from exesys import views
-
-    why = ""
-    with contextlib.suppress(ExesysError):  # it is only a help
-        workers = client.snapshot("workers", timeout=REASON_S)["workers"]
-        [steps] = _reader(config).steps([handle.job_id])
-        served = views.served_by(workers)
-        why = next(filter(None, (views.waits(step, served) for step in steps if step.from_ == handle.from_)), "")
-    fix = f"Add it to [worker] queues and `{PROGRAM} restart`." if why else f"Ask: {PROGRAM} result {handle.job_id}"
-    late = f"job {handle.job_id} has not ended within {wait_s:g} s"
-    return ResultTimeout(f"{late}: {why}." if why else f"{late}.", fix=fix)
-
-
-def _result(config: Config, given: argparse.Namespace) -> int:
-    from exesys.bus.client import ANSWER_S, describe
-
-    with _connect(config) as client:
-        handle = client.follow(given.job_id, given.from_ or command.DEFAULT_FROM, given.to or command.END)
-        try:
-            handle.accepted(ANSWER_S)
-        except NotFound:
-            step = _only_step(config, given)
-            handle = client.follow(given.job_id, step.from_, step.text("to"))
-            handle.accepted(ANSWER_S)
-        ended = handle.wait(given.wait)
-        if given.json:
-            output.show({"job_id": given.job_id, "from": handle.from_, "to": handle.to, **describe(handle)})
-            return 4 if not ended else 1 if handle.state is State.error else 0
-        if not ended:
-            raise _late(config, client, handle, given.wait)
-        output.show(handle.result(0))
-    return 0
-
-
-def _only_step(config: Config, given: argparse.Namespace) -> Step:
-    """Return the step of a job that is meant, when only one can be. Raises NotFound."""
-    steps = _steps(_reader(config), given.job_id)
-    fitting = [step for step in steps if given.from_ in (None, step.from_) and given.to in (None, step.text("to"))]
-    if len(fitting) != 1:
-        listed = "; ".join(f"--from {step.from_} --to {step.text('to')}" for step in steps[:5])
-        text = (
-            f"job {given.job_id} has {len(fitting)} such steps." if fitting else f"job {given.job_id} has no such step."
-        )
-        raise NotFound(text, fix=f"Name one of its steps: {listed}.")
-    return fitting[0]
-
-
-def _reader(config: Config) -> Reader:
-    from exesys.store.reader import Reader
-
-    return Reader(config.redis_url, config.redis.prefix)
-
-
-def _steps(reader: Reader, job_id: str) -> list[Step]:
-    """Return all steps of a job. Raises NotFound."""
-    [steps] = reader.steps([command.check_name(job_id, "job_id")])
-    if not steps:
-        raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
-    return steps
-
-
-def _jobs(config: Config, given: argparse.Namespace) -> int:
-    from exesys import views
-
-    reader = _reader(config)
-    if given.job_id:
-        told = views.job(given.job_id, _steps(reader, given.job_id), whole=True)
-        output.show(told) if given.json else output.show_whole(told)
-        return 0
-    found, _ = reader.jobs(given.limit, state=State[given.state] if given.state else None)
-    jobs = [views.job(job_id, steps) for job_id, steps in found]
-    if given.json:
-        output.show(jobs)
-        return 0
-    rows = [
-        [
-            job["job_id"],
-            step["from"],
-            output.names(step["to"]),
-            step["cmd"],
-            step["state"],
-            step["attempt"],
-            output.when(step.get("accepted_ms")),
-            step.get("error", {}).get("message", ""),
-        ]
-        for job in jobs
-        for step in job["steps"]
-    ]
-    output.table(("job_id", "from", "to", "cmd", "state", "attempt", "accepted", "error"), rows)
-    if not rows:
-        output.note(f"there is no job in state {given.state}." if given.state else "there is no job.")
-    return 0
-
-
-def _job_log(config: Config, given: argparse.Namespace) -> int:
-    from exesys import views
-
-    reader = _reader(config)
-    steps = _steps(reader, given.job)
-    told = views.logs(steps, reader.logs(steps))
-    if given.json:
-        output.show(told)
-        return 0
-    for step in told:
-        if len(told) > 1:
-            print(f"--- from {step['from']} to {output.names(step['to'])} ---")
-        _print_attempts({each["attempt"]: each["log"] for each in step["attempts"]})
-    if not any(step["attempts"] for step in told):
-        output.note(f"job {given.job} has printed and logged nothing so far.")
-    return 0
-
-
-def _print_attempts(logs: dict[int, str]) -> None:
-    """Print what each attempt left, each but the first below a line with its number."""
-    for attempt, log in sorted(logs.items()):
-        if attempt > 1:
-            print(f"--- attempt {attempt} ---")
-        print(log, end="" if log.endswith("\n") or not log else "\n")
-
-
-def _functions(config: Config, given: argparse.Namespace) -> int:
-    with _connect(config) as client:
-        functions = client.snapshot("functions")["functions"]
-    if given.json:
-        output.show(functions)
-        return 0
-    rows = [[each["name"], each["module"], each["signature"], each["doc"]] for each in functions["functions"]]
-    output.table(("name", "module", "takes", "does"), rows)
-    output.note_broken(functions["broken"])
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -422,10 +214,16 @@ def _parser() -> argparse.ArgumentParser:
             "doctor": _doctor,
             "bench": _bench,
             "demo": _demo,
-            "submit": _submit,
-            "result": _result,
-            "jobs": _jobs,
-            "functions": _functions,
+            "submit": jobs.submit,
+            "result": jobs.result,
+            "jobs": jobs.jobs,
+            "workflow": jobs.workflow_help,
+            "workflow submit": jobs.workflow_submit,
+            "workflow show": jobs.workflow_show,
+            "why": jobs.why,
+            "cancel": jobs.change,
+            "retry": jobs.change,
+            "functions": jobs.functions,
         }
     )
 

@@ -44,9 +44,9 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", title="commands")
     top.set_defaults(run=None, parser=None)
 
-    def add(name: str, text: str, example: str, own_help: bool = True) -> argparse.ArgumentParser:
-        child = commands.add_parser(
-            name,
+    def add(name: str, text: str, example: str, own_help: bool = True, under: Any = None) -> argparse.ArgumentParser:
+        child: argparse.ArgumentParser = (under or commands).add_parser(
+            name.split()[-1],
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=f"example:\n  {PROGRAM} {example}",
@@ -78,6 +78,31 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     jobs.add_argument("job_id", nargs="?", metavar="JOB_ID", help="show all there is of this job, as JSON")
     jobs.add_argument("--state", choices=list(State.__members__), help="only jobs in this state")
     jobs.add_argument("--limit", type=_whole(1), default=50, metavar="N", help="so many at most (default: %(default)s)")
+    workflow = add("workflow", "send workflows, and draw them", "workflow submit FILE --wait 10")
+    of_workflow = workflow.add_subparsers(metavar="COMMAND", title="commands")
+    send = add(
+        "workflow submit", "send a workflow, all or nothing", "workflow submit flow.json --wait 10", under=of_workflow
+    )
+    send.add_argument("file", metavar="FILE", help="JSON or YAML: an array of commands; - for standard input")
+    send.add_argument(
+        "--wait", type=_seconds, metavar="S", help="wait so many seconds for the job's value, and print it"
+    )
+    send.add_argument(
+        "--job-id", metavar="JOB_ID", help="the job's name; sent twice, it runs once (default: a new one)"
+    )
+    draw = add("workflow show", "draw a job's graph with its states", "workflow show JOB_ID", under=of_workflow)
+    draw.add_argument("job_id", metavar="JOB_ID", help="as it was printed, or as it was sent")
+    form = draw.add_mutually_exclusive_group()
+    form.add_argument("--dot", action="store_true", help="for Graphviz")
+    form.add_argument("--mermaid", action="store_true", help="for Mermaid")
+    for name, text in (
+        ("why", "say what each unfinished step of a job waits for, and what failed"),
+        ("cancel", "end a job: nothing more of it starts, and what runs is killed"),
+        ("retry", "run again what failed of a job, and what depended on it"),
+    ):
+        child = add(name, text, f"{name} JOB_ID")
+        child.add_argument("job_id", metavar="JOB_ID", help="as it was printed, or as it was sent")
+        child.set_defaults(what=name)
     add("functions", "list what can be called, and what is broken", "functions")
     return top
 

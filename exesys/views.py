@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exesys import codec, command, workflow
 from exesys.states import State
 from exesys.store.reader import Step
+
+if TYPE_CHECKING:
+    from exesys.drawing import Node
 
 _UNFINISHED = (State.processing, State.start, State.standby)
 # `sent` is no `began`: a job that was fetched ahead still waits at its worker.
@@ -58,6 +61,31 @@ def job(
         names = workflow.call_feeders([workflow.Step(step.from_, tuple(step.text("to").split(","))) for step in ends])
         told["EOJ"] = values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
     return told
+
+
+def nodes(steps: Sequence[Step]) -> list[Node]:
+    """Return the steps of a job as they are drawn."""
+    from exesys.drawing import Node
+
+    return [
+        Node(
+            step.from_,
+            tuple(step.text("to").split(",")),
+            step.text("cmd"),
+            step.state,
+            int(step.number("attempt") or 0),
+            queue_of(step),
+        )
+        for step in steps
+    ]
+
+
+def error_of(step: Step) -> str:
+    """Say in a line why a step failed, and after how many attempts."""
+    told = codec.unpack(step.fields["error"])
+    attempts = int(step.number("attempt") or 0)
+    often = f" (after {attempts} attempts)" if attempts > 1 else ""
+    return f"{told['type']}: {told['message']}{often}"
 
 
 def _value(step: Step) -> Any:

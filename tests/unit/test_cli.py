@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import run as benchmark
-from exesys import __version__, cli, command, output
+from exesys import __version__, cli, command, jobs, output, reach
 from exesys.errors import (
     BadCommand,
     BootError,
@@ -46,7 +46,7 @@ def a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees a system that runs on this machine."""
     monkeypatch.setenv("EXESYS_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("EXESYS_INI", raising=False)
-    monkeypatch.setattr(cli, "CONNECT_S", 0.05)
+    monkeypatch.setattr(reach, "CONNECT_S", 0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,8 @@ def test_each_argument_says_what_it_is_for(name: str, monkeypatch: pytest.Monkey
             patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, _: parser)
             parser = benchmark.arguments([])
     for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            continue  # its commands explain themselves
         assert action.help, f"{name} does not explain {action.dest}"
     assert "FROM_" not in parser.format_help()
 
@@ -130,7 +132,8 @@ def test_hints_name_the_program_as_it_is_called() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_can_answer_in_json(name: str) -> None:
-    example = {"submit": ["f"], "result": ["j"]}.get(name, [])
+    takes_one = ("submit", "result", "why", "cancel", "retry")
+    example = ["j"] if name in takes_one else []
     given, _ = cli._parser().parse_known_args([name, *example, "--json"])
     assert given.json is True
 
@@ -243,7 +246,7 @@ class Waiting:
 
 
 class Connection:
-    """What `cli._connect` gives, with one job in it."""
+    """What `reach.connect` gives, with one job in it."""
 
     def __init__(self, handle: Waiting) -> None:
         self.handle = handle
@@ -277,7 +280,7 @@ def test_who_waited_for_a_job_learns_its_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "_connect", lambda _: Connection(Waiting(error)))
+    monkeypatch.setattr(reach, "connect", lambda _: Connection(Waiting(error)))
     assert exits("submit", "f", "--wait", "5") == code
     assert says in capsys.readouterr().err
 
@@ -355,7 +358,7 @@ def test_a_bad_setting_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: 
     ],
 )
 def test_data_is_json_or_else_text(text: str | None, value: Any) -> None:
-    assert cli._data(text) == value
+    assert jobs._data(text) == value
 
 
 @pytest.mark.parametrize(
@@ -375,7 +378,7 @@ def test_data_is_json_or_else_text(text: str | None, value: Any) -> None:
 def test_data_that_looks_like_json_and_is_none_is_noted(
     text: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli._data(text)
+    jobs._data(text)
     told = capsys.readouterr()
     assert told.out == ""
     assert (told.err == "") if not why else ("sent as text" in told.err and why in told.err)
@@ -383,21 +386,21 @@ def test_data_that_looks_like_json_and_is_none_is_noted(
 
 def test_data_nested_too_deep_is_refused() -> None:
     with pytest.raises(BadCommand, match="nested too deep"):
-        cli._data("[" * 200_000)
+        jobs._data("[" * 200_000)
 
 
 def test_text_that_begins_with_an_at_is_told_how_to_be_sent() -> None:
     with pytest.raises(BadCommand, match="""'"@nobody"'""") as caught:
-        cli._data("@nobody")
-    assert cli._data(caught.value.fix.partition("'")[2].partition("'")[0]) == "@nobody"
+        jobs._data("@nobody")
+    assert jobs._data(caught.value.fix.partition("'")[2].partition("'")[0]) == "@nobody"
 
 
 def test_data_from_a_file_or_from_standard_input_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "data.json"
     file.write_text('{"a": ["città"]}', "utf-8")
-    assert cli._data(f"@{file}") == {"a": ["città"]}
+    assert jobs._data(f"@{file}") == {"a": ["città"]}
     monkeypatch.setattr(sys, "stdin", io.StringIO("[1, 2]"))
-    assert cli._data("-") == [1, 2]
+    assert jobs._data("-") == [1, 2]
 
 
 @pytest.mark.parametrize("content", [None, b"plain text", b"\xff", b""])
@@ -406,7 +409,7 @@ def test_data_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: by
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(BadCommand) as caught:
-        cli._data(f"@{file}")
+        jobs._data(f"@{file}")
     assert str(file) in caught.value.message
     assert caught.value.field == "data"
 
@@ -464,5 +467,5 @@ def test_a_job_is_shown_over_lines_on_a_terminal_only(
     ],
 )
 def test_attempts_are_told_apart(logs: dict[int, str], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_attempts(logs)
+    jobs._print_attempts(logs)
     assert capsys.readouterr().out == shown

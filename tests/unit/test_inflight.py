@@ -393,8 +393,8 @@ def test_a_message_without_an_answer_waits_for_the_router() -> None:
 
 def test_a_snapshot_comes_back_to_who_asked(client: Client) -> None:
     got: list[m.Snapshot] = []
-    tag = client.desk.ask(("stops",), got.append)
-    forgotten = client.desk.ask(("figures",), got.append)
+    tag = client.desk.ask(lambda tag: m.Sync(tag, ("stops",)), got.append)
+    forgotten = client.desk.ask(lambda tag: m.Sync(tag, ("figures",)), got.append)
     client.desk.forget(forgotten)
     assert client.say() == [m.Sync(tag, ("stops",)), m.Sync(forgotten, ("figures",))]
     client.hear(m.Snapshot(tag, 7, 1, {"stops": []}), m.Snapshot(forgotten, 7, 1, {}), m.Snapshot(tag, 7, 2, {}))

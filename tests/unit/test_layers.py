@@ -21,7 +21,7 @@ LAYERS: list[list[str]] = [
     ["states", "codec", "command", "workflow", "catalogue", "config"],
     ["environment", "bus.messages", "turn"],
     [
-        *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
+        *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.broker", "bus.session"),
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *("store.keys", "store.journal", "store.scripts", "store.redis", "store.reader", "store.upkeep"),
     ],
@@ -33,7 +33,7 @@ LAYERS: list[list[str]] = [
     ["daemons.router", "daemons.worker", "daemons.slot", "daemons.controller", "daemons.rest", "daemons.web"],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "cli"),
+        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "reach", "jobs", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
