@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from typing import Any
 
 from benchmarks import http_load, load
 from benchmarks.system import Store, router_rss_bytes
 from exesys import Client
 from exesys.bus.handle import Handle
+from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
 
 WARM_UP = 200
@@ -16,6 +18,7 @@ HUNDRED = 100
 CONNECTIONS = 32
 ARRAY_CONNECTIONS = 4
 MEMORY_IN_FLIGHT = 10
+DIAMOND_STEPS = 5
 
 
 def throughput(config: Config, jobs: int, in_flight: int, seed: int) -> float:
@@ -41,6 +44,28 @@ def latency(config: Config, jobs: int, seed: int) -> dict[str, float]:
     with Client(config) as client:
         _warm_up(client, seed)
         return load.one_by_one(lambda text: client.run("noop", text, load.LOST_S), load.payloads(jobs, seed))
+
+
+def workflows(config: Config, steps: int, in_flight: int, seed: int) -> float:
+    """Diamonds of five steps, one call each, `in_flight` under way. Returns steps per second; every end is checked."""
+    with Client(config) as client:
+        _warm_up(client, seed)
+        data = load.payloads(steps // DIAMOND_STEPS, seed)
+        took_s = load.sliding(lambda text: client.workflow(_diamond(text)), _middle, data, in_flight)
+        return len(data) * DIAMOND_STEPS / took_s
+
+
+def _diamond(text: str) -> list[dict[str, Any]]:
+    middle = [{"from": name, "to": "last", "cmd": "noop"} for name in "abc"]
+    first = {"from": "first", "to": list("abc"), "cmd": "noop", "data": text}
+    return [first, *middle, {"from": "last", "to": "end_job", "cmd": "noop"}]
+
+
+def _middle(handle: JobHandle) -> object:
+    """Return what the first step was sent, if all three of the middle have passed it on."""
+    ended = handle.result(load.LOST_S)
+    texts = {ended[name] for name in "abc"}
+    return texts.pop() if len(ended) == 3 and len(texts) == 1 else ended
 
 
 def rest(config: Config, jobs: int, seed: int, array: int) -> float:

@@ -33,6 +33,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 MANY_IN_FLIGHT = 10
+WORKFLOWS_IN_FLIGHT = 100
 MEMORY_JOBS = 100_000
 
 
@@ -40,7 +41,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bin/exesys bench",
         description=__doc__,
-        epilog="example:\n  bin/exesys bench --peers huey,celery,dramatiq --rest --memory",
+        epilog="example:\n  bin/exesys bench --peers huey,celery,dramatiq --rest --workflows --memory",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -52,6 +53,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     number("--latency", 2_000, "jobs one at a time")
     number("--rounds", 3, "measure each so often")
     parser.add_argument("--rest", action="store_true", help="measure REST: single commands, and arrays of 100")
+    parser.add_argument("--workflows", action="store_true", help="measure workflows: diamonds of five steps")
     parser.add_argument(
         "--memory", type=_count, nargs="?", const=MEMORY_JOBS, metavar="N", help="measure memory (100,000 jobs)"
     )
@@ -98,7 +100,9 @@ class Bench:
                     self.ours(goal, number, peer)
                     if peer:
                         self.peer(goal, number, peer, venv)
-            for goal in ("many", "rest", "rest arrays") if self.options.rest else ("many",):
+            rest = ("rest", "rest arrays") if self.options.rest else ()
+            workflows = ("workflows",) if self.options.workflows else ()
+            for goal in ("many", *workflows, *rest):
                 self.ours(goal, number)
 
     def ours(self, goal: str, number: int, beside: str = "") -> None:
@@ -108,6 +112,7 @@ class Bench:
             "throughput": lambda: _rate(ours.throughput(config, jobs, options.in_flight, seed)),
             "latency": lambda: ours.latency(config, options.latency, seed),
             "many": lambda: _rate(ours.many(config, jobs, MANY_IN_FLIGHT, seed)),
+            "workflows": lambda: _rate(ours.workflows(config, jobs, WORKFLOWS_IN_FLIGHT, seed)),
             "rest": lambda: _rate(ours.rest(config, _share(jobs, 0.25), seed, array=1)),
             "rest arrays": lambda: _rate(ours.rest(config, jobs, seed, array=ours.HUNDRED)),
             "memory": lambda: ours.memory(config, options.memory, seed),
