@@ -21,6 +21,23 @@ def marked(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     return {"value": 2 * data["number"], "token": token}
 
 
+def node(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """A step of a workflow: mark the run, take `seconds`, and return one more than its feeders' numbers together.
+
+    A root has `number` itself. `given` are the tokens of the runs it was fed
+    by; a root with `parts` adds so many steps that go where it goes.
+    """
+    inputs = [data] if "runs" in data else list(data.values())
+    runs, seconds = inputs[0]["runs"], inputs[0]["seconds"]
+    token = _mark(runs, ctx, f"{ctx.job.from_}:{ctx.job.job_id}")
+    time.sleep(seconds)
+    for part in range(data.get("parts", 0)):
+        ctx.add_step("node", {"runs": runs, "seconds": seconds, "number": part})
+    number = sum(each["number"] for each in inputs) + 1
+    given = [each["token"] for each in inputs if "token" in each]
+    return {"runs": runs, "seconds": seconds, "number": number, "token": token, "given": given}
+
+
 def held_up(data: dict[str, Any], ctx: Context) -> int:
     """Mark the run in the file `runs`; the first attempt takes `seconds`, the others none. Return the attempt."""
     _mark(data["runs"], ctx)
@@ -44,10 +61,10 @@ def tally(data: int) -> int:
     return data
 
 
-def _mark(path: str, ctx: Context) -> str:
+def _mark(path: str, ctx: Context, name: str = "") -> str:
     now = time.monotonic()
     token = f"{os.getpid()}.{time.monotonic_ns()}"
     marks = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(marks, f"{ctx.job.job_id} {ctx.job.attempt} {token} {os.getpid()} {now:.6f}\n".encode())
+    os.write(marks, f"{name or ctx.job.job_id} {ctx.job.attempt} {token} {os.getpid()} {now:.6f}\n".encode())
     os.close(marks)
     return token
