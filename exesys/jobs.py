@@ -270,7 +270,7 @@ def why(config: Config, given: argparse.Namespace) -> int:
     from exesys import drawing, views
 
     steps = reach.steps_of(reach.reader(config), given.job_id)
-    told = drawing.why(views.nodes(steps))
+    told = drawing.why(views.nodes(steps), config.limits.standby_s)
     told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
     if given.json:
         output.show({"job_id": given.job_id, "why": told})

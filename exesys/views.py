@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exesys import codec, command, workflow
+from exesys.drawing import Node
 from exesys.states import State
 from exesys.store.reader import Step
-
-if TYPE_CHECKING:
-    from exesys.drawing import Node
 
 _UNFINISHED = (State.processing, State.start, State.standby)
 # `sent` is no `began`: a job that was fetched ahead still waits at its worker.
@@ -65,8 +63,6 @@ def job(
 
 def nodes(steps: Sequence[Step]) -> list[Node]:
     """Return the steps of a job as they are drawn."""
-    from exesys.drawing import Node
-
     return [
         Node(
             step.from_,

@@ -21,13 +21,22 @@ LAYERS: list[list[str]] = [
     ["states", "codec", "command", "workflow", "catalogue", "config"],
     ["environment", "bus.messages", "turn"],
     [
-        *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.broker", "bus.session"),
+        *(
+            "bus.wire",
+            "bus.effects",
+            "bus.pending",
+            "bus.outbox",
+            "bus.roster",
+            "bus.door",
+            "bus.broker",
+            "bus.session",
+        ),
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *("store.keys", "store.journal", "store.scripts", "store.redis", "store.reader", "store.upkeep"),
     ],
     [
-        *("bus.sockets", "bus.client", "bus.aclient", "functions", "context", "channel", "http", "views"),
-        *("process", "servers", "slots"),
+        *("bus.sockets", "bus.client", "bus.aclient", "functions", "context", "channel", "http"),
+        *("flow", "lines", "drawing", "views", "process", "servers", "slots"),
     ],
     ["daemons.loop"],
     ["daemons.router", "daemons.worker", "daemons.slot", "daemons.controller", "daemons.rest", "daemons.web"],
@@ -37,7 +46,7 @@ LAYERS: list[list[str]] = [
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
-FACADE = {"bus.client", "bus.aclient", "errors", "functions"}
+FACADE = {"bus.client", "bus.aclient", "errors", "flow", "functions"}
 
 ORDER = [module for layer in LAYERS for module in layer]
 DAEMONS = {module for module in ORDER if module.startswith("daemons.") and module != "daemons.loop"}
@@ -69,9 +78,9 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "catalogue", "config", "bus.messages", "turn"),
+    *("errors", "states", "codec", "command", "workflow", "catalogue", "config", "bus.messages", "turn"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
-    *("bus.inflight", "store.keys", "store.journal", "views"),
+    *("bus.inflight", "store.keys", "store.journal", "flow", "lines", "drawing", "views"),
 }
 EXCUSED = {
     ("config", "pathlib"),  # a path is a value; nothing is looked up
