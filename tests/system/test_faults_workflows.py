@@ -42,9 +42,8 @@ def steps_of(shape):
 def numbers(shape, values):
     """Return the number each step gives, by its name; steps of one name give the same."""
     found = dict(values)
-    for part in range(1, PARTS + 1):
-        found[f"a.{part}"] = part  # its own number, and one
     steps = steps_of(shape)
+    found |= {from_: int(from_.removeprefix("a.")) for from_, _ in steps if from_.startswith("a.")}
     while len(found) < len({from_ for from_, _ in steps}):
         for from_, _ in steps:
             feeders = [other for other, to in steps if from_ in to]
@@ -111,10 +110,9 @@ def check(system, job_id, shape, data, heard, runs):
     for from_, to in steps:
         firsts.append(f"{from_}>{','.join(to)}" if from_ in firsts else from_)
     records = dict(zip(firsts, system.results([f"{first}:{job_id}" for first in firsts]), strict=True))
-    for first, record in records.items():
-        name = first.partition(">")[0]
+    for (first, record), (name, to) in zip(records.items(), steps, strict=True):
         assert record["number"] == expected[name], f"{job_id} {first}"
-        assert record["token"] in {run.token for run in runs[f"{name}:{job_id}"]}
+        assert record["token"] in {run.token for run in runs[f"{name}>{','.join(to)}:{job_id}"]}
         feeders = [other for other, (_, to) in zip(firsts, steps, strict=True) if name in to]
         assert sorted(record["given"]) == sorted(records[feeder]["token"] for feeder in feeders), f"{job_id} {first}"
     ends = [first for first, (_, to) in zip(firsts, steps, strict=True) if "end_job" in to]

@@ -29,7 +29,8 @@ def node(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """
     inputs = [data] if "runs" in data else list(data.values())
     runs, seconds = inputs[0]["runs"], inputs[0]["seconds"]
-    token = _mark(runs, ctx, f"{ctx.job.from_}:{ctx.job.job_id}")
+    to = ctx.job.to if isinstance(ctx.job.to, str) else ",".join(ctx.job.to)
+    token = _mark(runs, ctx, f"{ctx.job.from_}>{to}:{ctx.job.job_id}")
     time.sleep(seconds)
     for part in range(data.get("parts", 0)):
         ctx.add_step("node", {"runs": runs, "seconds": seconds, "number": part})
