@@ -1,25 +1,20 @@
--- Read all steps of jobs, for people.
+-- Read steps, for people.
 --
--- KEYS   the jobs' index keys
--- ARGV   the job_ids, in the same order
+-- KEYS   none
+-- ARGV   the steps' refs
 -- Finds  record
--- Gives  per job a list of {ref, state, {field, value, …}}
+-- Gives  per step {ref, state, {field, value, …}}, but for those that are gone
 
-local function job(KEYS, ARGV)
+local function job(_, ARGV)
   call = redis.call
-  local answers = {}
-  for i, index in ipairs(KEYS) do
-    local steps = {}
-    for _, first in ipairs(call('HKEYS', index)) do
-      local ref = first .. ':' .. ARGV[i]
-      local number, name = state_of(ref)
-      if name then
-        steps[#steps + 1] = { ref, number, call('HGETALL', key.record(ref, name)) }
-      end
+  local steps = {}
+  for _, ref in ipairs(ARGV) do
+    local number, name = state_of(ref)
+    if name then
+      steps[#steps + 1] = { ref, number, call('HGETALL', key.record(ref, name)) }
     end
-    answers[i] = steps
   end
-  return answers
+  return steps
 end
 
 redis.register_function({ function_name = name('job'), callback = job, flags = { 'no-writes' } })

@@ -21,6 +21,7 @@ from exesys.store.scripts import Library
 TIMEOUT_S = 2.0
 PAGE = 500
 MOST_SCANNED = 10_000
+MOST_AT_ONCE = 500
 
 
 class Step(NamedTuple):
@@ -63,15 +64,32 @@ class Reader:
         """Return the steps of each job; an unknown job has none."""
         if not job_ids:
             return []
-        index = [self.keys("job", job_id) for job_id in job_ids]
-        call = (self._library.function("job"), len(index), *index, *job_ids)
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.hkeys(self.keys("job", job_id))
+        indexes: list[list[bytes]] = self._do(pipeline.execute)
+        refs = [
+            f"{first.decode()}:{job_id}"
+            for job_id, firsts in zip(job_ids, indexes, strict=True)
+            for first in firsts
+            if not first.startswith(b":")
+        ]
+        found: dict[str, list[Step]] = {job_id: [] for job_id in job_ids}
+        # In pieces, so that a job of many steps does not hold up the router.
+        for start in range(0, len(refs), MOST_AT_ONCE):
+            for raw in self._read(refs[start : start + MOST_AT_ONCE]):
+                step = _step(raw)
+                found[step.job_id].append(step)
+        return [found[job_id] for job_id in job_ids]
+
+    def _read(self, refs: list[str]) -> Any:
+        call = (self._library.function("job"), 0, *refs)
         try:
-            reply = self._do(self._redis.fcall_ro, *call)
+            return self._do(self._redis.fcall_ro, *call)
         except redis.ResponseError:
             # The router that runs here is of another version: its library is not ours.
             self._do(self._redis.function_load, self._library.source, True)
-            reply = self._do(self._redis.fcall_ro, *call)
-        return [[_step(raw) for raw in steps] for steps in reply]
+            return self._do(self._redis.fcall_ro, *call)
 
     def jobs(
         self, limit: int, before: str = "", state: State | None = None
