@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
-from exesys.config import Config
-from exesys.errors import NoMongo
+from exesys import codec, command
+from exesys.bus.messages import Added
+from exesys.config import Config, Limits
+from exesys.errors import BadCommand, NoMongo, TooLarge
+from exesys.workflow import Graph
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 MONGO_SELECT_MS = 5000
 MAX_PROGRESS_CHARS = 200
+MOST_ADDED_BYTES = 32 << 20  # by one attempt: its report is one message of the bus
+_ADDING = threading.Lock()  # a function may add steps from several threads
 
 
 class JobInfo(NamedTuple):
@@ -48,6 +54,10 @@ class Resources:
     def __init__(self, config: Config, make_client: Callable[[], Submitter]) -> None:
         self._config = config
         self._make_client = make_client
+
+    @property
+    def limits(self) -> Limits:
+        return self._config.limits
 
     @cached_property
     def redis(self) -> Redis:
@@ -106,10 +116,79 @@ class _ToStdout(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class Addition:
+    """The steps that one attempt adds to its own job, checked as far as that can be done here."""
+
+    def __init__(self, job: JobInfo, limits: Limits) -> None:
+        self.steps: list[Added] = []
+        self._job = job
+        self._limits = limits
+        self._edges = {(job.from_, job.to)}
+        self._names: set[str] = set()
+        self._number = 0
+        self._bytes = 0
+
+    def add(self, from_: str | None, to: str | Sequence[str] | None, cmd: str, data: Any, options: Any) -> str:
+        """Add a step and return its `from`. Raises BadCommand or TooLarge, and then nothing was added."""
+        packed = codec.pack(data)
+        codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
+        number = self._number
+        if from_ is None:
+            number, from_ = self._next_name()
+        target = self._job.to.split(",") if to is None else to
+        built = command.build(from_, target, cmd, packed, self._job.job_id, options)
+        targets = built.to.split(",")
+        self._check_edge(built.from_, built.to, targets)
+        step = Added(built.from_, targets if len(targets) > 1 else targets[0], built.cmd, packed, dict(built.options))
+        self._bytes = self._checked_size(step)
+        self._number = number
+        self._edges.add((built.from_, built.to))
+        self._names.add(built.from_)
+        self.steps.append(step)
+        return built.from_
+
+    def _next_name(self) -> tuple[int, str]:
+        number = self._number + 1
+        while f"{self._job.from_}.{number}" in self._names:
+            number += 1
+        return number, f"{self._job.from_}.{number}"
+
+    def _check_edge(self, from_: str, to: str, targets: Sequence[str]) -> None:
+        Graph([(from_, to)]).check_added()
+        if self._job.from_ in targets:
+            raise BadCommand(
+                f"the step from {from_} goes back to {self._job.from_}, which adds it.",
+                field="to",
+                fix="Let it go to a step that waits, or to another that is added.",
+            )
+        if (from_, to) in self._edges:
+            raise BadCommand(
+                f"there is a step from {from_} to {to} already.",
+                field="from",
+                fix="Steps of one job differ in `from` or `to`.",
+            )
+
+    def _checked_size(self, step: Added) -> int:
+        """Return how large all of them are with this one."""
+        most = self._limits.workflow_steps
+        if len(self._edges) + 1 > most:
+            raise BadCommand(
+                f"the job would have more than {most:,} steps.", fix="Add fewer, or raise [limits] workflow_steps."
+            )
+        size = self._bytes + len(codec.pack(step))
+        if size > MOST_ADDED_BYTES:
+            raise TooLarge(
+                f"the steps added have {size:,} bytes in all; at most {MOST_ADDED_BYTES:,} are allowed.",
+                field="data",
+                fix="Add fewer, or store their data elsewhere and give references.",
+            )
+        return size
+
+
 class Context:
     """What a function can use beside its data."""
 
-    __slots__ = ("_is_cancelled", "_resources", "_tell", "job")
+    __slots__ = ("_addition", "_is_cancelled", "_resources", "_tell", "job")
 
     def __init__(
         self,
@@ -123,6 +202,7 @@ class Context:
         self._resources = resources
         self._tell = tell
         self._is_cancelled = is_cancelled
+        self._addition: Addition | None = None
 
     @property
     def redis(self) -> Redis:
@@ -160,3 +240,37 @@ class Context:
         to run it.
         """
         return self._resources.client.submit(cmd, data, **options)
+
+    def add_step(
+        self,
+        cmd: str,
+        data: Any = None,
+        *,
+        from_: str | None = None,
+        to: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> str:
+        """Add a step to this job; return its name, the step's `from`.
+
+        It is stored, and may start, in the moment in which this function's
+        result is; if the function fails, nothing is added. `from_` is, if not
+        given, this step's own with a number behind it (`split.1`), `to` is
+        where this step itself goes. A step whose `from_` nothing goes to
+        starts with `data`; one that another step goes to waits for that, and
+        gets its result instead. `options` are those of `submit`.
+
+        Raises BadCommand or TooLarge for what can be seen here: a bad name or
+        option, data that cannot be sent, a step that is there already or goes
+        back to this one, more steps than [limits] workflow_steps. What only
+        the store can see (no step waits at `to`) makes this attempt fail with
+        `BadStep`.
+        """
+        with _ADDING:
+            if self._addition is None:
+                self._addition = Addition(self.job, self._resources.limits)
+            return self._addition.add(from_, to, cmd, data, options)
+
+    @property
+    def added(self) -> Sequence[Added]:
+        """The steps added so far."""
+        return self._addition.steps if self._addition is not None else ()

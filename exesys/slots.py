@@ -16,13 +16,13 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from exesys import codec
-from exesys.bus.messages import Job, Note, Outcome, Report
+from exesys.bus.messages import Added, Job, Note, Outcome, Report
 from exesys.catalogue import Catalogue
 from exesys.channel import Channel, pair
 from exesys.config import Config
@@ -41,6 +41,7 @@ class Phase(Enum):
 class Finished(NamedTuple):
     report: Report
     run_ms: float
+    cut_short: str = ""  # why its slot died over it
 
 
 class Ready(NamedTuple):
@@ -75,10 +76,6 @@ class Slot:
     verdict: tuple[str, str] | None = None  # why it is being killed: type, message
     doomed: Job | None = None  # the job the verdict is about
     kill_at: float = float("inf")
-
-    @property
-    def free(self) -> bool:
-        return self.phase is Phase.serving and not self.jobs and self.verdict is None
 
 
 class SlotPool:
@@ -125,18 +122,12 @@ class SlotPool:
         unbegun = self.take_back(slot)
         status = slot.process.wait()
         how = _how_it_ended(status)
-        type_, text = slot.verdict or ("Crashed", f"the function's process was {how}")
         # At most one job was begun and not reported.
         for job in slot.jobs:
-            outcome = Outcome.crashed
-            if slot.verdict is not None:
-                # One that began just before the signal for another is not to blame.
-                blamed = job is slot.doomed and slot.verdict != GIVEN_BACK
-                outcome = Outcome.failed if blamed else Outcome.returned
+            outcome, type_, text = _judged(slot, job, how)
             body = codec.pack({"type": type_, "message": text, "traceback": ""})
-            happenings.append(
-                Finished(Report(job.ref, job.attempt, outcome, body, "", 0, 0), (now - slot.since) * 1000)
-            )
+            report = Report(job.ref, job.attempt, outcome, body, "", 0, 0)
+            happenings.append(Finished(report, (now - slot.since) * 1000, text))
         if slot.phase is Phase.importing:
             happenings += self._died_importing(slot, how, now)
         slot.channel.close()
@@ -194,6 +185,21 @@ class SlotPool:
             slot.channel.send(["quit"], wait=False)
         return unbegun
 
+    def cancel(self, attempts: Collection[tuple[str, int]], now: float) -> tuple[list[Happening], list[Job]]:
+        """Rid the slots of these jobs. Returns what happened meanwhile, and the jobs taken back from their lines."""
+        happenings: list[Happening] = []
+        unbegun: list[Job] = []
+        for slot in self.slots:
+            if not _has_one_of(attempts, slot):
+                continue
+            # In this order: with an empty line the slot begins nothing more, so after
+            # it is read it has at most the one job that TERM is meant for.
+            unbegun += self.take_back(slot)
+            happenings += self.read(slot, now)
+            if _has_one_of(attempts, slot):
+                self.kill(slot, CANCELLED, now)
+        return happenings, unbegun
+
     def read(self, slot: Slot, now: float) -> list[Happening]:
         """Read what a slot has to say."""
         happenings: list[Happening] = []
@@ -215,7 +221,8 @@ class SlotPool:
         return happenings
 
     def _done(self, slot: Slot, fields: Sequence[Any], now: float) -> list[Happening]:
-        report, run_ms = Report(*fields[:-1]), fields[-1]
+        *plain, added, run_ms = fields
+        report = Report._make([*plain, tuple([Added._make(step) for step in added])])
         slot.since = now
         slot.done += 1
         if slot.jobs and (slot.jobs[0].ref, slot.jobs[0].attempt) == (report.ref, report.attempt):
@@ -274,6 +281,23 @@ class SlotPool:
 
 
 GIVEN_BACK = ("Returned", "the worker is ending")
+CANCELLED = ("Cancelled", "it was cancelled")
+
+
+def _has_one_of(attempts: Collection[tuple[str, int]], slot: Slot) -> bool:
+    return any((job.ref, job.attempt) in attempts for job in slot.jobs)
+
+
+def _judged(slot: Slot, job: Job, how: str) -> tuple[Outcome, str, str]:
+    """Say of a job that its slot died over: the outcome, the type of the error, and its message."""
+    if slot.verdict is None:
+        return Outcome.crashed, "Crashed", f"the function's process was {how}"
+    if slot.verdict == GIVEN_BACK:
+        return Outcome.returned, *GIVEN_BACK
+    if job is slot.doomed:
+        return Outcome.failed, *slot.verdict
+    # It began just before the signal for another, and is not to blame.
+    return Outcome.returned, "Returned", "its slot was ended for the job before it"
 
 
 def _how_it_ended(status: int) -> str:

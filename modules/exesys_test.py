@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+import zlib
 from typing import Any
 
 from exesys.context import Context
@@ -101,3 +102,71 @@ def record_run(data: str | dict[str, Any], ctx: Context) -> Any:
     ctx.redis.rpush(f"exesys_test:runs:{asked['run']}", f"{ctx.job.job_id} {ctx.job.attempt}")
     time.sleep(asked.get("seconds", 0))
     return asked.get("value")
+
+
+def workflow_node(data: Any, ctx: Context) -> dict[str, Any]:
+    """Be a step of a workflow of such steps, and return a value that can be told beforehand for any graph.
+
+    It is {"step": its `from`, "weight": …, "inputs": how many steps fed it}.
+    The weight is that of its name (the CRC-32 of its UTF-8) plus those of all
+    that fed it, modulo 2**32:
+
+        weight(step) = (zlib.crc32(from) + sum of weight(feeder)) % 2**32
+
+    Raises ValueError when a value lies under another step's name. A root may
+    get {"seconds": s}: then it and all that follow take that long, the
+    longest where several meet.
+    """
+    inputs = _inputs(data)
+    for name, value in inputs.items():
+        if name.partition(">")[0] != value["step"]:
+            raise ValueError(f"what {value['step']} gave lies under {name}")
+    weight = zlib.crc32(ctx.job.from_.encode()) + sum(value["weight"] for value in inputs.values())
+    given = inputs.values() if inputs else [data if isinstance(data, dict) else {}]
+    seconds = max(value.get("seconds", 0) for value in given)
+    time.sleep(seconds)
+    result = {"step": ctx.job.from_, "weight": weight % 2**32, "inputs": len(inputs)}
+    return {**result, "seconds": seconds} if seconds else result
+
+
+def _inputs(data: Any) -> dict[str, dict[str, Any]]:
+    """Return by name what fed a node: nothing a root, one value, or a map of several."""
+    if not isinstance(data, dict):
+        return {}
+    if isinstance(data.get("step"), str):
+        return {data["step"]: data}
+    return {name: value for name, value in data.items() if isinstance(value, dict)}
+
+
+def fan(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Add as many `echo` steps to its job as `parts` says, each with its number; return their names.
+
+    They go where this step goes, or to `to`. With `bytes` each gets {"part":
+    its number, "filling": so many bytes} instead; with `fail` it raises a
+    RuntimeError in the end, and nothing is added.
+    """
+    filling = b"." * data.get("bytes", 0)
+    steps = [
+        ctx.add_step("echo", {"part": part, "filling": filling} if filling else part, to=data.get("to"))
+        for part in range(1, data["parts"] + 1)
+    ]
+    if data.get("fail"):
+        raise RuntimeError(f"{len(steps)} steps were to be added")
+    return {"steps": steps}
+
+
+def tidy(data: dict[str, Any], ctx: Context) -> str:
+    """Take `seconds`, and write to the Redis list exesys_test:tidy:<run> when it begins and how it leaves.
+
+    The first entry is "began". The last is "cancelled" when it was told to
+    end, which `finally` sees, else "ended"; then it takes `lingers` seconds
+    more to leave.
+    """
+    key = f"exesys_test:tidy:{data['run']}"
+    ctx.redis.rpush(key, "began")
+    try:
+        time.sleep(data["seconds"])
+    finally:
+        ctx.redis.rpush(key, "cancelled" if ctx.cancelled else "ended")
+        time.sleep(data.get("lingers", 0))
+    return "ended"

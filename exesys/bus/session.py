@@ -5,6 +5,10 @@ router has acknowledged its result, resends what was not, answers a repeated
 JOB by ignoring it, and tells in every heartbeat what it holds and how much
 more it could. Liveness is a round trip: without HB_ACK for a lease the
 sockets are built anew, and the router, perhaps a new one, is greeted again.
+
+What is cancelled is forgotten at once, unless a slot has it: then it is
+unwanted, is told no more, and takes a slot's credit until the slot is rid of
+it; whatever the slot still reports of it is dropped.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ HELLO_AGAIN_S = 1.0
 SHORT_MS = 10.0
 ENOUGH_MEASURED = 20
 FORGET = 0.05  # weight of the newest run time in the mean
+MOST_RESULT_BYTES = 8 << 20  # in one message, or one report alone: a frame has its limit
+STEP_BYTES = 300  # the names and options of an added step, roughly
 Attempt = tuple[str, int]
 
 
@@ -49,8 +55,9 @@ class WorkerSession:
     queue: deque[m.Job] = field(default_factory=deque)  # not yet with a slot
     _queued: set[Attempt] = field(default_factory=set)
     _running: dict[Attempt, m.Job] = field(default_factory=dict)
+    _unwanted: set[Attempt] = field(default_factory=set)  # cancelled, and still with slots
     _unacked: dict[Attempt, Unacked] = field(default_factory=dict)
-    _fresh: dict[Attempt, m.Report] = field(default_factory=dict)  # ended, not yet sent
+    _unsent: dict[Attempt, m.Report] = field(default_factory=dict)  # ended, to be sent, or sent again
     _notes: dict[Attempt, m.Note] = field(default_factory=dict)
     _untold: set[Attempt] = field(default_factory=set)  # notes no heartbeat carried yet
     _hello_at: float = float("-inf")
@@ -66,17 +73,30 @@ class WorkerSession:
         return self.welcome.heartbeat_s if self.welcome else HELLO_AGAIN_S
 
     @property
+    def depth(self) -> int:
+        """How many jobs one slot may have at hand."""
+        short = self._measured >= ENOUGH_MEASURED and self._mean_ms < SHORT_MS
+        return 1 + self.prefetch if short else 1
+
+    @property
     def capacity(self) -> int:
         """How many jobs this worker may hold in all."""
-        if self.draining:
-            return 0
-        short = self._measured >= ENOUGH_MEASURED and self._mean_ms < SHORT_MS
-        return self.slots * (1 + self.prefetch) if short else self.slots
+        return 0 if self.draining else self._useful_slots * self.depth
+
+    @property
+    def _useful_slots(self) -> int:
+        return self.slots - len(self._unwanted)
+
+    @property
+    def held(self) -> tuple[m.Held, ...]:
+        """The attempts that the router may count on: they will run, or be reported."""
+        waiting = [m.Held(job.ref, job.attempt) for job in self.queue]
+        return (*waiting, *(m.Held(*attempt) for attempt in (*self._running, *self._unacked, *self._unsent)))
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held: no job, no result that waits for its ack."""
-        return not (self.queue or self._running or self._unacked or self._fresh)
+        """Whether nothing is held: no job, no result that waits for its ack, nothing a slot has to be rid of."""
+        return not (self.queue or self._running or self._unwanted or self._unacked or self._unsent)
 
     @property
     def started(self) -> int:
@@ -110,13 +130,17 @@ class WorkerSession:
         """JOB came. What is held already is not taken twice."""
         for job in jobs:
             attempt = (job.ref, job.attempt)
-            if any(attempt in held for held in (self._running, self._unacked, self._queued, self._fresh)):
+            if self._has(attempt):
                 continue
             if self.draining:
                 self._give_back(job)
             else:
                 self._queued.add(attempt)
                 self.queue.append(job)
+
+    def _has(self, attempt: Attempt) -> bool:
+        here = attempt in self._queued or attempt in self._running or attempt in self._unwanted
+        return here or attempt in self._unsent or attempt in self._unacked
 
     def begin(self) -> m.Job:
         """Hand the next job to a slot. Raises IndexError when none waits."""
@@ -128,26 +152,53 @@ class WorkerSession:
     def unbegin(self, jobs: Iterable[m.Job]) -> None:
         """Take jobs back from a slot that has not started them, oldest first."""
         for job in reversed(list(jobs)):
-            del self._running[job.ref, job.attempt]
+            attempt = (job.ref, job.attempt)
+            if attempt in self._unwanted:
+                self._unwanted.discard(attempt)
+                continue
+            del self._running[attempt]
             if self.draining:
                 self._give_back(job)
             else:
-                self._queued.add((job.ref, job.attempt))
+                self._queued.add(attempt)
                 self.queue.appendleft(job)
 
-    def ended(self, report: m.Report, run_ms: float) -> None:
-        """A slot finished a job, or died over it."""
+    def cancelled(self, message: m.Cancel) -> set[Attempt]:
+        """CANCEL came: drop what has not begun. Returns what is with slots, to be ended there.
+
+        What is not here, or has ended, is left alone: a result on its way is
+        stale to the router, and acknowledged as any other.
+        """
+        named = {(held.ref, held.attempt) for held in message.attempts}
+        waiting = named & self._queued
+        if waiting:
+            self._queued -= waiting
+            self.queue = deque(job for job in self.queue if (job.ref, job.attempt) not in waiting)
+        with_slots = named & self._running.keys()
+        for attempt in with_slots:
+            del self._running[attempt]
+            self._notes.pop(attempt, None)
+            self._untold.discard(attempt)
+        self._unwanted |= with_slots
+        return with_slots
+
+    def ended(self, report: m.Report, run_ms: float) -> bool:
+        """A slot finished a job, or died over it. Returns whether that is to be reported."""
         attempt = (report.ref, report.attempt)
+        if attempt in self._unwanted:
+            self._unwanted.discard(attempt)
+            return False
         self._running.pop(attempt, None)
         note = self._notes.pop(attempt, None)
         self._untold.discard(attempt)
         if note is not None and not report.log:
             report = report._replace(log=note.log)
-        self._fresh[attempt] = report
+        self._unsent[attempt] = report
         self._measured += 1
         # A long job ends the prefetch at once, a short one brings it back slowly.
         weight = 1.0 if run_ms > 10 * SHORT_MS else FORGET
         self._mean_ms += weight * (run_ms - self._mean_ms)
+        return True
 
     def noted(self, note: m.Note) -> None:
         """A running job told its progress or its log so far."""
@@ -159,6 +210,7 @@ class WorkerSession:
     def acked(self, ack: m.ResultAck) -> None:
         for held in ack.acks:
             self._unacked.pop((held.ref, held.attempt), None)
+            self._unsent.pop((held.ref, held.attempt), None)
 
     def drain(self) -> list[m.Message]:
         """Take no more: give back what was not started."""
@@ -171,24 +223,27 @@ class WorkerSession:
 
     def _give_back(self, job: m.Job) -> None:
         """Report a job as not started."""
-        self._fresh[job.ref, job.attempt] = m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0)
+        self._unsent[job.ref, job.attempt] = m.Report(job.ref, job.attempt, m.Outcome.returned, b"", "", 0, 0)
 
     # --- out --------------------------------------------------------------
 
     def reports(self, now: float) -> m.Result | None:
-        """Return the results to push now: the new ones, and those unanswered for long."""
+        """Return the results to push now, new ones and those unanswered for long; the rest comes with the next call."""
         if self.welcome is None:
             return None
-        due = list(self._fresh.values())
-        self._fresh.clear()
-        for report in due:
-            self._unacked[report.ref, report.attempt] = Unacked(report, now)
         if now >= self._resend_at:
             self._resend_at = now + RESEND_S / 2
-            for unacked in self._unacked.values():
-                if now - unacked.sent_at >= RESEND_S:
-                    unacked.sent_at = now
-                    due.append(unacked.report)
+            late = [attempt for attempt, unacked in self._unacked.items() if now - unacked.sent_at >= RESEND_S]
+            for attempt in late:
+                self._unsent[attempt] = self._unacked.pop(attempt).report
+        due: list[m.Report] = []
+        room = MOST_RESULT_BYTES
+        while self._unsent and room > 0:
+            attempt = next(iter(self._unsent))
+            report = self._unsent.pop(attempt)
+            room -= _size(report)
+            due.append(report)
+            self._unacked[attempt] = Unacked(report, now)
         return m.Result(self.session, tuple(due)) if due else None
 
     def beats(self, now: float) -> list[m.Message]:
@@ -202,11 +257,9 @@ class WorkerSession:
             return []
         self._beat_at = now
         self._told = self.capacity
-        held = [m.Held(job.ref, job.attempt) for job in self.queue]
-        held += [m.Held(*attempt) for attempt in (*self._running, *self._unacked, *self._fresh)]
         notes = tuple(self._notes[attempt] for attempt in self._untold)
         self._untold.clear()
-        return [m.Heartbeat(self.session, self.epoch, self.slots, self.capacity, tuple(held), notes)]
+        return [m.Heartbeat(self.session, self.epoch, self._useful_slots, self.capacity, self.held, notes)]
 
     def silent(self, now: float) -> bool:
         """Whether the router was not heard for a lease: time to build the sockets anew."""
@@ -222,4 +275,16 @@ class WorkerSession:
         """Return how long the loop may sleep if nothing comes in."""
         if self.welcome is None:
             return max(0.0, self._hello_at + HELLO_AGAIN_S - now)
+        if self._unsent:
+            return 0.0
         return max(0.0, self._beat_at + self.heartbeat_s - now)
+
+
+def _size(report: m.Report) -> int:
+    """Return about how many bytes a report takes in a message."""
+    return len(report.body) + len(report.log) + sum(map(_size_of_step, report.added))
+
+
+def _size_of_step(step: m.Added) -> int:
+    targets = [step.to] if isinstance(step.to, str) else step.to
+    return len(step.data) + sum(map(len, targets)) + STEP_BYTES

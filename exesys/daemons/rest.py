@@ -138,15 +138,7 @@ class Api:
                 f"the workflow has {len(bodies):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
-        job_id = _one_job(bodies)
-        commands = []
-        for place, body in enumerate(bodies):
-            try:
-                whole = {**body, "job_id": job_id} if isinstance(body, dict) else body
-                commands.append(command.from_json(whole, self.limits, str))
-            except ExesysError as error:
-                error.message = f"command {place + 1} of {len(bodies)}: {error.message}"
-                raise
+        commands = command.workflow_from_json(bodies, self.limits, _new_id)
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(most)
         ends = graph.ends
@@ -335,19 +327,6 @@ def _is_workflow(operation: str) -> bool:
             fix="Send `Operation: workflow`, or leave the header out.",
         )
     return bool(operation)
-
-
-def _one_job(bodies: list[Any]) -> str:
-    """Return the job_id of a workflow's commands: the one that is given, or a new one."""
-    named = [body["job_id"] for body in bodies if isinstance(body, dict) and "job_id" in body]
-    for other in named:
-        if other != named[0]:
-            raise BadCommand(
-                f"the workflow names two jobs, {named[0]!r:.60} and {other!r:.60}.",
-                field="job_id",
-                fix="Give all its commands the same job_id, or none.",
-            )
-    return command.check_name(named[0], "job_id") if named else _new_id()
 
 
 def _new_id() -> str:

@@ -18,11 +18,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from exesys import codec, environment
-from exesys.bus.messages import Outcome
+from exesys.bus.messages import Added, Outcome
 from exesys.catalogue import Catalogue
 from exesys.channel import Channel
 from exesys.command import parts_of
@@ -156,13 +157,16 @@ class Slot:
         self.journal.open(ref, attempt)
         from_, job_id = parts_of(ref)
         info = JobInfo(job_id, from_, to, cmd, attempt)
+        contexts: list[Context] = []  # one, if the function takes it
 
         def context() -> Context:
-            return Context(info, self.resources, self.journal.progress, lambda: self.terminated)
+            contexts.append(Context(info, self.resources, self.journal.progress, lambda: self.terminated))
+            return contexts[0]
 
         began_ns = time.time_ns()
         began = time.perf_counter()
         outcome = Outcome.done
+        added: Sequence[Added] = ()
         try:
             body = self.library.call(cmd, codec.unpack(data), context)
             if len(body) > self.config.limits.data_bytes:
@@ -170,6 +174,8 @@ class Slot:
                     f"the result has {len(body):,} bytes; at most {self.config.limits.data_bytes:,} are allowed.",
                     fix="Store it elsewhere and return a reference, or raise [limits] data_bytes.",
                 )
+            if contexts:
+                added = contexts[0].added
         except BaseException as error:  # whatever a function raises is its own result
             if self.terminated:
                 raise
@@ -178,7 +184,8 @@ class Slot:
         run_ms = (time.perf_counter() - began) * 1000
         log = _sendable(self.journal.close_log())
         began_ms = began_ns // 1_000_000
-        self.channel.send(["done", ref, attempt, int(outcome), body, log, began_ms, began_ms + round(run_ms), run_ms])
+        ended_ms = began_ms + round(run_ms)
+        self.channel.send(["done", ref, attempt, int(outcome), body, log, began_ms, ended_ms, added, run_ms])
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """TERM: let the function's own clean-up run, then end."""

@@ -4,6 +4,9 @@ Its one thread owns the sockets and never runs user code. SIGTERM: credit is
 withdrawn, unstarted jobs go back, running ones get a grace period, and it
 leaves when every result is acknowledged. SIGHUP renews the slots, one by one
 as their jobs end, so that changed modules are loaded.
+
+`Worker` joins three parts: the session (`bus/session.py`) knows what is held
+and what to say, the pool (`slots.py`) has the processes, `Bus` the sockets.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import zmq
@@ -26,32 +30,102 @@ from exesys.config import Config
 from exesys.daemons.loop import Loop, run
 from exesys.errors import ProtocolError
 from exesys.process import die_with_parent
-from exesys.slots import GIVEN_BACK, Broken, Finished, Phase, Ready, SlotPool
+from exesys.slots import GIVEN_BACK, HOARD_S, Broken, Finished, Happening, Phase, Ready, Slot, SlotPool
 
 LAST_ACKS_S = 3.0
 MOST_SILENCES = 3
+MOST_NAMED = 10  # jobs in a line of the log
+# What becomes of a job whose slot died over it.
+FATES = {
+    m.Outcome.failed: "it failed",
+    m.Outcome.crashed: "it crashed",
+    m.Outcome.returned: "it goes back to its queue",
+}
 log = logging.getLogger("worker")
 
 
+class Bus:
+    """The three sockets to the router: front to talk, one to pull jobs from, one to push results to."""
+
+    def __init__(self, loop: Loop, endpoint: str) -> None:
+        self._loop = loop
+        self._endpoint = endpoint
+        self._context = zmq.Context[sockets.Socket]()
+        self._front: sockets.Socket | None = None
+        self._jobs: sockets.Socket | None = None
+        self._results: sockets.Socket | None = None
+        self._welcomed: tuple[int, dict[str, Any]] = (0, {})
+
+    def connect(self) -> None:
+        """Connect the front anew; the others follow when the router has said where."""
+        self._drop(self._front, self._jobs, self._results)
+        self._jobs = self._results = None
+        self._front = sockets.connect(self._context, zmq.DEALER, self._endpoint)
+        self._loop.watch(self._front)
+
+    def open(self, welcome: m.Welcome) -> None:
+        """Connect to the endpoints that WELCOME names, unless that is done and jobs may be on their way."""
+        here = (welcome.epoch, welcome.endpoints)
+        if self._jobs is not None and here == self._welcomed:
+            return
+        self._welcomed = here
+        self._drop(self._jobs, self._results)
+        self._jobs = sockets.connect(self._context, zmq.PULL, welcome.endpoints["jobs"])
+        self._results = sockets.connect(self._context, zmq.PUSH, welcome.endpoints["results"])
+        self._loop.watch(self._jobs)
+        log.info("joined epoch %d, session %s", welcome.epoch, welcome.session)
+
+    def _drop(self, *opened: sockets.Socket | None) -> None:
+        for each in opened:
+            if each is not None:
+                self._loop.forget(each)
+                each.close(linger=0)
+
+    def read(self, ready: set[Any]) -> Iterator[m.Message]:
+        """Give what the router sent. Jobs first: what comes by the front may be about them."""
+        for source in (self._jobs, self._front):
+            if source is None or source not in ready:
+                continue
+            for frames in self._loop.read(source):
+                try:
+                    yield wire.decode_at_peer(frames[-1])
+                except ProtocolError as error:
+                    log.error("the router sent no valid message: %s", error)
+
+    def say(self, message: m.Message) -> None:
+        """Send by the front."""
+        if self._front is not None:
+            self._loop.send(self._front, wire.encode(message))
+
+    def push(self, result: m.Result) -> None:
+        """Send results. A refused send is made good by the resend."""
+        if self._results is not None:
+            sockets.send(self._results, wire.encode(result))
+
+    def close(self) -> None:
+        """Close all, with time for the last message."""
+        for opened in (self._front, self._results, self._jobs):
+            if opened is not None:
+                opened.close()
+        self._context.term()
+
+
 class Worker:
-    """Wires the session, the sockets and the slots together."""
+    """Wires the session, the bus and the slots together."""
 
     def __init__(self, config: Config, loop: Loop) -> None:
         self.config = config
         self.loop = loop
-        self.context = zmq.Context[sockets.Socket]()
+        self.bus = Bus(loop, config.bus_endpoint)
         self.pool = SlotPool(config, time.monotonic())
-        self.front: sockets.Socket | None = None
-        self.jobs: sockets.Socket | None = None
-        self.results: sockets.Socket | None = None
         self.session: WorkerSession | None = None  # made when the first slot tells what it can do
         self.silences = 0
-        self.welcomed: tuple[int, dict[str, Any]] = (0, {})
         self.loads = 1  # how often the modules were loaded
         self.ending_at: float | None = None
 
     def serve(self) -> int:
         """Run until told to stop. Returns the exit code."""
+        self._fill(time.monotonic())
         while True:
             ready = self.loop.poll(self._wait_s())
             now = time.monotonic()
@@ -61,10 +135,12 @@ class Worker:
                 if self.session.lost:
                     log.error("the router gave this session up: ending, to start anew")
                     return 1
+                self._take_back(self.session, now)
                 self._deal(self.session, now)
                 if not self._talk(self.session, now):
                     return 1
-            self._renew(now)
+            self._renew()
+            self._fill(now)
             if self.loop.stopping and self._ended(now):
                 return 0
 
@@ -82,30 +158,36 @@ class Worker:
     def _read_slots(self, ready: set[Any], now: float) -> None:
         for slot in list(self.pool.slots):
             if slot.pidfd in ready:
-                self.loop.forget(slot.pidfd)
-                self.loop.forget(slot.channel.fileno())
-                happenings, unbegun = self.pool.reap(slot, now)
-                if self.session is not None:
-                    self.session.unbegin(unbegun)
+                self._reap(slot, now)
             elif slot.channel.fileno() in ready:
-                happenings = self.pool.read(slot, now)
-            else:
-                continue
-            for happening in happenings:
-                self._heed(happening)
+                self._heed(self.pool.read(slot, now))
 
-    def _heed(self, happening: Any) -> None:
-        match happening:
-            case Finished(report, run_ms):
-                if self.session is not None:
-                    self.session.ended(report, run_ms)
-            case m.Note():
-                if self.session is not None:
+    def _reap(self, slot: Slot, now: float) -> None:
+        self.loop.forget(slot.pidfd)
+        self.loop.forget(slot.channel.fileno())
+        happenings, unbegun = self.pool.reap(slot, now)
+        if self.session is not None:
+            self.session.unbegin(unbegun)
+        self._heed(happenings)
+
+    def _heed(self, happenings: Iterable[Happening]) -> None:
+        for happening in happenings:
+            match happening:
+                case Finished() if self.session is not None:
+                    self._finished(self.session, happening)
+                case m.Note() if self.session is not None:
                     self.session.noted(happening)
-            case Broken(module, reason):
-                log.warning("module %s is left out: %s", module, reason)
-            case Ready(catalogue):
-                self._announce(catalogue.to_wire())
+                case Broken(module, reason):
+                    log.warning("module %s is left out: %s", module, reason)
+                case Ready(catalogue):
+                    self._announce(catalogue.to_wire())
+
+    def _finished(self, session: WorkerSession, finished: Finished) -> None:
+        report, run_ms, cut_short = finished
+        wanted = session.ended(report, run_ms)
+        if cut_short:
+            fate = FATES[m.Outcome(report.outcome)] if wanted else "it is dropped"
+            log.warning("%s, attempt %d, was cut short: %s; %s", report.ref, report.attempt, cut_short, fate)
 
     def _announce(self, catalogue: Any) -> None:
         """The slots are ready (or new): greet the router with what they can do."""
@@ -119,30 +201,32 @@ class Worker:
         }
         if self.session is None:
             self.session = WorkerSession(secrets.token_hex(8), info, worker.slots, worker.prefetch)
-            self._connect_front()
+            self.bus.connect()
         elif self.session.info != info:
             self.session.info = info
             self.session.rebuilt(time.monotonic())
 
-    def _deal(self, session: WorkerSession, now: float) -> None:
-        """Give queued jobs to slots: idle ones first, then in turn, each as deep as jobs are short."""
+    def _take_back(self, session: WorkerSession, now: float) -> None:
+        """Keep the limits, and take back what waits behind long jobs."""
         for slot, unbegun in self.pool.tick(now):
             session.unbegin(unbegun)
             log.debug("took %d jobs back from slot %d", len(unbegun), slot.number)
+
+    def _deal(self, session: WorkerSession, now: float) -> None:
+        """Give queued jobs to slots: idle ones first, then in turn, each as deep as jobs are short."""
         if not session.queue or self.loop.stopping:
             return
         serving = [slot for slot in self.pool.slots if slot.phase is Phase.serving and slot.verdict is None]
-        depth = session.capacity // max(1, session.slots)
         for slot in sorted(serving, key=lambda slot: len(slot.jobs)):
-            long = bool(slot.jobs) and now - slot.since > 0.005
-            room = min(1 if long else depth, self.config.worker.max_jobs - slot.done)
+            long = bool(slot.jobs) and now - slot.since > HOARD_S
+            room = min(1 if long else session.depth, self.config.worker.max_jobs - slot.done)
             while session.queue and len(slot.jobs) < room:
                 job = session.begin()
                 if not self.pool.give(slot, job, now):
                     session.unbegin([job])
                     break
 
-    def _renew(self, now: float) -> None:
+    def _renew(self) -> None:
         if self.loop.reloading:
             self.loop.reloading = False
             self.loads += 1
@@ -150,6 +234,9 @@ class Worker:
             log.info("reloading: slots are renewed as their jobs end")
             for slot in self.pool.slots:
                 self.pool.retire(slot)
+
+    def _fill(self, now: float) -> None:
+        """Start the slots that are missing."""
         if not self.loop.stopping:
             for slot in self.pool.fill(now):
                 self.loop.watch(slot.channel.fileno())
@@ -157,59 +244,34 @@ class Worker:
 
     # --- the router -------------------------------------------------------
 
-    def _connect_front(self) -> None:
-        self.front = sockets.connect(self.context, zmq.DEALER, self.config.bus_endpoint)
-        self.loop.watch(self.front)
-
-    def _disconnect(self) -> None:
-        for opened in (self.front, self.jobs, self.results):
-            if opened is not None:
-                self.loop.forget(opened)
-                opened.close(linger=0)
-        self.front = self.jobs = self.results = None
-
     def _read_router(self, session: WorkerSession, ready: set[Any], now: float) -> None:
-        for source in (self.front, self.jobs):
-            if source is None or source not in ready:
-                continue
-            for frames in self.loop.read(source):
-                try:
-                    self._heed_router(session, wire.decode_at_peer(frames[-1]), now)
-                except ProtocolError as error:
-                    log.error("the router sent no valid message: %s", error)
+        for message in self.bus.read(ready):
+            match message:
+                case m.Jobs(_, jobs):
+                    session.given(jobs)
+                case m.ResultAck():
+                    session.acked(message)
+                case m.HeartbeatAck():
+                    session.heard(message, now)
+                case m.Cancel():
+                    self._cancel(session, message, now)
+                case m.Welcome():
+                    self.silences = 0
+                    session.greeted(message, now)
+                    self.bus.open(message)
+                case m.Error():
+                    log.info("the router says: %s", message.message)
+                    session.refused(message)
+                case m.Bye():
+                    session.rebuilt(now)
 
-    def _heed_router(self, session: WorkerSession, message: m.Message, now: float) -> None:
-        match message:
-            case m.Jobs(_, jobs):
-                session.given(jobs)
-            case m.ResultAck():
-                session.acked(message)
-            case m.HeartbeatAck():
-                session.heard(message, now)
-            case m.Welcome():
-                session.greeted(message, now)
-                self._open(message)
-            case m.Error():
-                log.info("the router says: %s", message.message)
-                session.refused(message)
-            case m.Bye():
-                session.rebuilt(now)
-
-    def _open(self, welcome: m.Welcome) -> None:
-        """Connect to the endpoints that WELCOME names, unless that is done and jobs may be on their way."""
-        self.silences = 0
-        here = (welcome.epoch, welcome.endpoints)
-        if self.jobs is not None and here == self.welcomed:
-            return
-        self.welcomed = here
-        for opened in (self.jobs, self.results):
-            if opened is not None:
-                self.loop.forget(opened)
-                opened.close(linger=0)
-        self.jobs = sockets.connect(self.context, zmq.PULL, welcome.endpoints["jobs"])
-        self.results = sockets.connect(self.context, zmq.PUSH, welcome.endpoints["results"])
-        self.loop.watch(self.jobs)
-        log.info("joined epoch %d with %d slots", welcome.epoch, self.config.worker.slots)
+    def _cancel(self, session: WorkerSession, message: m.Cancel, now: float) -> None:
+        """Rid the slots of what nobody wants; what stood behind it goes to others."""
+        with_slots = session.cancelled(message)
+        if with_slots:
+            happenings, unbegun = self.pool.cancel(with_slots, now)
+            session.unbegin(unbegun)
+            self._heed(happenings)
 
     def _talk(self, session: WorkerSession, now: float) -> bool:
         """Send what is due. False when the router stays silent and nothing is lost by starting anew."""
@@ -218,20 +280,14 @@ class Worker:
             log.warning("the router is silent: sockets are built anew")
             if self.silences > MOST_SILENCES and session.idle:
                 return False
-            self._disconnect()
-            self._connect_front()
+            self.bus.connect()
             session.rebuilt(now)
         for message in session.beats(now):
-            self._send_front(message)
+            self.bus.say(message)
         result = session.reports(now)
-        if result is not None and self.results is not None:
-            # A refused send is made good by the resend.
-            sockets.send(self.results, wire.encode(result))
+        if result is not None:
+            self.bus.push(result)
         return True
-
-    def _send_front(self, message: m.Message) -> None:
-        if self.front is not None:
-            self.loop.send(self.front, wire.encode(message))
 
     # --- the end ----------------------------------------------------------
 
@@ -241,14 +297,12 @@ class Worker:
         if session is None:
             return True
         if self.ending_at is None:
-            log.info("ending: %d jobs run, %d go back", session.started, len(session.queue))
             self.ending_at = now + self.config.worker.grace_s
-            for slot in self.pool.slots:
-                session.unbegin(self.pool.take_back(slot))
-            for message in session.drain():
-                self._send_front(message)
+            self._drain(session)
         if session.idle or now > self.ending_at + self.config.worker.kill_grace_s + LAST_ACKS_S:
-            self._send_front(m.Bye(session.session, "ending"))
+            if session.held:
+                log.warning("leaving, and the router has not acknowledged %s", _listed(session.held))
+            self.bus.say(m.Bye(session.session, "ending"))
             return True
         if now > self.ending_at:
             for slot in self.pool.slots:
@@ -256,25 +310,30 @@ class Worker:
                     self.pool.kill(slot, GIVEN_BACK, now)
         return False
 
+    def _drain(self, session: WorkerSession) -> None:
+        """Give back what has not begun."""
+        for slot in self.pool.slots:
+            session.unbegin(self.pool.take_back(slot))
+        log.info("ending: %d jobs run, %d go back", session.started, len(session.queue))
+        for message in session.drain():
+            self.bus.say(message)
+
     def close(self) -> None:
-        """Close the line to the router, with time for the last message, and end the slots."""
+        """End the slots, and close the line to the router."""
         for slot in self.pool.slots:
             self.pool.retire(slot)
-        for opened in (self.front, self.results, self.jobs):
-            if opened is not None:
-                opened.close()
-        self.context.term()
+        self.bus.close()
+
+
+def _listed(held: tuple[m.Held, ...]) -> str:
+    named = ", ".join(f"{ref}, attempt {attempt}" for ref, attempt in held[:MOST_NAMED])
+    return f"{named} and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else named
 
 
 def main() -> int:
     # At once: without supervisord nobody would end us, and the router gives our jobs to others.
     die_with_parent(signal.SIGKILL)
-    config = environment.load()
-    loop = Loop()
-    worker = Worker(config, loop)
-    for slot in worker.pool.fill(time.monotonic()):
-        loop.watch(slot.channel.fileno())
-        loop.watch(slot.pidfd)
+    worker = Worker(environment.load(), Loop())
     code = worker.serve()
     worker.close()
     return code

@@ -1,12 +1,14 @@
 """What a function can use, and how it may fail: seen from outside."""
 
 import os
+import re
 import signal
 import time
 import uuid
+import zlib
 
 import pytest
-from harness import MODULES, until
+from harness import CHECKOUT, MODULES, until
 
 
 @pytest.fixture
@@ -110,6 +112,139 @@ def test_values_that_json_lacks_come_as_text(shared):
     assert value["decimal"] == "1.10"
     assert value["bytes"] == "AP8="
     assert sorted(value["frozenset"]) == [1, 2]
+
+
+# --- steps of its own job ---------------------------------------------------------
+
+
+def flow(system, job_id, *steps, wait=20):
+    """Send a workflow of (from, to, cmd, data), wait for its end, and return the job."""
+    commands = [{"job_id": job_id, "from": from_, "to": to, "cmd": cmd, "data": data} for from_, to, cmd, data in steps]
+    answer = system.post(commands, wait=wait, headers={"Operation": "workflow"})
+    assert answer.status in (200, 202), answer
+    return system.get(f"/jobs/{job_id}").body
+
+
+def states(job):
+    """The state of each step by its `from`."""
+    return {step["from"]: step["state"] for step in job["steps"]}
+
+
+def error_of(job, name):
+    [error] = [step["error"] for step in job["steps"] if step["from"] == name]
+    return error
+
+
+@pytest.mark.parametrize("parts", [1, 7, 300])
+def test_a_function_adds_steps_to_its_job(shared, job_id, parts):
+    """Each part's value comes under its name, beside what the function itself returned."""
+    job = flow(shared, job_id, ("split", "merge", "fan", {"parts": parts}), ("merge", "end_job", "echo", None))
+    names = [f"split.{part}" for part in range(1, parts + 1)]
+    assert job["EOJ"] == {"split": {"steps": names}, **{name: part for part, name in enumerate(names, 1)}}
+    assert states(job) == dict.fromkeys(["split", "merge", *names], "data_available")
+
+
+def test_with_no_step_added_the_next_gets_a_single_value(shared, job_id):
+    job = flow(shared, job_id, ("split", "merge", "fan", {"parts": 0}), ("merge", "end_job", "echo", None))
+    assert job["EOJ"] == {"steps": []}
+
+
+def test_added_steps_may_be_large(plain):
+    """Larger together than a line to the slot, or a message to the worker, takes at once."""
+    steps = [
+        *[("split", "merge", "fan", {"parts": 12, "bytes": 900_000, "to": "end_job"})],
+        *[("merge", "end_job", "echo", None)],
+    ]
+    job = flow(plain, f"large-{uuid.uuid4()}", *steps)
+    assert len(job["EOJ"]) == 13
+    assert {len(job["EOJ"][f"split.{part}"]["filling"]) for part in range(1, 13)} == {900_000 * 4 // 3}
+
+
+def test_a_plain_job_becomes_a_workflow(shared, job_id):
+    shared.post({"cmd": "fan", "data": {"parts": 3}, "job_id": job_id, "from": "A"}, wait=10)
+    job = until(lambda: (told := shared.get(f"/jobs/{job_id}").body)["state"] == "data_available" and told, "it ended")
+    assert job["EOJ"] == {"A": {"steps": ["A.1", "A.2", "A.3"]}, "A.1": 1, "A.2": 2, "A.3": 3}
+
+
+def test_added_steps_may_feed_each_other(shared, job_id):
+    """split adds first → second → third, and third goes to merge; the data of what is fed is what feeds it."""
+    job = flow(shared, job_id, ("split", "merge", "chains", 5), ("merge", "end_job", "echo", None))
+    assert job["EOJ"] == {"split": ["first", "second", "third"], "third": 30}
+    assert states(job)["second"] == "data_available"
+
+
+def test_a_function_that_fails_adds_nothing(shared, job_id):
+    steps = [("split", "merge", "fan", {"parts": 3, "fail": True}), ("merge", "end_job", "echo", None)]
+    job = flow(shared, job_id, *steps)
+    assert states(job) == {"split": "error", "merge": "error"}
+    assert error_of(job, "split")["type"] == "RuntimeError"
+
+
+@pytest.mark.parametrize("how", ["raises", "dies"])
+def test_an_attempt_that_ends_badly_adds_nothing_and_the_next_one_does(plain, how):
+    job_id = f"again-{how}"
+    command = {"from": "split", "to": "merge", "cmd": "adds_at_second", "data": how, "retries": 1, "backoff_s": 0.01}
+    commands = [{**command, "job_id": job_id}, {"from": "merge", "cmd": "echo", "job_id": job_id}]
+    assert plain.post(commands, wait=20, headers={"Operation": "workflow"}).status == 200
+    job = plain.get(f"/jobs/{job_id}").body
+    assert job["EOJ"] == {"split": 2, "split.1": 2}
+    assert len(job["steps"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "type_", "said"),
+    [
+        ({"to": "nowhere"}, "BadStep", "nowhere"),
+        ({"from_": "start", "to": "other"}, "BadStep", "other"),
+        ({"cmd": "no_such_function"}, "BadStep", "no_such_function"),
+        ({"from_": "merge", "to": "end_job"}, "BadStep", "already"),
+        ({"from_": "a b"}, "BadCommand", "' '"),
+        ({"to": "split"}, "BadCommand", "goes back"),
+    ],
+)
+def test_a_step_that_does_not_fit_fails_the_function(shared, job_id, given, type_, said):
+    job = flow(shared, job_id, ("split", "merge", "adds", given), ("merge", "end_job", "echo", None))
+    assert states(job) == {"split": "error", "merge": "error"}, "nothing is added"
+    error = error_of(job, "split")
+    assert (error["type"], said in error["message"]) == (type_, True), error
+
+
+def test_nodes_of_a_workflow_have_the_weight_that_can_be_told(shared, job_id):
+    """workflow_node over a diamond with a double edge: what other tests rely on."""
+    edges = [("A", ["B", "C"]), ("B", ["D"]), ("B", ["E"]), ("C", ["D", "E"]), ("D", ["end_job"]), ("E", ["end_job"])]
+    job = flow(shared, job_id, *[(from_, to, "workflow_node", None) for from_, to in edges])
+    own = {name: zlib.crc32(name.encode()) for name in "ABCDE"}
+    two = own["A"] + own["B"] + own["A"] + own["C"]
+    assert job["EOJ"] == {name: {"step": name, "weight": (own[name] + two) % 2**32, "inputs": 2} for name in ("D", "E")}
+
+
+def test_the_example_of_the_documents(make, tmp_path):
+    page = (CHECKOUT / "docs" / "functions.md").read_text()
+    [source] = re.findall(r"```python\n(# modules/words\.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "words.py").write_text(source)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "one.md").write_text("three words here")
+    (texts / "two.md").write_text("and two")
+    system = make(modules=[tmp_path])
+    job = flow(system, "words", ("split", "merge", "word_files", str(texts)), ("merge", "end_job", "sum_words", None))
+    assert job["EOJ"] == {"files": 2, "words": 5}
+
+
+def test_a_job_that_grows_while_it_is_cancelled(shared, job_id):
+    """What it was about to add is never stored."""
+    gate = shared.root / f"gate-{job_id}"
+    with shared.client() as client:
+        handle = client.submit("adds_when_ended", str(gate), job_id=job_id)
+        until(gate.exists, "it runs")
+        assert client.cancel(job_id) == 1
+        assert handle.wait(10)
+        assert handle.exception().type == "Cancelled"
+    # Its first attempt returns well after TERM; time for that to be told and refused.
+    until(lambda: gate.with_suffix(".left").exists(), "it left")
+    until(lambda: all(each["held"] == 0 for each in shared.get("/workers").body["workers"]), "nothing is held")
+    job = shared.get(f"/jobs/{job_id}").body
+    assert (states(job), len(job["steps"])) == ({"client": "error"}, 1)
 
 
 # --- what a job prints ----------------------------------------------------------

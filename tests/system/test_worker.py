@@ -1,7 +1,9 @@
 """The worker daemon and its slots: limits, recycling, and leaving in order."""
 
 import os
+import random
 import signal
+import threading
 import time
 import uuid
 from collections import Counter
@@ -9,7 +11,10 @@ from collections import Counter
 import pytest
 from harness import alive, rss_bytes, until
 
+from exesys.errors import JobError
+
 MEMORY_MB = 128
+KILL_GRACE_S = 0.5  # as the harness sets it
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,173 @@ def test_all_slots_are_used(system):
         assert time.monotonic() - since < 1.5
 
 
+# --- cancelling -----------------------------------------------------------------------
+
+
+def tidied(system, run):
+    """What `tidy` has written so far."""
+    with system.redis(1) as data:
+        return [entry.decode() for entry in data.lrange(f"exesys_test:tidy:{run}", 0, -1)]
+
+
+def start_tidy(system, client, run, **data):
+    """Start a job that cleans up after itself, and wait until it runs."""
+    handle = client.submit("tidy", {"run": run, "seconds": 60, **data})
+    until(lambda: tidied(system, run), "it runs")
+    return handle
+
+
+def cancelled(handle):
+    """Wait for the end of a job; tell whether it was cancelled. Any other error is raised."""
+    try:
+        handle.result(20)
+    except JobError as error:
+        if error.type != "Cancelled":
+            raise
+        return True
+    return False
+
+
+def idle(system):
+    return all(worker["held"] == 0 for worker in system.get("/workers").body["workers"])
+
+
+def test_a_cancelled_job_is_ended_where_it_runs(system, job_id):
+    with system.client() as client:
+        handle = start_tidy(system, client, job_id)
+        before = set(system.slots())
+        since = time.monotonic()
+        assert client.cancel(handle.job_id) == 1
+        assert cancelled(handle)
+        until(lambda: tidied(system, job_id) == ["began", "cancelled"], "its clean-up ran, and saw it")
+        assert time.monotonic() - since < KILL_GRACE_S
+        until(lambda: len(before & set(system.slots())) == 1, "its slot ended")
+        until(system.ready, "there is another slot")
+        assert len(before & set(system.slots())) == 1, "the other goes on"
+        assert client.cancel(handle.job_id) == 0
+        [(state, fields)] = system.records([f"client:{handle.job_id}"])
+        assert (state, fields[b"attempt"]) == ("error", b"1")
+        assert b"worker" not in fields
+        until(lambda: idle(system), "nothing is held")
+        assert client.run("echo", 1, timeout=10) == 1
+    said = f"client:{handle.job_id}, attempt 1, was cut short: it was cancelled; it is dropped"
+    until(lambda: said in system.log_of("worker"), "the worker's log says so")
+
+
+def test_a_cancelled_job_that_heeds_nothing_is_killed(system, job_id):
+    written = system.root / job_id
+    with system.client() as client:
+        handle = client.submit("has_children", str(written))
+        until(written.exists, "it runs")
+        family = [int(pid) for pid in written.read_text().split()]
+        since = time.monotonic()
+        client.cancel(handle.job_id)
+        assert cancelled(handle)
+        assert time.monotonic() - since < KILL_GRACE_S, "told before it is dead"
+        until(lambda: not any(map(alive, family)), "it is, and its children", within_s=KILL_GRACE_S + 1)
+        until(system.ready, "there is another slot")
+
+
+def test_what_waits_in_the_worker_is_cancelled_without_running(make):
+    """Two jobs hold both slots; of those fetched ahead, every other one is cancelled."""
+    system = make(worker_slots=2)
+    marks = system.root / "marks"
+    with system.client() as client:
+        for handle in client.submit_many("noop", [None] * 200):
+            handle.result(20)
+        running = [start_tidy(system, client, f"hold-{number}") for number in range(2)]
+        waiting = [
+            client.submit("marked", {"runs": str(marks), "number": number, "seconds": 0}, job_id=f"wait-{number}")
+            for number in range(20)
+        ]
+        for handle in waiting:
+            handle.accepted(10)
+        assert [client.cancel(handle.job_id) for handle in waiting[::2]] == [1] * 10
+        assert client.cancel(running[0].job_id) == 1
+        assert [handle.result(20)["value"] for handle in waiting[1::2]] == [2 * number for number in range(1, 20, 2)]
+        assert [cancelled(handle) for handle in waiting[::2]] == [True] * 10
+        assert not running[1].done()
+        client.cancel(running[1].job_id)
+        until(lambda: idle(system), "nothing is held")
+    runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
+    assert runs == {f"wait-{number}": 1 for number in range(1, 20, 2)}
+
+
+def test_cancelled_at_any_moment_a_job_ends_in_one_way(make, seed, tell):
+    """Short jobs, each cancelled by another thread at about the time of its end; the others run once, and well."""
+    system = make(worker_slots=2)
+    rng = random.Random(seed)
+    marks = system.root / "marks"
+    count = 300
+    with system.client() as client, system.client() as other:
+
+        def send(number):
+            data = {"runs": str(marks), "number": number, "seconds": rng.choice([0, 0.002, 0.01])}
+            return client.submit("marked", data, job_id=f"race-{number}")
+
+        for handle in client.submit_many("noop", [None] * 200):
+            handle.result(20)
+        handles, cancelling = [], []
+        for number in range(count):
+            handles.append(send(number))
+            if number % 3 == 0:
+                timer = threading.Timer(rng.uniform(0, 0.05), other.cancel, [f"race-{number}"])
+                timer.start()
+                cancelling.append(timer)
+            time.sleep(rng.uniform(0, 0.01))
+        for timer in cancelling:
+            timer.join()
+        ended = ["cancelled" if cancelled(handle) else handle.result(0)["value"] for handle in handles]
+        until(lambda: idle(system), "nothing is held")
+        until(system.ready, "all slots are there")
+        # No credit is lost: as many run at once as there are slots.
+        since = time.monotonic()
+        for handle in client.submit_many("sleep", [0.5] * 2):
+            handle.result(10)
+        assert time.monotonic() - since < 0.9
+    states = [state for state, _ in system.records([f"client:race-{number}" for number in range(count)])]
+    assert states == ["error" if value == "cancelled" else "data_available" for value in ended]
+    runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
+    for number, value in enumerate(ended):
+        assert value in ("cancelled", 2 * number)
+        assert value != "cancelled" or number % 3 == 0
+        assert runs[f"race-{number}"] == 1 or value == "cancelled"
+    assert max(runs.values()) == 1
+    gone = ended.count("cancelled")
+    cut = system.log_of("worker").count("it was cancelled; it is dropped")
+    assert gone > 10
+    tell(f"of {count // 3} jobs cancelled at about their end {gone} were, {cut} of them while they ran")
+
+
+def test_a_worker_that_ends_lets_a_cancelled_job_clean_up(make):
+    system = make(worker_slots=2)
+    with system.client() as client:
+        handle = start_tidy(system, client, "ending", lingers=0.3)
+        client.cancel(handle.job_id)
+        worker = system.pids()["worker"]
+        os.kill(worker, signal.SIGTERM)
+        until(lambda: not alive(worker), "the worker ended", within_s=5)
+        assert tidied(system, "ending") == ["began", "cancelled"]
+        assert "not acknowledged" not in system.log_of("worker")
+
+
+def test_retried_at_once_a_cancelled_job_runs_beside_what_is_left_of_it(system, job_id):
+    """The first attempt takes its time to leave; the second is another."""
+    with system.client() as client:
+        handle = start_tidy(system, client, job_id, lingers=0.4)
+        client.cancel(handle.job_id)
+        until(lambda: len(tidied(system, job_id)) == 2, "it cleans up")
+        assert client.retry(handle.job_id) == 1
+        until(lambda: len(tidied(system, job_id)) == 3, "it runs again")
+        assert tidied(system, job_id) == ["began", "cancelled", "began"]
+        [(state, fields)] = system.records([f"client:{handle.job_id}"])
+        assert (state, fields[b"attempt"]) == ("processing", b"2")
+        until(system.ready, "the first one's slot was replaced")
+        assert next(system.records([f"client:{handle.job_id}"]))[0] == "processing", "the second goes on"
+        client.cancel(handle.job_id)
+        until(lambda: idle(system), "nothing is held")
+
+
 # --- leaving ------------------------------------------------------------------------
 
 
@@ -182,6 +354,8 @@ def test_what_outlasts_the_grace_period_goes_back(make):
         until(lambda: not alive(worker), "the worker ended", within_s=6)
         assert handle.result(10) == 2
     assert len(marks.read_text().splitlines()) == 2
+    wanted = f"client:{handle.job_id}, attempt 1, was cut short: the worker is ending; it goes back to its queue"
+    assert wanted in system.log_of("worker")
 
 
 def test_stopping_the_system_lets_running_jobs_end(make):

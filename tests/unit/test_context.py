@@ -6,14 +6,16 @@ import contextlib
 import io
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exesys import codec, config
-from exesys.context import Context, JobInfo, Resources
-from exesys.errors import NoMongo
+from exesys.bus.messages import Added
+from exesys.context import MOST_ADDED_BYTES, Context, JobInfo, Resources
+from exesys.errors import BadCommand, NoMongo, TooLarge
 
 ROOT = Path("/srv/project")
 JOB = JobInfo("16fd2706", "client", "end_job", "prints", 2)
@@ -37,12 +39,12 @@ class FakeClient:
 class Desk:
     """A context, and everything that was done with it."""
 
-    def __init__(self, **environ: str) -> None:
+    def __init__(self, job: JobInfo = JOB, **environ: str) -> None:
         self.clients: list[FakeClient] = []
         self.told: list[tuple[float, str]] = []
         self.cancelled = False
         self.resources = Resources(config.parse("", None, environ, ROOT, ROOT), self.make_client)
-        self.ctx = Context(JOB, self.resources, lambda *note: self.told.append(note), lambda: self.cancelled)
+        self.ctx = Context(job, self.resources, lambda *note: self.told.append(note), lambda: self.cancelled)
 
     def make_client(self) -> FakeClient:
         self.clients.append(FakeClient())
@@ -148,6 +150,108 @@ def test_submit_uses_one_client() -> None:
     assert client.sent == [("add", [1, 2], {"priority": 9}), ("noop", None, {})]
     desk.resources.close()
     assert client.closed
+
+
+# --- steps of its own job -----------------------------------------------------
+
+SPLIT = JobInfo("16fd2706", "split", "merge", "split", 1)
+SOME = codec.pack([1, 2])
+
+
+def test_a_step_goes_where_the_one_that_adds_it_goes() -> None:
+    ctx = Desk(SPLIT).ctx
+    assert ctx.added == ()
+    assert [ctx.add_step("add", [1, 2]), ctx.add_step("noop")] == ["split.1", "split.2"]
+    assert ctx.added == [Added("split.1", "merge", "add", SOME, {}), Added("split.2", "merge", "noop", b"\xc0", {})]
+    both = Desk(SPLIT._replace(to="left,right")).ctx
+    both.add_step("noop")
+    assert both.added == [Added("split.1", ["left", "right"], "noop", b"\xc0", {})]
+
+
+def test_a_step_may_have_another_name_target_and_options() -> None:
+    ctx = Desk(SPLIT).ctx
+    assert ctx.add_step("add", [1, 2], from_="deep", to=["sum", "end_job"], priority=9, delay_s=0.5) == "deep"
+    assert ctx.add_step("noop", from_="sum", to="merge") == "sum"
+    assert ctx.added == [
+        Added("deep", ["sum", "end_job"], "add", SOME, {"priority": 9, "delay_s": 0.5}),
+        Added("sum", "merge", "noop", b"\xc0", {}),
+    ]
+
+
+def test_names_are_not_given_twice() -> None:
+    ctx = Desk(SPLIT).ctx
+    ctx.add_step("noop", from_="split.2")
+    ctx.add_step("noop", from_="split.2", to="end_job")  # several steps with one name are good
+    with pytest.raises(BadCommand):
+        ctx.add_step("noop", queue="no such name")
+    assert [ctx.add_step("noop") for _ in range(3)] == ["split.1", "split.3", "split.4"]
+    assert len(ctx.added) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "said"),
+    [
+        ({"cmd": "no name"}, "cmd", "' '"),
+        ({"from_": ""}, "from", "empty"),
+        ({"from_": "end_job"}, "from", "'end_job'"),
+        ({"to": "a,b"}, "to", "','"),
+        ({"to": []}, "to", "0 names"),
+        ({"to": ["a", "a"]}, "to", "twice"),
+        ({"from_": "x", "to": "x"}, "to", "feeds itself"),
+        ({"to": "start_job"}, "to", "start_job"),
+        ({"to": "split"}, "to", "goes back to split"),
+        ({"from_": "split"}, "from", "split to merge already"),
+        ({"from_": "twice"}, "from", "twice to merge already"),
+        ({"priority": 10}, "priority", "10"),
+        ({"priorty": 1}, "priorty", "unknown"),
+        ({"job_id": "other"}, "job_id", "unknown"),
+        ({"data": object()}, "data", "object"),
+        ({"data": 1 << 64}, "data", "64 bits"),
+        ({"data": [[[[1]]]]}, "data", "nested"),
+    ],
+)
+def test_what_is_wrong_with_a_step_is_said_at_once(given: dict[str, Any], field: str, said: str) -> None:
+    ctx = Desk(SPLIT, EXESYS_LIMITS_DEPTH="3").ctx
+    ctx.add_step("noop", from_="twice")
+    with pytest.raises(BadCommand) as caught:
+        ctx.add_step(given.pop("cmd", "noop"), **given)
+    assert caught.value.field == field
+    assert said in str(caught.value)
+    assert len(ctx.added) == 1
+
+
+def test_a_name_that_gets_too_long_is_refused() -> None:
+    ctx = Desk(SPLIT._replace(from_="x" * 128)).ctx
+    with pytest.raises(BadCommand, match="130 characters"):
+        ctx.add_step("noop")
+    assert ctx.add_step("noop", from_="short") == "short"
+
+
+def test_steps_have_limits() -> None:
+    few = Desk(SPLIT, EXESYS_LIMITS_WORKFLOW_STEPS="3").ctx
+    few.add_step("noop")
+    few.add_step("noop")
+    with pytest.raises(BadCommand, match=r"more than 3 steps.*\[limits\] workflow_steps"):
+        few.add_step("noop")
+    small = Desk(SPLIT, EXESYS_LIMITS_DATA_BYTES="1000").ctx
+    with pytest.raises(TooLarge, match=r"\[limits\] data_bytes"):
+        small.add_step("noop", "x" * 1000)
+    large = Desk(SPLIT).ctx
+    filling = b"x" * ((1 << 20) - 10)
+    fitting = (MOST_ADDED_BYTES >> 20) - 1
+    for _ in range(fitting):
+        large.add_step("noop", filling)
+    large.add_step("noop", b"x" * (1 << 19))
+    with pytest.raises(TooLarge, match="in all"):
+        large.add_step("noop", filling)
+    assert large.add_step("noop", "small") == f"split.{fitting + 2}", "what fits is taken after it"
+
+
+def test_threads_may_add_steps() -> None:
+    ctx = Desk(SPLIT).ctx
+    with ThreadPoolExecutor(8) as threads:
+        names = list(threads.map(lambda _: ctx.add_step("noop"), range(400)))
+    assert len(set(names)) == len({step.from_ for step in ctx.added}) == 400
 
 
 def test_closing_closes_only_what_was_opened() -> None:

@@ -203,7 +203,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[functions.Libr
 
 
 def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> None:
-    assert set(python_modules()) == {"shop", "mail", "report", "hello"}
+    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello"}
     assert library.catalogue.broken == {}
     for page, words in all_commands():
         if words[:2] == ["bin/exesys", "submit"]:

@@ -190,6 +190,162 @@ def test_it_is_idle_when_nothing_is_held(session: WorkerSession) -> None:
     assert session.idle
 
 
+def cancel(*given: m.Job) -> m.Cancel:
+    return m.Cancel(tuple(m.Held(each.ref, each.attempt) for each in given))
+
+
+# --- cancelled ----------------------------------------------------------------
+
+
+def test_a_cancelled_job_that_waits_is_dropped_without_a_word(session: WorkerSession) -> None:
+    session.given([job(name) for name in "jkl"])
+    assert session.cancelled(cancel(job("k"))) == set()
+    assert held(session, 1.0) == {"a:j", "a:l"}
+    assert [session.begin().ref for _ in range(2)] == ["a:j", "a:l"]
+    assert session.reports(1.0) is None
+
+
+def test_a_cancelled_job_that_a_slot_has_is_to_be_ended_and_told_no_more(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    session.begin()
+    session.begin()
+    session.noted(m.Note("a:j", 1, 0.5, "", "half"))
+    assert session.cancelled(cancel(job("j"))) == {("a:j", 1)}
+    told = beat(session, 0.1)
+    assert (told.held, told.notes) == ((m.Held("a:k", 1),), ())
+    session.noted(m.Note("a:j", 1, 0.6, "", "more"))
+    assert beat(session, 1.1).notes == ()
+    assert not session.ended(ended(job("j"), outcome=m.Outcome.failed), 1.0)
+    assert session.reports(1.2) is None
+
+
+def test_a_cancelled_job_takes_its_slots_credit_until_the_slot_is_rid_of_it(session: WorkerSession) -> None:
+    run_jobs(session, 100, 0.5)
+    session.reports(0.0)
+    session.acked(ack(*(job(f"run{number}") for number in range(100))))
+    session.given([job("j")])
+    session.begin()
+    assert (beat(session, 0.1).slots, session.depth) == (2, 4)
+    session.cancelled(cancel(job("j")))
+    told = beat(session, 0.2)
+    assert (told.slots, told.capacity, told.held) == (1, 4, ()), "told at once"
+    assert not session.idle, "an ending worker waits for the clean-up"
+    session.ended(ended(job("j"), outcome=m.Outcome.failed), 1.0)
+    told = beat(session, 0.3)
+    assert (told.slots, told.capacity) == (2, 8)
+    assert session.idle
+
+
+def test_a_cancelled_job_taken_back_from_a_slots_line_is_dropped(session: WorkerSession) -> None:
+    session.given([job(name) for name in "jkl"])
+    begun = [session.begin() for _ in range(3)]
+    assert session.cancelled(cancel(job("k"))) == {("a:k", 1)}
+    session.unbegin(begun[1:])
+    assert [each.ref for each in session.queue] == ["a:l"]
+    assert session.capacity == 2
+    assert held(session, 1.0) == {"a:j", "a:l"}
+
+
+def test_a_cancelled_job_that_ends_well_all_the_same_is_not_reported(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.cancelled(cancel(job()))
+    assert not session.ended(ended(job()), 1.0)
+    assert session.reports(0.1) is None
+    assert session.idle
+
+
+def test_a_result_that_is_cancelled_is_left_to_the_router(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    session.begin()
+    session.begin()
+    assert session.ended(ended(job("j")), 1.0)
+    assert session.cancelled(cancel(job("j"))) == set(), "it waits to be sent"
+    assert session.reports(0.1) == m.Result(SELF, (ended(job("j")),))
+    assert session.cancelled(cancel(job("j"))) == set(), "it waits for its acknowledgement"
+    session.acked(ack(job("j")))
+    assert held(session, 1.0) == {"a:k"}
+
+
+def test_cancelling_what_is_not_here_or_twice_changes_nothing(session: WorkerSession) -> None:
+    session.given([job("j", attempt=2), job("k")])
+    session.begin()
+    session.begin()
+    assert session.cancelled(cancel(job("j", attempt=1), job("never", 9))) == set()
+    assert held(session, 1.0) == {"a:j", "a:k"}
+    assert session.cancelled(cancel(job("k"), job("k"))) == {("a:k", 1)}
+    assert session.cancelled(cancel(job("k"))) == set()
+    assert session.capacity == 1, "one slot is being freed, not two"
+
+
+def test_a_cancelled_job_that_comes_again_while_it_is_ended_is_not_taken(session: WorkerSession) -> None:
+    session.given([job()])
+    session.begin()
+    session.cancelled(cancel(job()))
+    session.given([job()])
+    assert not session.queue
+    session.given([job(attempt=2)])
+    assert [each.attempt for each in session.queue] == [2], "sent to be tried again: another attempt"
+
+
+def test_cancelled_while_draining_nothing_goes_back(session: WorkerSession) -> None:
+    session.given([job("j"), job("k")])
+    begun = [session.begin(), session.begin()]
+    session.drain()
+    assert session.cancelled(cancel(job("j"), job("k"))) == {("a:j", 1), ("a:k", 1)}
+    session.unbegin(begun[1:])
+    assert session.reports(0.1) is None
+    assert not session.idle
+    session.ended(ended(job("j")), 1.0)
+    assert session.idle
+
+
+# --- large results ------------------------------------------------------------
+
+
+def sizes(session: WorkerSession, now: float) -> list[int]:
+    """Send all that is due; return how many reports each message has."""
+    counts = []
+    while (result := session.reports(now)) is not None:
+        counts.append(len(result.reports))
+    return counts
+
+
+def large(name: str) -> m.Report:
+    return m.Report(f"a:{name}", 1, m.Outcome.done, b"x" * (3 << 20), "", 1, 2)
+
+
+def test_large_results_go_out_in_several_messages(session: WorkerSession) -> None:
+    """All in one would be more than a frame may have, and never arrive."""
+    for name in "jklmnop":
+        session.given([job(name)])
+        session.begin()
+        session.ended(large(name), 1.0)
+    assert session.wake_in_s(0.1) == 0
+    assert sizes(session, 0.1) == [3, 3, 1]
+    assert session.wake_in_s(0.1) > 0
+    assert sizes(session, 0.5) == []
+    session.acked(ack(job("k")))
+    assert sizes(session, 1.2) == [3, 3], "and so they are repeated"
+    session.greeted(WELCOME._replace(epoch=8), 1.3)
+    result = session.reports(1.3)
+    assert result is not None
+    assert len(result.reports) == 3
+    session.acked(ack(*(job(name) for name in "jlmnop")))
+    assert session.reports(1.3) is None, "what is acknowledged before its turn is not sent"
+    assert session.idle
+
+
+def test_added_steps_count_as_part_of_a_result(session: WorkerSession) -> None:
+    step = m.Added("a.1", "end_job", "f", b"x" * (1 << 20), {})
+    listed = m.Added("a.2", ["b" * 100] * 10_000, "f", b"", {})
+    for name, added in (("j", (step,) * 9), ("k", (listed,) * 9), ("l", ()), ("m", ())):
+        session.given([job(name)])
+        session.begin()
+        session.ended(ended(job(name))._replace(added=added), 1.0)
+    assert sizes(session, 0.1) == [1, 1, 2]
+
+
 # --- credit -------------------------------------------------------------------
 
 

@@ -153,6 +153,52 @@ def submits(data: list[int], ctx: Context) -> list[str]:
     return [handle.job_id for handle in handles]
 
 
+def adds(data: dict[str, Any], ctx: Context) -> str:
+    """Add a good step and one with these options."""
+    ctx.add_step("echo")
+    return ctx.add_step(data.pop("cmd", "echo"), **data)
+
+
+def adds_at_second(data: str, ctx: Context) -> int:
+    """Add a step; the first attempt then raises an error, or dies, as asked."""
+    ctx.add_step("echo", ctx.job.attempt)
+    if ctx.job.attempt == 1:
+        if data == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError(data)
+    return ctx.job.attempt
+
+
+def adds_when_ended(data: str, ctx: Context) -> str:
+    """Make a file, and when told to end add a step, make another file, and return well."""
+    try:
+        Path(data).touch()
+        time.sleep(60)
+    except SystemExit:
+        ctx.add_step("echo")
+    Path(data).with_suffix(".left").touch()
+    return "well"
+
+
+def chains(data: int, ctx: Context) -> list[str]:
+    """Add three steps, one after the other, that give the number, twice that, and three times that."""
+    return [
+        ctx.add_step("echo", data, from_="first", to="second"),
+        ctx.add_step("times_two", "not this", from_="second", to="third"),
+        ctx.add_step("times_three", from_="third"),
+    ]
+
+
+def times_two(data: int) -> int:
+    """Return twice the number."""
+    return 2 * data
+
+
+def times_three(data: int) -> int:
+    """Return three times the number."""
+    return 3 * data
+
+
 def wrapped(data: Any) -> dict[str, Any]:
     """Return the value as it is stored."""
     return {"EOJ": data}
