@@ -4,7 +4,8 @@ The router's core fills a `Turn`; the store runs it as one pipeline of a few
 scripts that take many jobs each (group commit) and fills the answers. Every
 request is idempotent, so that a turn whose answers were lost with the
 connection is simply run again. The order inside a turn is fixed: reports,
-releases, changes, submits, claims, then reads.
+releases, submits, changes, claims, then reads. So who sends a job and cancels
+it at once finds it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Placed(NamedTuple):
 class Taken(NamedTuple):
     """The store's answer to a placed command."""
 
-    verdict: str  # new, same, conflict, full; refused: the store could not write it
+    verdict: str  # new, same, conflict, full, circle; refused: the store could not write it
     ref: str
     state: State
-    body: Any  # as in messages.Answer
+    body: Any  # as in messages.Answer; of a circle, its names
     also: tuple[Ended, ...] = ()  # steps that failed with it
 
 

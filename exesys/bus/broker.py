@@ -51,6 +51,7 @@ from exesys.turn import (
     Taken,
     Turn,
 )
+from exesys.workflow import Graph
 
 ROLES = ("client", "worker", "controller")
 SESSION = re.compile(r"[0-9a-f]{16}")
@@ -148,16 +149,26 @@ class Broker:
             if not 0 <= report.outcome <= 3 or not (report.ref in held or command.REF.fullmatch(report.ref)):
                 self.garbage += 1
                 continue
-            pending.reported.add(attempt)
             added: tuple[Placed, ...] = ()
             if report.added:
                 try:
                     added = self.door.added(report.ref, report.added)
+                except Unavailable:
+                    continue  # it comes again, and then we may know what the workers can do
                 except ExesysError as error:
                     body = codec.pack({"type": "BadStep", "message": error.message, "traceback": ""})
                     report = report._replace(outcome=int(m.Outcome.failed), body=body)
-            pending.turn.reports.append(Closed(message.session, report, self._jitter(), added))
-            pending.bytes += len(report.body) + len(report.log)
+            pending.reported.add(attempt)
+            self._leave(worker, attempt)
+            pending.report(Closed(message.session, report, self._jitter(), added))
+
+    def _leave(self, worker: Worker | None, attempt: tuple[str, int]) -> None:
+        """A report came: in its turn there is credit for the next job, perhaps for one that it lets start."""
+        sent = worker.held.get(attempt[0]) if worker is not None else None
+        if worker is not None and sent is not None and sent.attempt == attempt[1]:
+            worker.leaving.add(attempt)
+            if sent.feeds:
+                self._sated.clear()
 
     def _refuse(self, address: bytes, code: str, text: str) -> None:
         self._effects.append(Send(address, m.Error(code, text, "", "")))
@@ -257,8 +268,7 @@ class Broker:
     @property
     def _full(self) -> bool:
         pending = self._pending
-        waiting = len(pending.turn.placed) + len(pending.turn.lookups) + pending.flow_steps
-        return waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
+        return pending.waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
 
     def _on_change(self, peer: Peer, message: m.Change, now: float) -> None:
         try:
@@ -270,8 +280,7 @@ class Broker:
         except ExesysError as error:
             self._effects.append(Send(peer.address, m.Changed(message.tag, -1, list(error.problem))))
             return
-        self._pending.turn.changes.append(Change(message.what, message.job_id))
-        self._pending.changed_by.append((peer.session, message.tag))
+        self._pending.change(Change(message.what, message.job_id), (peer.session, message.tag))
 
     def _on_status(self, peer: Peer, message: m.Status, now: float) -> None:
         if self._full:
@@ -408,11 +417,12 @@ class Broker:
         turn = self._pending.turn
         if turn.placed or turn.flows:
             self._sated.clear()
-        if any(placed.waits for placed in turn.placed) and not self._unfed_ms:
-            self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
         if self._unfed_ms is not None and now_ms >= self._unfed_ms:
             self._unfed_ms = None
             turn.sweep = True
+        if self._unfed_ms is None and (turn.changes or any(placed.waits for placed in turn.placed)):
+            # A sweep sees what was there before this turn; what comes with it has its full time.
+            self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
         turn.claims = self.roster.claims(self._sated)
         if not turn:
             return None
@@ -441,13 +451,13 @@ class Broker:
                 self._pending.turn.lost.append(session)
             for ended in failed:
                 self._note_end(ended)
-        self._apply_changes(underway, answers.changed)
-        if turn.sweep:
-            self._unfed_ms = answers.next_unfed_ms or self._unfed_ms
-            for ended in answers.swept:
-                self._note_end(ended)
+        if turn.sweep and answers.next_unfed_ms:
+            self._unfed_ms = min(answers.next_unfed_ms, self._unfed_ms or answers.next_unfed_ms)
+        for ended in answers.swept:
+            self._note_end(ended)
         self._apply_flows(underway, answers.stored, now)
         self._apply_submits(underway, answers.taken, now)
+        self._apply_changes(underway, answers.changed)
         self._apply_lookups(underway, answers.found)
         for session, held in zip(turn.recalls, answers.recalled, strict=True):
             self._recalled(session, held)
@@ -461,6 +471,7 @@ class Broker:
             report = closed.report
             worker = self.roster.workers.get(closed.session)
             if worker is not None:
+                worker.leaving.discard((report.ref, report.attempt))
                 sent = worker.held.get(report.ref)
                 if sent is not None and sent.attempt == report.attempt:
                     del worker.held[report.ref]
@@ -531,7 +542,7 @@ class Broker:
                 if notify and not took.state.final:
                     self._outbox.wait(took.ref, session, tag)
             else:
-                answer = _refusal(tag, _why_not_taken(took.verdict, placed))
+                answer = _refusal(tag, _why_not_taken(took, placed))
             self._outbox.answer(session, m.SubmitAck, answer)
 
     def _apply_lookups(self, underway: Pending, found: list[Found]) -> None:
@@ -571,13 +582,14 @@ class Broker:
                 self._pending.turn.lost.append(claimed.session)
             return
         for job in claimed.jobs:
-            worker.held[job.ref] = Sent(job.attempt, now)
+            worker.held[job.ref] = Sent(job.attempt, now, feeds=job.to != command.END)
 
     def _recalled(self, session: str, held: tuple[m.Held, ...]) -> None:
         worker = self.roster.workers.get(session)
         if worker is None:
             return
         worker.recalled = True
+        worker.leaving.clear()
         known = worker.held
         # A job the store says it holds and that was not sent from here is as old as can be.
         worker.held = {
@@ -587,18 +599,28 @@ class Broker:
         self._sated.clear()
 
 
-def _why_not_taken(verdict: str, placed: Placed) -> ExesysError:
+def _why_not_taken(took: Taken, placed: Placed) -> ExesysError:
     wanted = placed.command
-    if verdict == "conflict":
+    if took.verdict == "circle":
+        return _circle(took.body.decode().split(","))
+    if took.verdict == "conflict":
         return Conflict(
             f"job {wanted.job_id} has a step from {wanted.from_} to {wanted.to} with another cmd or data.",
             field="job_id",
             fix="Send the same cmd and data to get its state, or use a new job_id.",
         )
-    if verdict == "refused":
+    if took.verdict == "refused":
         return ExesysError("the store could not write this command.", fix="See router.log for what Redis says.")
     queue = placed.options.get("queue", command.DEFAULT_QUEUE)
     return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
+
+
+def _circle(names: list[str]) -> ExesysError:
+    try:
+        Graph(zip(names, [*names[1:], names[0]], strict=True)).check_added()
+    except BadCommand as error:
+        return error
+    return ExesysError("the store found a circle where none is.")
 
 
 def _why_no_workflow(answer: Stored, job_id: str) -> ExesysError:

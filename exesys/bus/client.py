@@ -122,11 +122,12 @@ class Client:
         All of it is stored, or nothing. Raises BadCommand or TooLarge.
         """
         given = steps if isinstance(steps, list) else steps.commands()
-        name = job_id or next((str(step["job_id"]) for step in given if "job_id" in step), os.urandom(16).hex())
-        commands = [command.from_json({**step, "job_id": name}, self._limits, str) for step in given]
+        if job_id is not None:
+            given = [{**step, "job_id": job_id} if isinstance(step, dict) else step for step in given]
+        commands = command.workflow_from_json(given, self._limits, lambda: os.urandom(16).hex())
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(self.config.limits.workflow_steps)
-        return JobHandle(name, graph, self.send_workflow(commands, set(graph.ends)), self.follow)
+        return JobHandle(commands[0].job_id, graph, self.send_workflow(commands, set(graph.ends)), self.follow)
 
     def cancel(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Cancel what has not ended of a job; return how many steps that was. Raises NotFound, Unavailable."""

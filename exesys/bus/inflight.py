@@ -234,9 +234,13 @@ class Desk:
         queries: list[m.Query] = []
         size = 0
         whole: set[int] = set()  # the workflows in this message
-        while self._outbox and len(items) + len(queries) < MOST_IN_MESSAGE and size < MOST_BYTES_IN_MESSAGE:
+        while self._outbox:
+            flight = self._flights.get(self._outbox[0])
+            flow = flight.item.flow if flight is not None and flight.item is not None else 0
+            full = len(items) + len(queries) >= MOST_IN_MESSAGE or size >= MOST_BYTES_IN_MESSAGE
+            if full and flow not in whole:
+                break  # the other steps of a workflow went with its first
             tag = self._outbox.popleft()
-            flight = self._flights.get(tag)
             if flight is None:
                 continue
             flight.sent_at = now

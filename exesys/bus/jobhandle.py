@@ -17,23 +17,30 @@ FOLLOWED = "PredecessorFailed"
 
 
 class JobHandle:
-    """A workflow on its way: like a Future of the job's result.
-
-    `steps` holds a handle of each step, in the order in which they were sent;
-    of those that go to `end_job` the end is told without asking.
-    """
+    """A workflow on its way: like a Future of the job's result."""
 
     def __init__(
         self, job_id: str, graph: Graph, steps: Sequence[Handle], follow: Callable[[str, str, str, bool], Handle]
     ) -> None:
         self.job_id = job_id
         self.graph = graph
-        self.steps = tuple(steps)
-        self._ends = [self.steps[number] for number in graph.ends]
+        self._sent = tuple(steps)
+        self._ends = [self._sent[number] for number in graph.ends]
         self._follow = follow
+        self._followed: dict[int, Handle] = {}
 
     def __repr__(self) -> str:
-        return f"<JobHandle {self.job_id}, {len(self.steps)} steps{', done' if self.done() else ''}>"
+        return f"<JobHandle {self.job_id}, {len(self._sent)} steps{', done' if self.done() else ''}>"
+
+    def step(self, number: int) -> Handle:
+        """Return a handle of one step, by its place in what was sent."""
+        if number in self.graph.ends:
+            return self._sent[number]
+        if number not in self._followed:
+            # Only of the steps that end the job the end is told without asking.
+            sent = self._sent[number]
+            self._followed[number] = self._follow(sent.job_id, sent.from_, sent.to, True)
+        return self._followed[number]
 
     def done(self) -> bool:
         """Tell whether every step that ends the job has ended."""
@@ -42,7 +49,7 @@ class JobHandle:
     def accepted(self, timeout: float | None = None) -> None:
         """Wait until the router has stored the workflow. Raises what it was refused with, or ResultTimeout."""
         until = None if timeout is None else time.monotonic() + timeout
-        for step in self.steps:
+        for step in self._sent:
             step.accepted(_left(until))
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -66,13 +73,13 @@ class JobHandle:
 
     def cancel(self) -> bool:
         """Cancel what has not ended. True when something had not. Raises NotFound, Unavailable."""
-        return self.steps[0].cancel()
+        return self._sent[0].cancel()
 
     def _cause(self, error: ExesysError) -> ExesysError:
         """Find the step whose failure made others fail."""
         if not isinstance(error, JobError) or error.type != FOLLOWED:
             return error
-        asked = [self._follow(step.job_id, step.from_, step.to, False) for step in self.steps]
+        asked = [self._follow(step.job_id, step.from_, step.to, False) for step in self._sent]
         until = time.monotonic() + ANSWER_S
         for step in asked:
             try:

@@ -6,13 +6,15 @@ in milliseconds; what is too much waits for the turn after it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exesys.bus import messages as m
-from exesys.turn import Closed, Flow, Placed, Turn
+from exesys.turn import Change, Closed, Flow, Placed, Turn
 
 MOST_IN_TURN = 2000
 MOST_BYTES_IN_TURN = 4 << 20
+MOST_CHANGES_IN_TURN = 50  # each is of a whole job
 
 Origin = tuple[str, int, bool]  # session, tag, notify
 
@@ -27,6 +29,7 @@ class Pending:
     flowed_by: list[list[Origin]] = field(default_factory=list)
     changed_by: list[tuple[str, int]] = field(default_factory=list)
     flow_steps: int = 0
+    report_steps: int = 0  # the reports, and the steps they add
     reload_for: dict[m.Held, str] = field(default_factory=dict)
     reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
     bytes: int = 0  # of data placed, and of reports
@@ -42,52 +45,74 @@ class Pending:
         self.turn.flows.append(flow)
         self.flowed_by.append(origins)
         self.flow_steps += len(flow.steps)
-        self.bytes += sum(len(placed.command.data) for placed in flow.steps)
+        self.bytes += _data_of(flow.steps)
+
+    def report(self, closed: Closed) -> None:
+        """Take a report into the next turn."""
+        self.turn.reports.append(closed)
+        self.report_steps += 1 + len(closed.added)
+        self.bytes += _size(closed)
+
+    def change(self, change: Change, origin: tuple[str, int]) -> None:
+        """Take a cancel or retry into the next turn."""
+        self.turn.changes.append(change)
+        self.changed_by.append(origin)
+
+    @property
+    def waiting(self) -> int:
+        """How much clients have asked for, in steps and questions."""
+        turn = self.turn
+        return len(turn.placed) + len(turn.lookups) + len(turn.changes) + self.flow_steps
 
     def leave(self) -> Pending:
         """Take out what is too much for one turn, and return it."""
         rest, turn = Pending(), self.turn
-        most = max(len(turn.placed), len(turn.lookups), len(turn.reports), self.flow_steps)
-        if most <= MOST_IN_TURN and self.bytes <= MOST_BYTES_IN_TURN:
+        most = max(len(turn.placed), len(turn.lookups), self.report_steps, self.flow_steps)
+        much = most > MOST_IN_TURN or self.bytes > MOST_BYTES_IN_TURN or len(turn.changes) > MOST_CHANGES_IN_TURN
+        if not much:
             return rest
-        cut = _cut([len(placed.command.data) for placed in turn.placed])
+        cut, _, placed_bytes = _cut((1, len(placed.command.data)) for placed in turn.placed)
         rest.turn.placed, rest.placed_by = turn.placed[cut:], self.placed_by[cut:]
         del turn.placed[cut:], self.placed_by[cut:]
-        cut = _cut_flows([len(flow.steps) for flow in turn.flows])
+        cut, flow_steps, flow_bytes = _cut((len(flow.steps), _data_of(flow.steps)) for flow in turn.flows)
         rest.turn.flows, rest.flowed_by = turn.flows[cut:], self.flowed_by[cut:]
         del turn.flows[cut:], self.flowed_by[cut:]
-        rest.turn.lookups, rest.asked_by = turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
-        del turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
-        cut = _cut([_size(closed) for closed in turn.reports])
+        cut, report_steps, report_bytes = _cut((1 + len(closed.added), _size(closed)) for closed in turn.reports)
         rest.turn.reports = turn.reports[cut:]
         rest.reported = {(closed.report.ref, closed.report.attempt) for closed in rest.turn.reports}
         del turn.reports[cut:]
-        rest.flow_steps = sum(len(flow.steps) for flow in rest.turn.flows)
-        rest.bytes = sum(len(placed.command.data) for placed in rest.turn.placed)
-        rest.bytes += sum(len(placed.command.data) for flow in rest.turn.flows for placed in flow.steps)
-        rest.bytes += sum(_size(closed) for closed in rest.turn.reports)
+        rest.flow_steps = self.flow_steps - flow_steps
+        rest.report_steps = self.report_steps - report_steps
+        rest.bytes = self.bytes - placed_bytes - flow_bytes - report_bytes
+        rest.turn.lookups, rest.asked_by = turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
+        del turn.lookups[MOST_IN_TURN:], self.asked_by[MOST_IN_TURN:]
+        if turn.changes:
+            self._leave_changes(rest)
         return rest
+
+    def _leave_changes(self, rest: Pending) -> None:
+        """Leave those that are too many, and those of jobs that are left: they came after these."""
+        jobs = {placed.command.job_id for placed in rest.turn.placed} | {flow.job_id for flow in rest.turn.flows}
+        pairs = list(zip(self.turn.changes, self.changed_by, strict=True))
+        self.turn.changes, self.changed_by = [], []
+        for change, origin in pairs:
+            late = change.job_id in jobs or len(self.turn.changes) >= MOST_CHANGES_IN_TURN
+            (rest if late else self).change(change, origin)
+
+
+def _data_of(steps: Iterable[Placed]) -> int:
+    return sum(len(placed.command.data) for placed in steps)
 
 
 def _size(closed: Closed) -> int:
-    return len(closed.report.body) + len(closed.report.log)
+    return len(closed.report.body) + len(closed.report.log) + _data_of(closed.added)
 
 
-def _cut_flows(sizes: list[int]) -> int:
-    """Return how many workflows of these numbers of steps fit into a turn, at least one."""
-    total = 0
-    for number, size in enumerate(sizes):
-        total += size
-        if total > MOST_IN_TURN and number:
-            return number
-    return len(sizes)
-
-
-def _cut(sizes: list[int]) -> int:
-    """Return how many of these fit into a turn, at least one."""
-    total = 0
-    for count, size in enumerate(sizes[:MOST_IN_TURN]):
-        total += size
-        if total > MOST_BYTES_IN_TURN and count:
-            return count
-    return MOST_IN_TURN
+def _cut(sizes: Iterable[tuple[int, int]]) -> tuple[int, int, int]:
+    """Return how many of these (steps, bytes) fit into a turn, at least one, and their sums."""
+    number = steps = size = 0
+    for more, larger in sizes:
+        if number and (steps + more > MOST_IN_TURN or size + larger > MOST_BYTES_IN_TURN):
+            break
+        number, steps, size = number + 1, steps + more, size + larger
+    return number, steps, size

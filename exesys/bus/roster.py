@@ -41,6 +41,7 @@ class Sent:
 
     attempt: int
     at: float
+    feeds: bool = False  # whether steps may start when it ends
 
 
 @dataclass
@@ -56,10 +57,11 @@ class Worker:
     draining: bool = False
     recalled: bool = False  # whether `held` agrees with the store
     held: dict[str, Sent] = field(default_factory=dict)
+    leaving: set[tuple[str, int]] = field(default_factory=set)  # of these, the attempts whose reports are here
 
     @property
     def busy(self) -> int:
-        return len(self.held) + len(self.foreign)
+        return len(self.held) + len(self.foreign) - len(self.leaving)
 
     @property
     def ready(self) -> bool:

@@ -43,11 +43,9 @@ local function reopen(env, job_id, firsts)
       call('RENAME', failed, key.record(ref, state))
       call('ZREM', key.dead(), ref)
       call('PERSIST', key.record(ref, state))
+      call('PERSIST', key.log(ref))
       table.insert(state == 'standby' and waiting or started, ref)
-    else
-      call('PERSIST', key.record(ref, 'data_available'))
     end
-    call('PERSIST', key.log(ref))
   end
   return started, waiting
 end
@@ -57,21 +55,29 @@ local function retry(env, job_id, index, firsts)
   if #started + #waiting == 0 then
     return 0, {}
   end
-  call('PERSIST', index)
   if call('HEXISTS', index, ':open') == 1 then
-    call('PERSIST', key.flow(job_id))
     call('HDEL', index, ':failed')
-    call('HINCRBY', index, ':open', #started + #waiting)
+    open(job_id, #started + #waiting)
+  else
+    call('PERSIST', index)
   end
-  local failed = {}
   for _, ref in ipairs(started) do
     make_ready(ref)
   end
+  local failed, settled = {}, {}
   for _, ref in ipairs(waiting) do
-    -- Most wait for what starts now; one that failed by what it was fed tries that again.
-    for _, ended in ipairs(settle(env, ref)) do
-      ended[5] = ''
-      failed[#failed + 1] = ended
+    local name = from_of(ref)
+    if settled[name] == nil then
+      -- Most wait for what starts now; one that failed by what it was fed tries that again.
+      local _, ended = settle(env, job_id, name)
+      settled[name] = ended ~= nil
+      for _, one in ipairs(ended or {}) do
+        one[5] = ''
+        failed[#failed + 1] = one
+      end
+    end
+    if not settled[name] then
+      watch(env, ref)
     end
   end
   return #started + #waiting, failed
@@ -82,12 +88,7 @@ local function change(KEYS, ARGV)
   local env = settings(ARGV)
   local what, job_id, body = unpack(ARGV, SETTINGS + 1, SETTINGS + 3)
   local index = KEYS[1]
-  local firsts = {}
-  for _, first in ipairs(call('HKEYS', index)) do
-    if string.sub(first, 1, 1) ~= ':' then
-      firsts[#firsts + 1] = first
-    end
-  end
+  local firsts = firsts_of(job_id)
   if #firsts == 0 then
     return { -1, {} }
   end
@@ -96,6 +97,7 @@ local function change(KEYS, ARGV)
   end
   local ended = cancel(env, job_id, firsts, body)
   if #ended > 0 then
+    call('ZADD', key.dead(), env.now_ms, ended[1][1])  -- one of them finds the job
     if call('HEXISTS', index, ':open') == 1 then
       call('HSET', index, ':failed', 1)
       close(env, job_id, #ended)

@@ -7,6 +7,7 @@
 --   <name   the steps that go there, by the first parts of their refs
 --   >name   the steps that come from there, but for the one whose first part is the name
 --   #name   how many of those that go there have not ended well yet
+-- A step in error has the field `was`, unless it failed by running: the state it stood in.
 -- What a move costs depends on the edges of its step, not on the size of the job.
 
 local PIECE = 4000  -- most arguments unpacked at once
@@ -60,22 +61,51 @@ end
 
 -- --- the end of a job -------------------------------------------------------
 
+-- The steps of a job, by the first parts of their refs.
+local function firsts_of(job_id)
+  local firsts = {}
+  for _, field in ipairs(call('HKEYS', key.job(job_id))) do
+    if string.sub(field, 1, 1) ~= ':' then
+      firsts[#firsts + 1] = field
+    end
+  end
+  return firsts
+end
+
 -- All steps of a job have ended: what it left expires together, later if one failed.
 local function expire_job(env, job_id)
   local index = key.job(job_id)
   local marks = call('HMGET', index, ':failed', ':ttl')
   local ttl_s = marks[1] and env.error_ttl_s or marks[2] or env.result_ttl_s
-  for _, first in ipairs(call('HKEYS', index)) do
-    if string.sub(first, 1, 1) ~= ':' then
-      local ref = first .. ':' .. job_id
-      if call('EXPIRE', key.record(ref, 'data_available'), ttl_s) == 0 then
-        call('EXPIRE', key.record(ref, 'error'), ttl_s)
-      end
-      call('EXPIRE', key.log(ref), ttl_s)
+  for _, first in ipairs(firsts_of(job_id)) do
+    local ref = first .. ':' .. job_id
+    if call('EXPIRE', key.record(ref, 'data_available'), ttl_s) == 0 then
+      call('EXPIRE', key.record(ref, 'error'), ttl_s)
     end
+    call('EXPIRE', key.log(ref), ttl_s)
   end
   call('EXPIRE', index, ttl_s)
   call('EXPIRE', key.flow(job_id), ttl_s)
+end
+
+-- What a step that ended has left stays, as long as its job is under way.
+local function keep(ref)
+  if call('PERSIST', key.record(ref, 'data_available')) == 0 then
+    call('PERSIST', key.record(ref, 'error'))
+  end
+  call('PERSIST', key.log(ref))
+end
+
+-- So many steps of a job are under way that were not: nothing of it expires.
+local function open(job_id, count)
+  local index = key.job(job_id)
+  if call('HINCRBY', index, ':open', count) == count then
+    for _, first in ipairs(firsts_of(job_id)) do
+      keep(first .. ':' .. job_id)
+    end
+    call('PERSIST', index)
+    call('PERSIST', key.flow(job_id))
+  end
 end
 
 local function close(env, job_id, count)
@@ -147,6 +177,7 @@ local function give_up_all(env, ref, state, body)
     return {}
   end
   call('HSET', key.job(job_of(ref)), ':failed', 1)
+  call('ZADD', key.dead(), env.now_ms, ref)
   local also = spread(env, ref, fields[1])
   also[#also + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body }
   close(env, job_of(ref), #also)
@@ -175,20 +206,24 @@ end
 -- --- going on ---------------------------------------------------------------
 
 -- What a name's feeders gave, as msgpack: the value of the only one, or a map
--- from their names. nil and why when that cannot be.
+-- from their names. nil and the error when that cannot be.
 local function gather(env, job_id, feeders, fresh)
-  local values, often = {}, {}
+  local values, often, bytes = {}, {}, 0
   for i, first in ipairs(feeders) do
     local result = fresh[first] or call('HGET', key.record(first .. ':' .. job_id, 'data_available'), 'result')
     if not result then
-      return nil, 'the result of ' .. first .. ' is gone'
+      return nil, error_body('ResultGone', 'the result of ' .. first .. ' is gone')
     end
     values[i] = string.sub(result, 6)  -- behind msgpack's spelling of {"EOJ":
+    bytes = bytes + #values[i]
+    if bytes > env.data_bytes then
+      break  -- no more in memory than is allowed
+    end
     local from = from_of(first)
     often[from] = (often[from] or 0) + 1
   end
   local data = values[1]
-  if #feeders > 1 then
+  if #feeders > 1 and bytes <= env.data_bytes then
     local count = #feeders
     local pieces = { count < 16 and string.char(128 + count) or '\223' .. struct.pack('>I4', count) }
     for i, first in ipairs(feeders) do
@@ -201,8 +236,9 @@ local function gather(env, job_id, feeders, fresh)
     end
     data = table.concat(pieces)
   end
-  if #data > env.data_bytes then
-    return nil, string.format('what its predecessors gave has %d bytes; at most %d are allowed', #data, env.data_bytes)
+  if math.max(bytes, #data) > env.data_bytes then
+    return nil, error_body('TooLarge',
+      string.format('what its predecessors gave has more than the %d bytes that are allowed', env.data_bytes))
   end
   return data
 end
@@ -223,7 +259,7 @@ end
 -- Returns how many, and those that failed instead, as `spread` does.
 local function start_fed(env, job_id, name, fresh)
   local told = call('HMGET', key.flow(job_id), '<' .. name, '>' .. name)
-  local data, why = gather(env, job_id, split(told[1], '\n'), fresh)
+  local data, body = gather(env, job_id, split(told[1], '\n'), fresh)
   local firsts = split(told[2], '\n')
   table.insert(firsts, 1, name)
   local started, failed = 0, {}
@@ -231,7 +267,7 @@ local function start_fed(env, job_id, name, fresh)
     local ref = first .. ':' .. job_id
     local waiting = key.record(ref, 'standby')
     if not data then
-      for _, ended in ipairs(give_up_all(env, ref, 'standby', error_body('TooLarge', why))) do
+      for _, ended in ipairs(give_up_all(env, ref, 'standby', body)) do
         failed[#failed + 1] = ended
       end
     else
@@ -267,46 +303,40 @@ end
 
 -- --- growing ----------------------------------------------------------------
 
-local function append(flow, field, first)
-  local list = call('HGET', flow, field)
-  call('HSET', flow, field, list and list .. '\n' .. first or first)
-end
-
--- Enter a step into its job's graph. `ended` says that it has ended well already.
-local function enlist(job_id, first, to, ended)
-  local flow, from = key.flow(job_id), from_of(first)
-  if first ~= from then
-    append(flow, '>' .. from, first)
-  end
-  for _, name in ipairs(split(to, ',')) do
-    if name ~= END then
-      append(flow, '<' .. name, first)
-      call('HINCRBY', flow, '#' .. name, ended and 0 or 1)
+-- Enter steps into their job's graph. Each has `first`, `to`, and `ended` when
+-- it has ended well already. Each field is written once, however many they are.
+local function enlist(job_id, steps)
+  local flow = key.flow(job_id)
+  local lists, waiting, names = {}, {}, {}
+  local function append(field, first)
+    if not lists[field] then
+      lists[field] = {}
+      names[#names + 1] = field
     end
+    table.insert(lists[field], first)
   end
-end
-
--- A job with one step gets more: from now on its steps are counted, and its graph is kept.
-local function make_many(job_id)
-  local index = key.job(job_id)
-  if call('HEXISTS', index, ':open') == 1 then
-    return
-  end
-  local open, steps = 0, call('HGETALL', index)
-  for i = 1, #steps, 2 do
-    local ref = steps[i] .. ':' .. job_id
-    local number, name = state_of(ref)
-    if number then
-      if number < 3 then
-        call('HSET', key.record(ref, name), 'many', 1)
-        open = open + 1
-      elseif number == 4 then
-        call('HSET', index, ':failed', 1)
+  for _, step in ipairs(steps) do
+    local from = from_of(step.first)
+    if step.first ~= from then
+      append('>' .. from, step.first)
+    end
+    for _, name in ipairs(split(step.to, ',')) do
+      if name ~= END then
+        append('<' .. name, step.first)
+        waiting[name] = (waiting[name] or 0) + (step.ended and 0 or 1)
       end
-      enlist(job_id, steps[i], steps[i + 1], number == 3)
     end
   end
-  call('HSET', index, ':open', open)
+  for _, field in ipairs(names) do
+    local list = call('HGET', flow, field)
+    if list then
+      table.insert(lists[field], 1, list)
+    end
+    call('HSET', flow, field, table.concat(lists[field], '\n'))
+  end
+  for name, count in pairs(waiting) do
+    call('HINCRBY', flow, '#' .. name, count)
+  end
 end
 
 -- Keep the longest time that one of a job's steps asks for its result.
@@ -316,23 +346,151 @@ local function lengthen(index, ttl_s)
   end
 end
 
--- A step that waits came after its feeders: it starts, or fails, at once.
-local function settle(env, ref)
-  local job_id, name = job_of(ref), from_of(ref)
+-- A job with one step gets more: from now on its steps are counted, and its graph is kept.
+local function make_many(job_id)
+  local index = key.job(job_id)
+  if call('HEXISTS', index, ':open') == 1 then
+    return
+  end
+  local under_way, steps, entered = 0, call('HGETALL', index), {}
+  for i = 1, #steps, 2 do
+    local ref = steps[i] .. ':' .. job_id
+    local number, name = state_of(ref)
+    if number then
+      if number ~= 3 then
+        call('HSET', key.record(ref, name), 'many', 1)
+      end
+      if number < 3 then
+        under_way = under_way + 1
+      elseif number == 4 then
+        call('HSET', index, ':failed', 1)
+      end
+      lengthen(index, call('HGET', key.record(ref, name), 'result_ttl_s'))
+      entered[#entered + 1] = { first = steps[i], to = steps[i + 1], ended = number == 3 }
+    end
+  end
+  enlist(job_id, entered)
+  open(job_id, under_way)
+end
+
+-- Steps wait at a name that came after what feeds it: they start, or fail, at
+-- once. Returns how many start, and those that failed, as `spread` does; nil
+-- when nothing feeds them.
+local function settle(env, job_id, name)
   local told = call('HMGET', key.flow(job_id), '<' .. name, '#' .. name)
   if not told[1] then
-    call('HSET', key.record(ref, 'standby'), 'unfed', 1)
-    call('ZADD', key.standby(), tonumber(env.now_ms) + env.standby_ms, ref)
+    return nil
   elseif tonumber(told[2]) == 0 then
-    local _, failed = start_fed(env, job_id, name, {})
-    return failed
-  else
-    for _, first in ipairs(split(told[1], '\n')) do
-      if call('EXISTS', key.record(first .. ':' .. job_id, 'error')) == 1 then
-        local why = 'predecessor ' .. from_of(first) .. ' failed'
-        return give_up_all(env, ref, 'standby', error_body('PredecessorFailed', why))
+    return start_fed(env, job_id, name, {})
+  end
+  local failed = {}
+  for _, first in ipairs(split(told[1], '\n')) do
+    if call('EXISTS', key.record(first .. ':' .. job_id, 'error')) == 1 then
+      local body = error_body('PredecessorFailed', 'predecessor ' .. from_of(first) .. ' failed')
+      for _, fed in ipairs(named(job_id, name)) do
+        for _, ended in ipairs(give_up_all(env, fed .. ':' .. job_id, 'standby', body)) do
+          failed[#failed + 1] = ended
+        end
+      end
+      break
+    end
+  end
+  return 0, failed
+end
+
+-- Nothing feeds a step that waits: it is given up when that stays so.
+local function watch(env, ref)
+  call('HSET', key.record(ref, 'standby'), 'unfed', 1)
+  call('ZADD', key.standby(), tonumber(env.now_ms) + env.standby_ms, ref)
+end
+
+-- --- circles ----------------------------------------------------------------
+
+-- Go one name further: the names that `neighbours` gives and that were not seen
+-- yet. Tells whether one of `goals` is among them: then it is the last seen.
+local function walk(side, goals, neighbours)
+  side.at = side.at + 1
+  local name = side.list[side.at]
+  for _, other in ipairs(neighbours(name)) do
+    if not side.seen[other] then
+      side.seen[other] = name
+      side.list[#side.list + 1] = other
+      if goals[other] then
+        return true
       end
     end
   end
-  return {}
+end
+
+-- The names seen on the way to the last one, the last first.
+local function way(side)
+  local names, name = {}, side.list[#side.list]
+  while name do
+    names[#names + 1] = name
+    name = side.seen[name] ~= '' and side.seen[name] or nil
+  end
+  return names
+end
+
+local function side_of(names)
+  local side = { list = names, seen = {}, at = 0 }
+  for _, name in ipairs(names) do
+    side.seen[name] = ''
+  end
+  return side
+end
+
+-- The circle that one more step would close among those that wait, as names; nil
+-- if there is none. It looks from both ends at once, so that the shorter way
+-- counts. `coming` are steps to be added with it: from name to list of names.
+local function circle(job_id, from, to, coming)
+  local targets = split(to, ',')
+  local ahead, behind = side_of(targets), side_of({ from })
+  local goals = {}
+  for _, name in ipairs(targets) do
+    if name == from then
+      return { from }
+    end
+    goals[name] = true
+  end
+  local function followers(name)
+    local names = {}
+    for _, first in ipairs(name ~= END and named(job_id, name) or {}) do
+      for _, other in ipairs(split(call('HGET', key.record(first .. ':' .. job_id, 'standby'), 'to'), ',')) do
+        names[#names + 1] = other
+      end
+    end
+    for _, other in ipairs(coming and coming[name] or {}) do
+      names[#names + 1] = other
+    end
+    return names
+  end
+  local function feeders(name)
+    local names = {}
+    for _, first in ipairs(split(call('HGET', key.flow(job_id), '<' .. name), '\n')) do
+      if call('EXISTS', key.record(first .. ':' .. job_id, 'standby')) == 1 then
+        names[#names + 1] = from_of(first)
+      end
+    end
+    return names
+  end
+  while ahead.list[ahead.at + 1] do
+    if walk(ahead, { [from] = true }, followers) then
+      local names, turned = way(ahead), {}
+      for i = #names, 1, -1 do
+        turned[#turned + 1] = names[i]
+      end
+      table.insert(turned, 1, table.remove(turned))  -- begin with `from`
+      return turned
+    end
+    if not coming then
+      if not behind.list[behind.at + 1] then
+        return nil
+      elseif walk(behind, goals, feeders) then
+        local names = way(behind)
+        table.insert(names, 1, table.remove(names))
+        return names
+      end
+    end
+  end
 end

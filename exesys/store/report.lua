@@ -34,6 +34,9 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
   if not fields[8] then
+    if fields[3] then
+      call('HSET', key.record(ref, 'data_available'), 'result_ttl_s', fields[3])  -- more steps may come
+    end
     retire(ref, 'data_available', fields[3] or env.result_ttl_s, fields[9])
     return fields[2] or ''
   end
@@ -58,12 +61,19 @@ end
 
 -- Why steps cannot be added to a job, nil if they can.
 local function misfit(env, job_id, added)
-  local index, coming = key.job(job_id), {}
-  if call('HLEN', index) + #added > env.most_steps then
+  local index, flow, coming = key.job(job_id), key.flow(job_id), {}
+  local marks = 0
+  for _, mark in ipairs(call('HMGET', index, ':open', ':failed', ':ttl')) do
+    marks = marks + (mark and 1 or 0)
+  end
+  if call('HLEN', index) - marks + #added > env.most_steps then
     return string.format('the job would have more than %d steps', env.most_steps)
   end
   for _, step in ipairs(added) do
-    coming[step.from] = true
+    coming[step.from] = coming[step.from] or {}
+    for _, name in ipairs(split(step.to, ',')) do
+      table.insert(coming[step.from], name)
+    end
   end
   for _, step in ipairs(added) do
     if call('HGET', index, step.from) == step.to or call('HEXISTS', index, step.from .. '>' .. step.to) == 1 then
@@ -74,10 +84,16 @@ local function misfit(env, job_id, added)
         return 'no step waits at ' .. name .. ' to be fed by ' .. step.from
       end
     end
+    -- Only what is there can lead back to a step that comes.
+    local names = call('HEXISTS', flow, '<' .. step.from) == 1 and circle(job_id, step.from, step.to, coming)
+    if names then
+      return 'the steps go in a circle: ' .. table.concat(names, ' → ') .. ' → ' .. names[1]
+    end
   end
 end
 
--- Store the steps that a function added to its own job. Returns how many start.
+-- Store the steps that a function added to its own job. Returns how many start,
+-- and those that fail at once, as `spread` does.
 local function add(env, job_id, added, ARGV)
   local index = key.job(job_id)
   make_many(job_id)
@@ -87,10 +103,10 @@ local function add(env, job_id, added, ARGV)
       step.first = step.from .. '>' .. step.to
       call('HSET', index, step.first, step.to)
     end
-    enlist(job_id, step.first, step.to, false)
   end
-  call('HINCRBY', index, ':open', #added)
-  local started = 0
+  enlist(job_id, added)
+  open(job_id, #added)
+  local started, failed, fed_names = 0, {}, {}
   for _, step in ipairs(added) do
     local ref = step.first .. ':' .. job_id
     local fed = call('HEXISTS', key.flow(job_id), '<' .. step.from) == 1
@@ -106,12 +122,22 @@ local function add(env, job_id, added, ARGV)
     end
     if fed then
       if step.due_ms ~= 0 then call('HSET', record, 'due_ms', step.due_ms) end
+      if not fed_names[step.from] then
+        fed_names[#fed_names + 1], fed_names[step.from] = step.from, true
+      end
     else
       enter(env, ref, step.queue, step.priority, step.due_ms)
       started = started + 1
     end
   end
-  return started
+  for _, name in ipairs(fed_names) do
+    local more, ended = settle(env, job_id, name)
+    started = started + more
+    for _, one in ipairs(ended) do
+      failed[#failed + 1] = one
+    end
+  end
+  return started, failed
 end
 
 -- processing → start, on the ready queue now or after a delay.
@@ -173,20 +199,23 @@ local function report(KEYS, ARGV)
         keep_log(ref, record, attempt, log)
         fields[9] = '1'
       end
-      local more = 0
+      local more, ended = 0, {}
       if #added > 0 and outcome == '0' then
         local why = misfit(env, job_of(ref), added)
         if why then
           outcome, body = '1', error_body('BadStep', why)
         else
-          more = add(env, job_of(ref), added, ARGV)
+          more, ended = add(env, job_of(ref), added, ARGV)
           fields[8] = '1'
         end
       end
       if outcome == '0' then
         answer = finish(env, ref, record, fields, body, began_ms, ended_ms)
-        if more > 0 then
+        if fields[8] then
           answer[4] = answer[4] + more
+          for _, one in ipairs(ended) do
+            table.insert(answer[5], one)
+          end
         end
       elseif outcome == '3' then
         local place = call('ZSCORE', key.held(session), ref)

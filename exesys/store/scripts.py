@@ -107,25 +107,26 @@ class Builder:
         """Yield the turn's requests in their fixed order, at most `chunk` jobs in each."""
         keys = self.keys
         settings = self._settings(turn)
-        for reports in _chunks(turn.reports, chunk):
+        for reports in _packs(turn.reports, chunk, lambda closed: 1 + len(closed.added)):
             yield self._report(settings, reports, answers.ended)
         for session in turn.lost:
             yield self._release(settings, session, answers.lost)
-        for change in turn.changes:
-            yield self._change(settings, change, answers.changed)
         if turn.sweep:
             yield self._sweep(settings, answers)
         if turn.opened:
             yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
             yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
-        for flows in _packs(turn.flows, chunk):
+        for flows in _packs(turn.flows, chunk, lambda flow: len(flow.steps)):
             yield self._workflow(settings, flows, answers.stored)
         chunks = _chunks(turn.placed, chunk)
+        with_last = bool(chunks) and not turn.changes
         for number, placed in enumerate(chunks, 1):
-            claims = turn.claims if number == len(chunks) else []
+            claims = turn.claims if with_last and number == len(chunks) else []
             yield self._submit(settings, placed, claims, answers)
-        if turn.claims and not chunks:
+        for change in turn.changes:
+            yield self._change(settings, change, answers.changed)
+        if turn.claims and not with_last:
             yield self._claim(turn, answers)
         for lookups in _chunks(turn.lookups, chunk):
             index = [keys("job", lookup.job_id) for lookup in lookups]
@@ -357,16 +358,16 @@ def _flow_fields(graph: Graph) -> list[Argument]:
     return fields
 
 
-def _packs(flows: list[Flow], size: int) -> Iterator[list[Flow]]:
-    """Put small workflows together until there are `size` steps; a large one goes alone."""
-    pack: list[Flow] = []
-    steps = 0
-    for flow in flows:
-        if pack and steps + len(flow.steps) > size:
+def _packs(items: list[T], size: int, weight: Callable[[T], int]) -> Iterator[list[T]]:
+    """Put items together that weigh up to `size`; a heavier one goes alone."""
+    pack: list[T] = []
+    weighs = 0
+    for item in items:
+        if pack and weighs + weight(item) > size:
             yield pack
-            pack, steps = [], 0
-        pack.append(flow)
-        steps += len(flow.steps)
+            pack, weighs = [], 0
+        pack.append(item)
+        weighs += weight(item)
     if pack:
         yield pack
 

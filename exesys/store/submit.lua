@@ -9,7 +9,8 @@
 -- Finds  record, ready queue, jobs, order, held, flow, standby
 -- Gives  {answers, next due millisecond (0: none), what each claim got}; the
 --        answer to a command is 1 when it was new and is in start, else
---        {verdict, ref, state, body, steps that failed (see graph.lua)}
+--        {verdict, ref, state, body, steps that failed (see graph.lua)}, where
+--        body is the names of the circle if the verdict is `circle`
 --
 -- Run twice, without claims, it changes nothing: the second time every command
 -- is `same`.
@@ -58,14 +59,12 @@ local function create(ref, state, index, fields, queue, priority, ttl_s)
   end
   if many then
     if call('HEXISTS', index, ':open') == 1 then
-      call('HINCRBY', index, ':open', 1)
-      enlist(job_id, first_of(ref), fields[2], false)
+      open(job_id, 1)
+      enlist(job_id, { { first = first_of(ref), to = fields[2] } })
     else
       make_many(job_id)
     end
     lengthen(index, ttl_s)
-    call('PERSIST', index)
-    call('PERSIST', key.flow(job_id))
   end
   return true
 end
@@ -119,6 +118,12 @@ local function submit(KEYS, ARGV)
     elseif depth[queue] >= limit then
       call('HDEL', index, first)
       answer = { 'full', ref, 0, false, {} }
+    elseif waits then
+      local names = circle(job_id, from, to)
+      if names then
+        call('HDEL', index, first)
+        answer = { 'circle', ref, 0, table.concat(names, ','), {} }
+      end
     end
     if not answer then
       local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
@@ -152,10 +157,16 @@ local function submit(KEYS, ARGV)
         call('HDEL', index, first)
         answer = { 'refused', ref, 0, false, {} }
       elseif waits then
-        local failed = settle(env, ref)
+        local _, failed = settle(env, job_id, from)
+        if not failed then
+          watch(env, ref)
+        end
         local number, name = state_of(ref)
-        answer = { 'new', ref, number, body_of(ref, name), failed }
-        empty = {}  -- it may have started
+        answer = { 'new', ref, number, body_of(ref, name), failed or {} }
+        -- It may have started.
+        empty = {}
+        local first_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+        due = tonumber(first_due[2] or 0)
       elseif hand then
         hand_out(hand, { ref, 1, to, cmd, data, timeout_s or false }, score(priority, order))
       elseif due_ms > now then

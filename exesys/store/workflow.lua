@@ -9,7 +9,8 @@
 --        value; then each field of the flow and its value
 -- Finds  record, ready queue, delayed, jobs, order
 -- Gives  per workflow {verdict, ref it is about, per step {ref, state, body}};
---        no steps when it was not taken
+--        no steps when it was not taken. `refused`: a foreign key of another
+--        kind stands in a record's place
 --
 -- Run twice it changes nothing: the second time every step is there.
 
@@ -62,7 +63,6 @@ end
 
 local function store(env, index, flow, job_id, steps, ARGV, fields_at, fields)
   local firsts, answers = {}, {}
-  local foreign = {}
   for i, step in ipairs(steps) do
     local ref = step.first .. ':' .. job_id
     local record = {
@@ -79,7 +79,14 @@ local function store(env, index, flow, job_id, steps, ARGV, fields_at, fields)
       put(ARGV[at], ARGV[at + 1])
       if ARGV[at] == 'result_ttl_s' then lengthen(index, ARGV[at + 1]) end
     end
-    call('HSET', key.record(ref, step.waits and 'standby' or 'start'), unpack(record))
+    local written = redis.pcall('HSET', key.record(ref, step.waits and 'standby' or 'start'), unpack(record))
+    if type(written) == 'table' and written.err then
+      for done = 1, i - 1 do
+        call('DEL', key.record(answers[done][1], answers[done][2] == 1 and 'standby' or 'start'))
+      end
+      call('DEL', index)
+      return { 'refused', ref, {} }
+    end
     firsts[#firsts + 1], firsts[#firsts + 2] = step.first, step.to
     answers[i] = { ref, step.waits and 1 or 0, false }
   end

@@ -8,27 +8,42 @@ same answers, same content. The router's core is tested over it.
 from __future__ import annotations
 
 import copy
-import heapq
 import math
 import select
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from store.fake_graph import UNDER_WAY, Moves, error_body, failed
+from store.space import raw
+
 from exesys.bus.messages import Held, Job, Outcome
-from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE, END, parts_of
 from exesys.config import Limits
 from exesys.states import State
 from exesys.store.keys import Keys
 from exesys.store.redis import Store
-from exesys.store.scripts import CHUNK, MOST_RELEASED, NEW, lost_body
-from exesys.turn import Answers, Claim, Claimed, Closed, Ended, Found, Lookup, Placed, Taken, Turn
+from exesys.store.scripts import CANCELLED, CHUNK, MOST_RELEASED, MOST_UNFED, NEW, lost_body
+from exesys.turn import (
+    Answers,
+    Change,
+    Changed,
+    Claim,
+    Claimed,
+    Closed,
+    Ended,
+    Flow,
+    Found,
+    Lookup,
+    Placed,
+    Stored,
+    Taken,
+    Turn,
+)
 
 Dump = dict[str, Any]
 LONGEST_BACKOFF_S = 3600
 MOST_DUE = 1000
 PRIORITY_STEP = 1 << 45
-UNDER_WAY = ("worker", "sent", "progress", "note")
 
 
 class Turns(Protocol):
@@ -49,119 +64,8 @@ class Turns(Protocol):
         ...
 
 
-def raw(value: Any) -> bytes:
-    """Spell a value as Redis keeps it."""
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-class Space:
-    """The few commands of Redis that the scripts use."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.ttl_s: dict[str, int] = {}
-
-    def delete(self, key: str) -> None:
-        self.values.pop(key, None)
-        self.ttl_s.pop(key, None)
-
-    def _at(self, key: str, kind: Callable[[], Any]) -> Any:
-        return self.values.setdefault(key, kind())
-
-    def _unless_empty(self, key: str) -> None:
-        if key in self.values and not self.values[key]:
-            self.delete(key)
-
-    def rename(self, key: str, new: str) -> bool:
-        if key not in self.values:
-            return False
-        self.delete(new)
-        self.values[new] = self.values.pop(key)
-        if key in self.ttl_s:
-            self.ttl_s[new] = self.ttl_s.pop(key)
-        return True
-
-    def expire(self, key: str, ttl_s: int) -> None:
-        if key in self.values:
-            self.ttl_s[key] = ttl_s
-
-    def persist(self, key: str) -> None:
-        self.ttl_s.pop(key, None)
-
-    def incrby(self, key: str, by: int = 1) -> int:
-        self.values[key] = raw(int(self.values.get(key, 0)) + by)
-        return int(self.values[key])
-
-    # hashes
-
-    def hget(self, key: str, field: str) -> bytes | None:
-        found: bytes | None = self.values.get(key, {}).get(field)
-        return found
-
-    def hset(self, key: str, **fields: Any) -> None:
-        self._at(key, dict).update({name: raw(value) for name, value in fields.items()})
-
-    def hsetnx(self, key: str, field: str, value: str) -> bool:
-        if self.hget(key, field) is not None:
-            return False
-        self.hset(key, **{field: value})
-        return True
-
-    def hdel(self, key: str, *fields: str) -> None:
-        for field in fields:
-            self.values.get(key, {}).pop(field, None)
-        self._unless_empty(key)
-
-    def hincrby(self, key: str, field: str, by: int = 1) -> int:
-        number = int(self.hget(key, field) or 0) + by
-        self.hset(key, **{field: number})
-        return number
-
-    # sorted sets and sets
-
-    def zadd(self, key: str, member: str, score: float) -> None:
-        self._at(key, dict)[member] = float(score)
-
-    def zrem(self, key: str, *members: str) -> None:
-        self.hdel(key, *members)
-
-    def zscore(self, key: str, member: str) -> float | None:
-        found: float | None = self.values.get(key, {}).get(member)
-        return found
-
-    def zcard(self, key: str) -> int:
-        return len(self.values.get(key, ()))
-
-    def zrange(self, key: str, most: int | None = None) -> list[tuple[str, float]]:
-        pairs = self.values.get(key, {}).items()
-        order = [(score, member.encode(), member) for member, score in pairs]
-        first = sorted(order) if most is None else heapq.nsmallest(most, order)
-        return [(member, score) for score, _, member in first]
-
-    def zpopmin(self, key: str, most: int) -> list[tuple[str, float]]:
-        popped = self.zrange(key, most)
-        self.zrem(key, *(member for member, _ in popped))
-        return popped
-
-    def sadd(self, key: str, *members: str) -> None:
-        self._at(key, set).update(members)
-
-    def srem(self, key: str, member: str) -> None:
-        self._at(key, set).discard(member)
-        self._unless_empty(key)
-
-    def xadd(self, key: str, value: str) -> None:
-        self._at(key, list).append(value)
-
-
-class FakeStore:
-    """Runs turns as the scripts do. `finished` counts the ends committed per ref."""
-
-    def __init__(self, limits: Limits, prefix: str = "") -> None:
-        self.keys = Keys(prefix)
-        self.limits = limits
-        self.db = Space()
-        self.finished: Counter[str] = Counter()
+class FakeStore(Moves):
+    """Runs turns as the scripts do."""
 
     def boot(self) -> tuple[int, list[str], bytes]:
         epoch = self.db.incrby(self.keys("epoch"))
@@ -170,6 +74,7 @@ class FakeStore:
 
     def run(self, turn: Turn, scripts: int | None = None) -> Answers:
         """Run a turn in its fixed order; only its first `scripts` when Redis is to fail halfway."""
+        self.now_ms = turn.now_ms
         answers = Answers()
         for step in list(self._steps(turn, answers))[:scripts]:
             step()
@@ -182,12 +87,26 @@ class FakeStore:
             if turn.catalogue:
                 self.db.values[self.keys("functions")] = turn.catalogue
 
-        yield from (lambda at=at: self._report(turn, at, answers) for at in range(0, len(turn.reports), CHUNK))
-        yield from (lambda session=session: self._release(turn, session, answers) for session in turn.lost)
+        def claim() -> None:
+            if not together:
+                self._move_due()
+            self._claim(turn, answers)
+
+        together = bool(turn.claims and turn.placed and not turn.changes)
+        if turn.reports:
+            yield lambda: self._report(turn, answers)
+        yield from (lambda session=session: self._release(session, answers) for session in turn.lost)
+        if turn.sweep:
+            yield lambda: self._sweep(answers)
         yield opened
-        yield from (lambda at=at: self._submit(turn, at, answers) for at in range(0, len(turn.placed), CHUNK))
+        if turn.flows:
+            yield lambda: answers.stored.extend(map(self._store, turn.flows))
+        for at in range(0, len(turn.placed), CHUNK):
+            due = together and at + CHUNK >= len(turn.placed)
+            yield lambda at=at, due=due: self._submit(turn.placed[at : at + CHUNK], due, answers)  # type: ignore[misc]  # no types for a lambda
+        yield from (lambda change=change: answers.changed.append(self._change(change)) for change in turn.changes)
         if turn.claims:
-            yield lambda: self._claim(turn, answers)
+            yield claim
         yield lambda: answers.found.extend(map(self._lookup, turn.lookups))
         yield lambda: self._note(turn)
         yield lambda: answers.recalled.extend(map(self._recall, turn.recalls))
@@ -202,80 +121,20 @@ class FakeStore:
     def held(self, session: str) -> list[str]:
         return [ref for ref, _ in self.db.zrange(self.keys("held", session))]
 
-    # --- common.lua -------------------------------------------------------
-
-    def _record(self, ref: str, state: State) -> str:
-        return self.keys("record", ref, state.name)
-
-    def _index(self, ref: str) -> str:
-        return self.keys("job", ref.partition(":")[2])
-
-    def state_of(self, ref: str) -> State | None:
-        return next((state for state in State if self._record(ref, state) in self.db.values), None)
-
-    def _body_of(self, ref: str, state: State) -> Any:
-        record = self._record(ref, state)
-        if state is State.data_available:
-            return self.db.hget(record, "result")
-        if state is State.error:
-            return [self.db.hget(record, "error") or b"", int(self.db.hget(record, "attempt") or 0)]
-        return None
-
-    def _text(self, record: str, field: str, default: str = "") -> str:
-        found = self.db.hget(record, field)
-        return default if found is None else found.decode()
-
-    def _number(self, record: str, field: str, default: float) -> float:
-        return float(self._text(record, field, str(default)))
-
-    def _make_ready(self, ref: str) -> None:
-        record = self._record(ref, State.start)
-        priority = int(self._text(record, "priority", str(DEFAULT_PRIORITY)))
-        order = self.db.incrby(self.keys("order"))
-        queue = self._text(record, "queue", DEFAULT_QUEUE)
-        self.db.zadd(self.keys("ready", queue), ref, (9 - priority) * PRIORITY_STEP + order)
-
-    def _put_back(self, ref: str, score: float) -> None:
-        queue = self._text(self._record(ref, State.start), "queue", DEFAULT_QUEUE)
-        self.db.zadd(self.keys("ready", queue), ref, score)
-
-    def _retire(self, ref: str, state: State, ttl_s: int, many: bool, logged: bool) -> None:
-        self.finished[ref] += 1
-        self.db.expire(self._record(ref, state), ttl_s)
-        index = self._index(ref)
-        if not many or self.db.hincrby(index, ":open", -1) <= 0:
-            self.db.expire(index, ttl_s)
-        if logged:
-            self.db.expire(self.keys("log", ref), ttl_s)
-
-    def _keep_log(self, ref: str, record: str, attempt: int, log: str) -> None:
-        if log:
-            self.db.hset(self.keys("log", ref), **{str(attempt): log})
-            self.db.hset(record, logged=1)
-
-    def _fail(self, ref: str, body: bytes, now_ms: int) -> None:
-        record = self._record(ref, State.processing)
-        many, logged = (self.db.hget(record, mark) is not None for mark in ("many", "logged"))
-        self.db.hdel(record, "peer", *UNDER_WAY)
-        self.db.hset(record, error=body, ended=now_ms)
-        self.db.rename(record, self._record(ref, State.error))
-        self.db.zadd(self.keys("dead"), ref, now_ms)
-        self._retire(ref, State.error, int(self.limits.error_ttl_s), many, logged)
-
     # --- submit.lua -------------------------------------------------------
 
-    def _submit(self, turn: Turn, at: int, answers: Answers) -> None:
-        chunk = turn.placed[at : at + CHUNK]
-        if turn.claims and at + CHUNK >= len(turn.placed):
-            self._move_due(turn.now_ms)
+    def _submit(self, chunk: list[Placed], due: bool, answers: Answers) -> None:
+        if due:
+            self._move_due()
         order = self.db.incrby(self.keys("order"), len(chunk)) - len(chunk)
+        # How deep a queue is, is asked once; what these commands let start does not count.
+        depths = {queue: self.db.zcard(self.keys("ready", queue)) for queue in map(_queue, chunk)}
         for place, placed in enumerate(chunk, 1):
-            answers.taken.append(self._place(placed, turn.now_ms, order + place))
+            answers.taken.append(self._place(placed, order + place, depths))
 
-    def _place(self, placed: Placed, now_ms: int, order: int) -> Taken:
-        command, options, peer, due_ms = placed
-        db, index = self.db, self.keys("job", command.job_id)
-        ready = self.keys("ready", options.get("queue", DEFAULT_QUEUE))
+    def _place(self, placed: Placed, order: int, depths: dict[str, int]) -> Taken:
+        command, options, _, due_ms, waits = placed
+        db, index, queue = self.db, self.keys("job", command.job_id), _queue(placed)
         first = command.from_
         fresh = db.hsetnx(index, first, command.to)
         if not fresh and db.hget(index, first) != raw(command.to):
@@ -285,73 +144,127 @@ class FakeStore:
         if not fresh:
             state = self.state_of(ref)
             if state is not None:
-                if db.hget(self._record(ref, state), "sum") != command.digest:
+                if db.hget(self.record(ref, state), "sum") != command.digest:
                     return Taken("conflict", ref, state, None)
                 return Taken("same", ref, state, self._body_of(ref, state))
-        elif db.zcard(ready) >= self.limits.queue_depth:
+        elif depths[queue] >= self.limits.queue_depth:
             db.hdel(index, first)
             return Taken("full", ref, State.start, None)
-        fields = {"to": command.to, "cmd": command.cmd, "data": command.data, "sum": command.digest, "born": now_ms}
-        fields |= {"peer": peer} if peer else {}
-        fields |= {name: options[name] for name in ("timeout_s", "retries", "backoff_s") if name in options}
-        fields |= {"result_ttl_s": math.ceil(options["result_ttl_s"])} if "result_ttl_s" in options else {}
-        fields |= {name: options[name] for name in ("queue", "priority") if name in options}
-        for name, usual in (("queue", DEFAULT_QUEUE), ("priority", DEFAULT_PRIORITY)):
-            if fields.get(name) == usual:
-                del fields[name]
-        if len(db.values[index]) == 1:
-            db.xadd(self.keys("jobs"), command.job_id)
-        else:
-            self._join(index, command.job_id)
-            fields["many"] = 1
-        db.hset(self._record(ref, State.start), **fields)
-        if due_ms > now_ms:
+        elif waits and (names := self._circle(command.job_id, command.from_, command.to)):
+            db.hdel(index, first)
+            return Taken("circle", ref, State.start, ",".join(names).encode())
+        self._create(placed, ref, index)
+        if waits:
+            return self._wait(command.job_id, command.from_, ref)
+        if due_ms > self.now_ms:
             db.zadd(self.keys("delayed"), ref, due_ms)
         else:
-            db.zadd(ready, ref, (9 - options.get("priority", DEFAULT_PRIORITY)) * PRIORITY_STEP + order)
+            score = (9 - options.get("priority", DEFAULT_PRIORITY)) * PRIORITY_STEP + order
+            db.zadd(self.keys("ready", queue), ref, score)
+            depths[queue] += 1
         return NEW  # needs no more: who waits stands in the record
 
-    def _join(self, index: str, job_id: str) -> None:
-        if self.db.hget(index, ":open") is not None:
-            self.db.hincrby(index, ":open")
-        else:
-            still = 1
-            for first in list(self.db.values[index]):
-                state = self.state_of(f"{first}:{job_id}")
-                if state is not None and not state.final:
-                    self.db.hset(self._record(f"{first}:{job_id}", state), many=1)
-                    still += 1
-            self.db.hset(index, **{":open": still})
-        self.db.persist(index)
+    def _create(self, placed: Placed, ref: str, index: str) -> None:
+        job_id = placed.command.job_id
+        alone = len(self.db.values[index]) == 1
+        many = not alone or placed.waits
+        state = State.standby if placed.waits else State.start
+        self.db.hset(self.record(ref, state), **self._fields(placed, many))
+        if alone:
+            self.db.xadd(self.keys("jobs"), job_id)
+        if many:
+            if self.db.hget(index, ":open") is not None:
+                self._open(job_id, 1)
+                self._enlist(job_id, ref.partition(":")[0], placed.command.to, False)
+            else:
+                self._make_many(job_id)
+            self._lengthen(index, self._ttl_s(placed))
+
+    def _wait(self, job_id: str, from_: str, ref: str) -> Taken:
+        settled = self._settle(job_id, from_)
+        if settled is None:
+            self._watch(ref)
+        state = self.state_of(ref)
+        assert state is not None
+        return Taken("new", ref, state, self._body_of(ref, state), tuple(settled[1] if settled else ()))
+
+    # --- workflow.lua -----------------------------------------------------
+
+    def _store(self, flow: Flow) -> Stored:
+        job_id, steps, graph = flow
+        index = self.keys("job", job_id)
+        if index in self.db.values:
+            return self._standing(flow)
+        depths: dict[str, int] = {}
+        for placed in steps:
+            queue = _queue(placed)
+            if not placed.waits:
+                depths[queue] = depths.get(queue, self.db.zcard(self.keys("ready", queue))) + 1
+                if depths[queue] > self.limits.queue_depth:
+                    return Stored("full", f"{placed.command.from_}:{job_id}", ())
+        refs = [f"{first}:{job_id}" for first in graph.firsts]
+        answers = []
+        for placed, ref in zip(steps, refs, strict=True):
+            state = State.standby if placed.waits else State.start
+            self.db.hset(self.record(ref, state), **self._fields(placed, True))
+            self.db.hset(index, **{ref.partition(":")[0]: placed.command.to})
+            answers.append((ref, state, None))
+        self.db.hset(index, **{":open": len(steps)})
+        for placed in steps:
+            self._lengthen(index, self._ttl_s(placed))
+        for name, numbers in graph.named.items():
+            if feeders := graph.feeders.get(name):
+                listed = "\n".join(graph.firsts[number] for number in feeders)
+                self.db.hset(self._flow(job_id), **{f"<{name}": listed, f"#{name}": len(feeders)})
+            if len(numbers) > 1:
+                self.db.hset(self._flow(job_id), **{f">{name}": "\n".join(graph.firsts[n] for n in numbers[1:])})
+        for placed, ref in zip(steps, refs, strict=True):
+            if not placed.waits:
+                self._enter(ref, _queue(placed), placed.options.get("priority", DEFAULT_PRIORITY), placed.due_ms)
+        self.db.xadd(self.keys("jobs"), job_id)
+        return Stored("new", "", tuple(answers))
+
+    def _standing(self, flow: Flow) -> Stored:
+        index, answers = self.keys("job", flow.job_id), []
+        for placed in flow.steps:
+            command = placed.command
+            first = command.from_
+            if self.db.hget(index, first) != raw(command.to):
+                first = f"{command.from_}>{command.to}"
+            ref = f"{first}:{command.job_id}"
+            state = self.state_of(ref)
+            known = state is not None and self.db.hget(index, first) == raw(command.to)
+            if state is None or not known or self.db.hget(self.record(ref, state), "sum") != command.digest:
+                return Stored("conflict", f"{command.from_}:{command.job_id}", ())
+            answers.append((ref, state, self._body_of(ref, state)))
+        return Stored("same", "", tuple(answers))
 
     # --- deal.lua, claim.lua ----------------------------------------------
 
-    def _move_due(self, now_ms: int) -> None:
+    def _move_due(self) -> None:
         delayed = self.keys("delayed")
         for ref, due_ms in self.db.zrange(delayed, MOST_DUE):
-            if due_ms <= now_ms:
+            if due_ms <= self.now_ms:
                 self.db.zrem(delayed, ref)
-                if self.state_of(ref) is State.start:
+                if self._has(ref, State.start):
                     self._make_ready(ref)
 
     def _claim(self, turn: Turn, answers: Answers) -> None:
-        if not turn.placed:
-            self._move_due(turn.now_ms)
         delayed = self.keys("delayed")
         answers.next_due_ms = int(next((due_ms for _, due_ms in self.db.zrange(delayed, 1)), 0))
-        answers.claimed += [self._deal(claim, turn.now_ms) for claim in turn.claims]
+        answers.claimed += [self._deal(claim) for claim in turn.claims]
 
-    def _deal(self, claim: Claim, now_ms: int) -> Claimed:
+    def _deal(self, claim: Claim) -> Claimed:
         jobs: list[Job] = []
         for queue in claim.queues:
             ready = self.keys("ready", queue)
             while len(jobs) < claim.most and self.db.zcard(ready):
                 [(ref, score)] = self.db.zpopmin(ready, 1)
-                record = self._record(ref, State.processing)
-                if not self.db.rename(self._record(ref, State.start), record):
+                record = self.record(ref, State.processing)
+                if not self.db.rename(self.record(ref, State.start), record):
                     continue  # an orphan: popped, it is gone
                 attempt = self.db.hincrby(record, "attempt")
-                self.db.hset(record, worker=claim.session, sent=now_ms)
+                self.db.hset(record, worker=claim.session, sent=self.now_ms)
                 self.db.zadd(self.keys("held", claim.session), ref, score)
                 jobs.append(self._job(ref, record, attempt))
         return Claimed(claim.session, tuple(jobs))
@@ -364,29 +277,32 @@ class FakeStore:
 
     # --- report.lua -------------------------------------------------------
 
-    def _report(self, turn: Turn, at: int, answers: Answers) -> None:
-        chunk = turn.reports[at : at + CHUNK]
-        let_go: list[tuple[str, str]] = []
-        for closed in chunk:
-            answers.ended.append(self._close(closed, turn.now_ms, let_go))
-        for session, ref in let_go:
-            self.db.zrem(self.keys("held", session), ref)
+    def _report(self, turn: Turn, answers: Answers) -> None:
+        for closed in turn.reports:
+            answers.ended.append(ended := self._close_attempt(closed))
+            if not ended.stale:
+                self.db.zrem(self.keys("held", closed.session), closed.report.ref)
 
-    def _close(self, closed: Closed, now_ms: int, let_go: list[tuple[str, str]]) -> Ended:
-        session, (ref, attempt, outcome, body, log, began_ms, ended_ms), jitter = closed
-        db, record = self.db, self._record(ref, State.processing)
+    def _close_attempt(self, closed: Closed) -> Ended:
+        session, (ref, attempt, outcome, body, log, began_ms, ended_ms, _), jitter, added = closed
+        db, record = self.db, self.record(ref, State.processing)
         if record not in db.values:
             self._reclaim(ref, attempt)
         if db.hget(record, "attempt") != raw(attempt):
             return Ended(ref, attempt, True, State.start, "", None)
-        let_go.append((session, ref))
         self._keep_log(ref, record, attempt, log)
         peer = self._text(record, "peer")
         again = Ended(ref, attempt, False, State.start, "", None)
-        failed = Ended(ref, attempt, False, State.error, peer, [body, attempt])
+        more, also = 0, list[Ended]()
+        if added and outcome == Outcome.done:
+            why = self._misfit(parts_of(ref)[1], added)
+            if why:
+                outcome, body = Outcome.failed, error_body("BadStep", why)
+            else:
+                more, also = self._add(parts_of(ref)[1], added)
         if outcome == Outcome.done:
-            self._finish(ref, body, began_ms, ended_ms)
-            return Ended(ref, attempt, False, State.data_available, peer, None)
+            started, ended = self._finish(ref, body, began_ms, ended_ms)
+            return Ended(ref, attempt, False, State.data_available, peer, None, started + more, (*ended, *also))
         if outcome == Outcome.returned:
             place = db.zscore(self.keys("held", session), ref)
             self._restart(ref)
@@ -397,67 +313,208 @@ class FakeStore:
             return again
         if outcome == Outcome.crashed:
             if db.hincrby(record, "crashes") >= self.limits.max_crashes:
-                self._fail(ref, body, now_ms)
-                return failed
+                return failed(ref, attempt, peer, body)._replace(also=tuple(self._fail(ref, body)))
             self._restart(ref)
             self._make_ready(ref)
             return again
         fails = db.hincrby(record, "fails")
         if fails > self._number(record, "retries", 0):
-            self._fail(ref, body, now_ms)
-            return failed
+            return failed(ref, attempt, peer, body)._replace(also=tuple(self._fail(ref, body)))
         base_s = self._number(record, "backoff_s", 1)
         longest_ms = min(base_s * 2 ** min(fails - 1, 1000), LONGEST_BACKOFF_S) * 1000
         delay_ms = math.floor(longest_ms / 2 * (1 + jitter))
         self._restart(ref)
         if delay_ms > 0:
-            db.zadd(self.keys("delayed"), ref, now_ms + delay_ms)
+            db.zadd(self.keys("delayed"), ref, self.now_ms + delay_ms)
         else:
             self._make_ready(ref)
         return again
 
     def _reclaim(self, ref: str, attempt: int) -> None:
-        waiting = self._record(ref, State.start)
+        waiting = self.record(ref, State.start)
         if waiting in self.db.values and self._number(waiting, "attempt", 0) < attempt:
             self.db.zrem(self.keys("ready", self._text(waiting, "queue", DEFAULT_QUEUE)), ref)
             self.db.zrem(self.keys("delayed"), ref)
             self.db.hset(waiting, attempt=attempt)
-            self.db.rename(waiting, self._record(ref, State.processing))
+            self.db.rename(waiting, self.record(ref, State.processing))
 
     def _restart(self, ref: str) -> None:
-        record = self._record(ref, State.processing)
+        record = self.record(ref, State.processing)
         self.db.hdel(record, *UNDER_WAY)
-        self.db.rename(record, self._record(ref, State.start))
+        self.db.rename(record, self.record(ref, State.start))
 
-    def _finish(self, ref: str, body: bytes, began_ms: int, ended_ms: int) -> None:
-        record = self._record(ref, State.processing)
+    def _finish(self, ref: str, body: bytes, began_ms: int, ended_ms: int) -> tuple[int, list[Ended]]:
+        record = self.record(ref, State.processing)
         old = self.db.values[record]
         kept = {name: old[name] for name in ("to", "cmd", "sum", "attempt", "born")}
         ttl_s = int(self._number(record, "result_ttl_s", int(self.limits.result_ttl_s)))
         self.db.delete(record)
-        done = self._record(ref, State.data_available)
+        done = self.record(ref, State.data_available)
         self.db.hset(done, **kept, result=body, began=began_ms, ended=ended_ms)
-        self._retire(ref, State.data_available, ttl_s, "many" in old, "logged" in old)
+        self.finished[ref] += 1
+        if "many" not in old:
+            if "result_ttl_s" in old:
+                self.db.hset(done, result_ttl_s=ttl_s)
+            self._retire(ref, State.data_available, ttl_s, "logged" in old)
+            return 0, []
+        started, ended = self._advance(ref, old["to"].decode(), body)
+        self._close(parts_of(ref)[1], 1)
+        return started, ended
+
+    def _misfit(self, job_id: str, added: tuple[Placed, ...]) -> str:
+        """Why steps cannot be added to a job, "" if they can."""
+        index = self.db.values[self.keys("job", job_id)]
+        if len(self._firsts(job_id)) + len(added) > self.limits.workflow_steps:
+            return f"the job would have more than {self.limits.workflow_steps} steps"
+        coming: dict[str, list[str]] = {}
+        for placed in added:
+            coming.setdefault(placed.command.from_, []).extend(placed.command.to.split(","))
+        for placed in added:
+            from_, to = placed.command.from_, placed.command.to
+            if index.get(from_) == raw(to) or f"{from_}>{to}" in index:
+                return f"there is a step from {from_} to {to} already"
+            for name in to.split(","):
+                if name != END and name not in coming and not self._has(f"{name}:{job_id}", State.standby):
+                    return f"no step waits at {name} to be fed by {from_}"
+            if self.db.hget(self._flow(job_id), f"<{from_}") and (names := self._circle(job_id, from_, to, coming)):
+                return f"the steps go in a circle: {' → '.join([*names, names[0]])}"
+        return ""
+
+    def _add(self, job_id: str, added: tuple[Placed, ...]) -> tuple[int, list[Ended]]:
+        index = self.keys("job", job_id)
+        self._make_many(job_id)
+        refs = []
+        for placed in added:
+            first, to = placed.command.from_, placed.command.to
+            if not self.db.hsetnx(index, first, to):
+                first = f"{first}>{to}"
+                self.db.hset(index, **{first: to})
+            self._enlist(job_id, first, to, False)
+            refs.append(f"{first}:{job_id}")
+        self._open(job_id, len(added))
+        started, also = 0, list[Ended]()
+        fed_names: dict[str, None] = {}
+        for placed, ref in zip(added, refs, strict=True):
+            name = placed.command.from_
+            fed = self.db.hget(self._flow(job_id), f"<{name}") is not None
+            fields = self._fields(placed._replace(waits=fed, peer=""), True)
+            self.db.hset(self.record(ref, State.standby if fed else State.start), **fields)
+            self._lengthen(index, self._ttl_s(placed))
+            if fed:
+                fed_names[name] = None
+            else:
+                self._enter(ref, _queue(placed), placed.options.get("priority", DEFAULT_PRIORITY), placed.due_ms)
+                started += 1
+        for name in fed_names:
+            more, ended = self._settle(job_id, name) or (0, [])
+            started += more
+            also += ended
+        return started, also
+
+    # --- change.lua, unfed.lua ----------------------------------------------
+
+    def _change(self, change: Change) -> Changed:
+        firsts = self._firsts(change.job_id)
+        if not firsts:
+            return Changed(-1, (), ())
+        if change.what == "retry":
+            return self._retry(change.job_id, firsts)
+        ended, sessions = [], []
+        for first in firsts:
+            ref = f"{first}:{change.job_id}"
+            state = self.state_of(ref)
+            if state is None or state.final:
+                continue
+            record, session = self.record(ref, state), ""
+            if state is State.start:
+                self.db.zrem(self.keys("ready", self._text(record, "queue", DEFAULT_QUEUE)), ref)
+                self.db.zrem(self.keys("delayed"), ref)
+            if state is State.processing:
+                session = self._text(record, "worker")
+                self.db.zrem(self.keys("held", session), ref)
+                self.db.hdel(record, *UNDER_WAY)
+            gone = self._give_up(ref, state, CANCELLED)
+            assert gone
+            ended.append(gone[1])
+            sessions.append(session)
+        if ended:
+            index, one = self.keys("job", change.job_id), ended[0].ref
+            self.db.zadd(self.keys("dead"), one, self.now_ms)
+            if self.db.hget(index, ":open") is not None:
+                self.db.hset(index, **{":failed": 1})
+                self._close(change.job_id, len(ended))
+            else:
+                self._retire(one, State.error, int(self.limits.error_ttl_s), True)
+        return Changed(len(ended), tuple(ended), tuple(sessions))
+
+    def _retry(self, job_id: str, firsts: list[str]) -> Changed:
+        started, waiting = [], []
+        for first in firsts:
+            ref = f"{first}:{job_id}"
+            record = self.record(ref, State.error)
+            if record in self.db.values:
+                state = State.standby if self._text(record, "was") == "standby" else State.start
+                self.db.hdel(record, "error", "ended", "was", "fails", "crashes", "losses")
+                self.db.rename(record, self.record(ref, state))
+                self.db.zrem(self.keys("dead"), ref)
+                self.db.persist(self.record(ref, state))
+                self.db.persist(self.keys("log", ref))
+                self.finished[ref] -= 1
+                (waiting if state is State.standby else started).append(ref)
+        count = len(started) + len(waiting)
+        if not count:
+            return Changed(0, (), ())
+        index = self.keys("job", job_id)
+        if self.db.hget(index, ":open") is not None:
+            self.db.hdel(index, ":failed")
+            self._open(job_id, count)
+        else:
+            self.db.persist(index)
+        for ref in started:
+            self._make_ready(ref)
+        ended: list[Ended] = []
+        settled: dict[str, bool] = {}
+        for ref in waiting:
+            name = parts_of(ref)[0]
+            if name not in settled:
+                told = self._settle(job_id, name)
+                settled[name] = told is not None
+                ended += told[1] if told else []
+            if not settled[name]:
+                self._watch(ref)
+        return Changed(count, tuple(ended), ("",) * len(ended))
+
+    def _sweep(self, answers: Answers) -> None:
+        standby = self.keys("standby")
+        due = [ref for ref, until_ms in self.db.zrange(standby) if until_ms <= self.now_ms]
+        for ref in due[:MOST_UNFED]:
+            self._noticed(ref, self.record(ref, State.standby))
+            self.db.zrem(standby, ref)
+            name, job_id = parts_of(ref)
+            if self.db.hget(self._flow(job_id), f"<{name}") is None:
+                why = f"no step was sent that goes to {name}, for {int(self.limits.standby_s)} s"
+                answers.swept += self._give_up_all(ref, State.standby, error_body("NeverFed", why))
+        answers.next_unfed_ms = int(next((until_ms for _, until_ms in self.db.zrange(standby, 1)), 0))
 
     # --- release.lua, lookup.lua, recall.lua, note.lua ---------------------
 
-    def _release(self, turn: Turn, session: str, answers: Answers) -> None:
-        body, failed = lost_body(self.limits.max_losses), []
+    def _release(self, session: str, answers: Answers) -> None:
+        body = lost_body(self.limits.max_losses)
+        gone: list[Ended] = []
         held = self.keys("held", session)
         for ref, score in self.db.zrange(held, MOST_RELEASED):
-            record = self._record(ref, State.processing)
+            record = self.record(ref, State.processing)
             if self._text(record, "worker") == session:
                 attempt, peer = int(self._text(record, "attempt")), self._text(record, "peer")
                 if self.db.hincrby(record, "losses") >= self.limits.max_losses:
-                    self._fail(ref, body, turn.now_ms)
-                    failed.append(Ended(ref, attempt, False, State.error, peer, [body, attempt]))
+                    gone += [failed(ref, attempt, peer, body), *self._fail(ref, body)]
                 else:
                     self._restart(ref)
                     self._put_back(ref, score)
             self.db.zrem(held, ref)
         if not self.db.zcard(held):
             self.db.srem(self.keys("sessions"), session)
-        answers.lost.append((self.db.zcard(held), failed))
+        answers.lost.append((self.db.zcard(held), gone))
 
     def _lookup(self, lookup: Lookup) -> Found:
         index, first = self.keys("job", lookup.job_id), lookup.from_
@@ -472,7 +529,7 @@ class FakeStore:
     def _recall(self, session: str) -> tuple[Held, ...]:
         found = []
         for ref, _ in self.db.zrange(self.keys("held", session)):
-            attempt = self.db.hget(self._record(ref, State.processing), "attempt")
+            attempt = self.db.hget(self.record(ref, State.processing), "attempt")
             if attempt is None:
                 self.db.zrem(self.keys("held", session), ref)
             else:
@@ -481,17 +538,22 @@ class FakeStore:
 
     def _reload(self, turn: Turn, answers: Answers) -> None:
         for ref, attempt in turn.reloads:
-            record = self._record(ref, State.processing)
+            record = self.record(ref, State.processing)
             if self.db.hget(record, "attempt") == raw(attempt):
                 answers.reloaded.append(self._job(ref, record, attempt))
 
     def _note(self, turn: Turn) -> None:
         for ref, attempt, fraction, text, log in turn.notes:
-            record = self._record(ref, State.processing)
+            record = self.record(ref, State.processing)
             if self.db.hget(record, "attempt") == raw(attempt):
                 if fraction >= 0:
                     self.db.hset(record, progress=fraction, note=text)
                 self._keep_log(ref, record, attempt, log)
+
+
+def _queue(placed: Placed) -> str:
+    queue: str = placed.options.get("queue", DEFAULT_QUEUE)
+    return queue
 
 
 def steady(dump: Dump) -> Dump:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from store.fake import Dump, FakeStore, RealStore, Turns, steady
+from store.invariants import check_places
 from store.turns import (
     BODY,
     FAILURE,
@@ -526,9 +527,9 @@ def test_an_attempt_whose_claim_the_store_has_lost_still_counts(store: Turns) ->
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_turn_run_again_without_its_claims_changes_nothing(make_store: Make, seed: int) -> None:
-    store = make_store(Limits(max_crashes=2, max_losses=2))
+    store = make_store(Limits(max_crashes=2, max_losses=2, standby_s=5, data_bytes=64))
     turns = RandomTurns(seed, made_up=False)
-    for _ in range(20):
+    for _ in range(30):
         turn = turns.next()
         turns.heed(store.run(copy.deepcopy(turn)))
         before = without_order(store.dump())
@@ -547,39 +548,11 @@ def test_a_turn_run_again_tells_the_same_of_its_commands(store: Turns) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_step_stands_in_one_place(make_store: Make, seed: int) -> None:
-    store = make_store(Limits(queue_depth=4, max_crashes=2, max_losses=2))
+    store = make_store(Limits(queue_depth=4, max_crashes=2, max_losses=2, standby_s=5, data_bytes=64))
     turns = RandomTurns(seed)
-    for _ in range(20):
+    for _ in range(30):
         turns.heed(store.run(turns.next()))
-    check_places(store.dump())
-
-
-def check_places(dump: Dump) -> None:
-    """Each step has one record; one that waits is in one queue, one that runs is with its worker."""
-    steps: dict[str, tuple[str, dict[str, bytes], int | None]] = {}
-    places: dict[str, list[str]] = {}
-    for key, (value, ttl_s) in dump.items():
-        ref, _, state = key.rpartition(":")
-        if key.startswith(("exesys:ready:", "exesys:held:", "exesys:delayed")):
-            for member in value:
-                places.setdefault(member, []).append(key)
-        elif state in State.__members__:
-            assert ref not in steps, f"{ref} stands in two states"
-            steps[ref] = state, value, ttl_s
-    assert places.keys() <= steps.keys()
-    for ref, (state, fields, ttl_s) in steps.items():
-        if state == "start":
-            assert [place.startswith("exesys:held:") for place in places[ref]] == [False]
-        elif state == "processing":
-            assert places[ref] == [f"exesys:held:{fields['worker'].decode()}"]
-        else:
-            assert (ref in places, ttl_s is None) == (False, False)
-    for key, (value, ttl_s) in dump.items():
-        if key.startswith("exesys:job:"):
-            mine = [steps[f"{first}:{key[11:]}"] for first in value if first != ":open"]
-            unfinished = sum(state not in ("data_available", "error") for state, _, _ in mine)
-            assert int(value.get(":open", unfinished)) == unfinished
-            assert (ttl_s is None) == bool(unfinished)
+        check_places(store.dump())
 
 
 # --- what is told of running steps ---------------------------------------------
@@ -649,10 +622,10 @@ def test_the_fake_answers_and_keeps_what_the_real_store_does(
     server_of: Callable[[str], Any], product: str, seed: int
 ) -> None:
     server = server_of(product)
-    limits = Limits(queue_depth=4, max_crashes=2, max_losses=2)
+    limits = Limits(queue_depth=4, max_crashes=2, max_losses=2, standby_s=5, data_bytes=64, workflow_steps=20)
     fake, real = FakeStore(limits), RealStore(server.url, server.client, limits)
     turns = RandomTurns(seed)
-    for _ in range(25):
+    for _ in range(40):
         turn = turns.next()
         answers = fake.run(copy.deepcopy(turn))
         assert real.run(copy.deepcopy(turn)) == answers, turn

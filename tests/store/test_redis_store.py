@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 from store.fake import RealStore
-from store.turns import BODY, NOW_MS, ONE, TWO, claim, close, place, refs, report, run, submit
+from store.turns import BODY, NOW_MS, ONE, TWO, claim, close, flow, place, refs, report, run, send, submit
 
 from exesys.bus.messages import Held, Outcome
 from exesys.config import Limits
@@ -221,6 +221,18 @@ def test_a_foreign_key_in_the_place_of_one_of_ours_spoils_no_other_job(real: Rea
     redis_server.client.set("a:j:data_available", "not ours")
     ended = report(real, *(close(job) for job in jobs))
     assert not ended[1].stale
+
+
+def test_a_foreign_key_in_the_way_of_a_workflow_refuses_it_whole(real: RealStore, redis_server: Any) -> None:
+    redis_server.client.rpush("c:k:standby", "not ours")
+    redis_server.client.set("exesys:job:l", "not ours")
+    before = set(real.dump())
+    stored = send(real, *(flow(["a>b", "b>c", "c>end_job"], job) for job in "jklm"))
+    assert [each.verdict for each in stored][1:3] == ["refused", "refused"]
+    assert {stored[0].verdict, stored[3].verdict} <= {"new", "same"}
+    left = set(real.dump()) - before
+    assert not [key for key in left if ":k:" in key or ":l:" in key or key.endswith((":k", ":l"))]
+    assert refs(claim(real, 9)) == ["a:j", "a:m"]
 
 
 # --- names ------------------------------------------------------------------

@@ -38,8 +38,8 @@ class Bench:
         self._peers = 0
         self.restart(known)
 
-    def restart(self, known: Catalogue = CATALOGUE) -> None:
-        """Start a new router on the same store."""
+    def restart(self, known: Catalogue = CATALOGUE, look: bool = True) -> None:
+        """Start a new router on the same store, and let it `look` at once for steps that nothing feeds."""
         epoch, sessions, _ = self.store.boot()
         self.broker = Broker(self.config, epoch, sessions, known, self.now, lambda: 0.0)
         self.broker.endpoints = {"results": "r", "events": "e"}
@@ -48,6 +48,8 @@ class Bench:
         self._dealt: defaultdict[str, list[m.Job]] = defaultdict(list)
         self.published: list[tuple[str, m.Event]] = []
         self.closed: list[str] = []
+        if look:
+            self.turn()
 
     # --- in ---------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from exesys.bus import messages as m
 
-FROM_PEERS = (m.Hello, m.Submit, m.Status, m.Result, m.Heartbeat, m.Stop, m.Sync, m.Drain, m.Bye)
+FROM_PEERS = (m.Hello, m.Submit, m.Status, m.Change, m.Result, m.Heartbeat, m.Stop, m.Sync, m.Drain, m.Bye)
 FROM_ROUTER = (
-    *(m.Welcome, m.SubmitAck, m.StatusReply, m.Done, m.Busy, m.Error, m.Moved, m.Jobs),
+    *(m.Welcome, m.SubmitAck, m.StatusReply, m.Done, m.Changed, m.Cancel, m.Busy, m.Error, m.Moved, m.Jobs),
     *(m.ResultAck, m.HeartbeatAck, m.Snapshot, m.Event, m.Bye),
 )
 numbers = st.integers(-3, 9) | st.integers(-(2**63), 2**64 - 1)

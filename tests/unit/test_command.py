@@ -271,3 +271,42 @@ def test_a_ref_is_taken_apart(ref: str, parts: tuple[str, str]) -> None:
 @pytest.mark.parametrize("ref", ["", "A", ":id", "A:", "A:id:start", "A>:id", "A B:id", "A:id\n"])
 def test_no_refs(ref: str) -> None:
     assert not command.REF.fullmatch(ref)
+
+
+# --- workflows ------------------------------------------------------------
+
+
+def workflow(*bodies: Any) -> list[command.Command]:
+    return command.workflow_from_json(bodies, LIMITS, lambda: "new-id")
+
+
+def test_the_commands_of_a_workflow_have_one_job_id() -> None:
+    made = workflow({"from": "a", "to": "b", "cmd": "f"}, {"from": "b", "cmd": "g", "data": [1]})
+    assert [(each.from_, each.to, each.cmd, each.job_id) for each in made] == [
+        ("a", "b", "f", "new-id"),
+        ("b", "end_job", "g", "new-id"),
+    ]
+    named = workflow({"from": "a", "to": "b", "cmd": "f"}, {"from": "b", "cmd": "g", "job_id": "mine"})
+    assert {each.job_id for each in named} == {"mine"}
+    assert workflow() == []
+
+
+@pytest.mark.parametrize(
+    ("bodies", "field", "said"),
+    [
+        ([{"cmd": "f", "job_id": "x"}, {"cmd": "f", "job_id": "y"}], "job_id", "two jobs, 'x' and 'y'"),
+        ([{"cmd": "f", "job_id": 5}, {"cmd": "f"}], "job_id", "`job_id` must be a string"),
+        ([{"cmd": "f"}, {"data": 1}], "cmd", "command 2 of 2: `cmd` is missing"),
+        ([5, {"cmd": "f"}], "", "command 1 of 2: a command must be a JSON object, not a number"),
+        ([{"cmd": "f"}, {"cmd": "f", "priorty": 1}], "priorty", "command 2 of 2: the key 'priorty' is unknown"),
+    ],
+)
+def test_a_workflow_says_which_command_is_wrong(bodies: list[Any], field: str, said: str) -> None:
+    with pytest.raises(BadCommand) as caught:
+        workflow(*bodies)
+    assert (caught.value.field, said in caught.value.message) == (field, True), caught.value
+
+
+def test_a_workflow_says_which_command_is_too_large() -> None:
+    with pytest.raises(TooLarge, match="command 2 of 2: the data has"):
+        workflow({"cmd": "f"}, {"cmd": "f", "data": "x" * LIMITS.data_bytes})

@@ -447,3 +447,31 @@ def test_a_result_that_is_no_map_is_given_as_it_is(client: Client) -> None:
     handle = client.put()
     client.hear(done(tags(client.say())[0], codec.pack([1])))
     assert handle.result(0) == [1]
+
+
+# --- workflows ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [3, 1000, 3500])
+def test_a_workflow_goes_out_whole_and_once(steps: int) -> None:
+    client = Client(window=10_000)
+    client.hear(WELCOME)
+    before, after = client.put("before"), client.put("after")
+    with client.desk.lock:
+        handles = [Handle("w", f"s{n}", "end_job", "f", client.desk.lock) for n in range(steps)]
+        sent = [m.Item(0, f"s{n}", "end_job", "f", b"\xc0", "w", {}, n == 0) for n in range(steps)]
+        client.desk.put_workflow(handles, sent, patient=True)
+    later = client.put("later")
+    said = [message for message in client.pass_time(0.5) if isinstance(message, m.Submit)]
+    whole = [item for message in said for item in message.items if item.flow > 0]
+    assert [item.from_ for item in whole] == [f"s{n}" for n in range(steps)]
+    assert len({item.flow for item in whole}) == 1
+    assert sum(any(item.flow > 0 for item in message.items) for message in said) == 1
+    assert [item.job_id for message in said for item in message.items if item.flow == 0] == ["before", "after", "later"]
+    assert all(handle.state is None for handle in (before, after, later, *handles))
+    # Unheard of, it goes out once more, and after a reconnect too.
+    again = [item for message in client.pass_time(12) if isinstance(message, m.Submit) for item in message.items]
+    assert sum(item.flow > 0 for item in again) == steps
+    client.hear(WELCOME)
+    again = [item for message in client.pass_time(0.5) if isinstance(message, m.Submit) for item in message.items]
+    assert sum(item.flow > 0 for item in again) == steps

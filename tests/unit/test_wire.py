@@ -20,7 +20,8 @@ Decode = Callable[[bytes], m.Message]
 HELD = m.Held("a:j", 2)
 JOB = m.Job("a:j", 1, "end_job", "f", b"\xc0", 1.5)
 REPORT = m.Report("a:j", 1, 0, b"\x81\xa3EOJ\x05", "log", 7, 8)
-ITEM = m.Item(1, "a", ["x", "y"], "f", b"\xc0", "j", {"priority": 9}, True)
+ITEM = m.Item(1, "a", ["x", "y"], "f", b"\xc0", "j", {"priority": 9}, True, -1)
+ADDED = m.Added("p", "q", "f", b"\xc0", {})
 
 # Every message, as it looks on the line. A client in another language can be tested with the same list.
 TO_ROUTER: list[tuple[m.Message, bytes]] = [
@@ -34,14 +35,20 @@ TO_ROUTER: list[tuple[m.Message, bytes]] = [
     ),
     (
         m.Submit((ITEM,)),
-        b"\x92\xa6SUBMIT\x91\x98\x01\xa1a\x92\xa1x\xa1y\xa1f\xc4\x01\xc0\xa1j\x81\xa8priority\x09\xc3",
+        b"\x92\xa6SUBMIT\x91\x99\x01\xa1a\x92\xa1x\xa1y\xa1f\xc4\x01\xc0\xa1j\x81\xa8priority\x09\xc3\xff",
     ),
     (m.Submit(()), b"\x92\xa6SUBMIT\x90"),
     (m.Status((m.Query(2, "j", "a", "x,y", False),)), b"\x92\xa6STATUS\x91\x95\x02\xa1j\xa1a\xa3x,y\xc2"),
     (
         m.Result("0123456789abcdef", (REPORT,)),
-        b"\x93\xa6RESULT\xb00123456789abcdef\x91\x97\xa3a:j\x01\x00\xc4\x06\x81\xa3EOJ\x05\xa3log\x07\x08",
+        b"\x93\xa6RESULT\xb00123456789abcdef\x91\x98\xa3a:j\x01\x00\xc4\x06\x81\xa3EOJ\x05\xa3log\x07\x08\x90",
     ),
+    (
+        m.Result("s", (REPORT._replace(log="", added=(ADDED,)),)),
+        b"\x93\xa6RESULT\xa1s\x91\x98\xa3a:j\x01\x00\xc4\x06\x81\xa3EOJ\x05\xa0\x07\x08"
+        b"\x91\x95\xa1p\xa1q\xa1f\xc4\x01\xc0\x80",
+    ),
+    (m.Change(5, "cancel", "j"), b"\x94\xa6CHANGE\x05\xa6cancel\xa1j"),
     (
         m.Heartbeat("s", 3, 2, 34, (HELD,), (m.Note("a:j", 2, 0.5, "half", ""),)),
         b"\x97\xa2HB\xa1s\x03\x02\x22\x91\x92\xa3a:j\x02\x91\x95\xa3a:j\x02\xcb?\xe0\x00\x00\x00\x00\x00\x00\xa4half\xa0",
@@ -63,6 +70,12 @@ TO_PEER: list[tuple[m.Message, bytes]] = [
     ),
     (m.StatusReply((m.Answer(1, 4, [b"\x80", 3]),)), b"\x92\xa6STATUS\x91\x93\x01\x04\x92\xc4\x01\x80\x03"),
     (m.Done((m.Answer(1, 3, b"\x81\xa3EOJ\x05"),)), b"\x92\xa4DONE\x91\x93\x01\x03\xc4\x06\x81\xa3EOJ\x05"),
+    (m.Changed(5, 3, None), b"\x94\xa7CHANGED\x05\x03\xc0"),
+    (
+        m.Changed(5, -1, ["not_found", "no", "", ""]),
+        b"\x94\xa7CHANGED\x05\xff\x94\xa9not_found\xa2no\xa0\xa0",
+    ),
+    (m.Cancel((HELD,)), b"\x92\xa6CANCEL\x91\x92\xa3a:j\x02"),
     (m.Busy((1, 2), "store", 0.5), b"\x94\xa4BUSY\x92\x01\x02\xa5store\xcb?\xe0\x00\x00\x00\x00\x00\x00"),
     (m.Error("bad_hello", "no", "", ""), b"\x95\xa5ERROR\xa9bad_hello\xa2no\xa0\xa0"),
     (m.Moved((1,), "{s07}", "tcp://x"), b"\x94\xa5MOVED\x91\x01\xa5{s07}\xa7tcp://x"),
@@ -214,10 +227,13 @@ def test_a_field_of_another_type_is_named(message: m.Message, data: st.DataObjec
         (["DRAIN", "s", "t"], "DRAIN must be an array of 1: session"),
         (["DRAIN", b"s"], "DRAIN.session must be str, not bytes"),
         (["SUBMIT", {}], "SUBMIT.items must be an array, not dict"),
-        (["SUBMIT", [[1]]], "SUBMIT.items must be an array of 8: tag, from_, to, cmd, data, job_id, options, notify"),
-        (["SUBMIT", [[True, "a", "b", "c", b"", "j", {}, True]]], "SUBMIT.items.tag must be int, not bool"),
-        (["SUBMIT", [[1, "a", "b", "c", "text", "j", {}, True]]], "SUBMIT.items.data must be bytes, not str"),
-        (["SUBMIT", [[1, "a", "b", "c", b"", "j", [], True]]], "SUBMIT.items.options must be dict, not list"),
+        (
+            ["SUBMIT", [[1]]],
+            "SUBMIT.items must be an array of 9: tag, from_, to, cmd, data, job_id, options, notify, flow",
+        ),
+        (["SUBMIT", [[True, "a", "b", "c", b"", "j", {}, True, 0]]], "SUBMIT.items.tag must be int, not bool"),
+        (["SUBMIT", [[1, "a", "b", "c", "text", "j", {}, True, 0]]], "SUBMIT.items.data must be bytes, not str"),
+        (["SUBMIT", [[1, "a", "b", "c", b"", "j", [], True, 0]]], "SUBMIT.items.options must be dict, not list"),
         (["HB", "s", 1, 2, 3, [["r", "1"]], []], "HB.held.attempt must be int, not str"),
         (["HB", "s", 1, 2, 3, [], [["r", 1, True, "", ""]]], "HB.notes.fraction must be float, not bool"),
     ],

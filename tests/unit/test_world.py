@@ -11,7 +11,8 @@ import os
 from typing import Any
 
 import pytest
-from unit.world import Faults, World, check_end
+from unit.world import Client, Faults, World, check_end
+from unit.world_flows import random_plan
 
 from exesys.errors import NotFound
 
@@ -49,6 +50,9 @@ def burst(world: World) -> None:
     rng = world.rng
     for _ in range(rng.randint(1, 30)):
         client, kind = rng.choice(world.clients), rng.random()
+        if kind > 0.9:
+            begin_workflow(world, client)
+            continue
         options: dict[str, Any] = {"queue": "fast"} if rng.random() < 0.2 else {}
         options |= {"priority": rng.randint(0, 9)} if rng.random() < 0.2 else {}
         options |= {"delay_s": rng.uniform(0, 3)} if rng.random() < 0.1 else {}
@@ -62,10 +66,37 @@ def burst(world: World) -> None:
             client.submit(**options)
 
 
+def begin_workflow(world: World, client: Client) -> None:
+    """Send a workflow; of some of them cancels and retries follow."""
+    rng = world.rng
+    plan = random_plan(rng, world.hex())
+    client.workflow(plan)
+    if plan.unsettled:
+        for _ in range(rng.randint(1, 4)):
+            what = rng.choice(("cancel", "retry", "retry"))
+            someone = rng.choice(world.clients)
+            world.later(rng.expovariate(1.0), lambda what=what, someone=someone: someone.change(what, plan))  # type: ignore[misc]  # no types for a lambda
+
+
+def mend(world: World) -> None:
+    """Try half of what was meddled with again until all of it is well."""
+    plans = [plan for plan in world.plans.values() if plan.unsettled][::2]
+    for _ in range(10):
+        failed = [plan for plan in plans if plan.failed(world.store)]
+        for plan in failed:
+            world.clients[0].change("retry", plan)
+        world.run(6.0)
+        if not failed:
+            break
+    for plan in plans:
+        plan.mended = True
+
+
 def settle(world: World) -> None:
     """Wait for all ends, and a little longer for what should not come; then look at everything."""
     world.run(SETTLE_S, world.settled)
     world.run(QUIET_S)
+    mend(world)
     # A question may overtake its command; then there is no such step yet.
     world.deeds = [deed for deed in world.deeds if not isinstance(deed.handle.exception(), NotFound)]
     check_end(world)

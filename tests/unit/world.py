@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from store.fake import FakeStore
+from store.invariants import check_places
+from unit.world_flows import Plan, place_of, work
 
 from exesys import codec
 from exesys.bus import broker, effects, wire
@@ -27,6 +29,7 @@ from exesys.bus.handle import Handle
 from exesys.bus.inflight import Desk
 from exesys.bus.session import WorkerSession
 from exesys.catalogue import Catalogue, FunctionInfo
+from exesys.command import parts_of
 from exesys.config import Config, Limits
 from exesys.errors import JobError
 from exesys.turn import Answers, Turn
@@ -40,7 +43,11 @@ CONFIG = Config(
     limits=Limits(max_crashes=10**6, max_losses=10**6),
 )
 CATALOGUE = Catalogue(
-    {f"w.{name}": FunctionInfo(name, "w", "", "(data)", {}, "w.py") for name in ("double", "flaky", "broken")}, {}
+    {
+        f"w.{name}": FunctionInfo(name, "w", "", "(data)", {}, "w.py")
+        for name in ("double", "flaky", "broken", "join", "grow")
+    },
+    {},
 )
 
 
@@ -81,6 +88,7 @@ class World:
         self.router: Router | None = None
         self.generation = 0
         self.deeds: list[Deed] = []
+        self.plans: dict[str, Plan] = {}
         self.runs: Counter[str] = Counter()  # ref -> how often its function was begun
         self.credit: dict[str, int] = {}  # session -> the most it ever grants
         self.most_over: defaultdict[str, int] = defaultdict(int)  # session -> jobs held beyond its credit, at most
@@ -135,7 +143,8 @@ class World:
         return likely > 0 and self.rng.random() < likely
 
     def settled(self) -> bool:
-        return all(deed.handle.done() for deed in self.deeds)
+        flows = (handle for plan in self.plans.values() for handle in plan.handles)
+        return all(deed.handle.done() for deed in self.deeds) and all(handle.done() for handle in flows)
 
     # --- faults -----------------------------------------------------------
 
@@ -434,6 +443,12 @@ class Worker(Actor):
                 session.acked(message)
             case m.HeartbeatAck():
                 session.heard(message, now)
+            case m.Cancel():
+                # A slot needs a moment to be rid of it.
+                for attempt in session.cancelled(message):
+                    job, began_at, ends_at = self.running[attempt]
+                    rid_at = now + self.world.rng.uniform(0.001, 1.0)
+                    self.running[attempt] = (job, began_at, min(ends_at, rid_at))
             case m.Welcome():
                 session.greeted(message, now)
                 self.jobs_at, self.results_at = message.endpoints["jobs"], message.endpoints["results"]
@@ -448,7 +463,8 @@ class Worker(Actor):
             if ends_at <= now:
                 del self.running[attempt]
                 outcome, body = self._outcome(job)
-                session.ended(m.Report(*attempt, outcome, body, "", 1, 2), (ends_at - began_at) * 1000)
+                added = world.plans[parts_of(job.ref)[1]].added() if job.cmd == "grow" and not outcome else ()
+                session.ended(m.Report(*attempt, outcome, body, "", 1, 2, added), (ends_at - began_at) * 1000)
         while session.queue and len(self.running) < session.slots and self.ending_at is None:
             job = session.begin()
             world.runs[job.ref] += 1
@@ -460,6 +476,11 @@ class Worker(Actor):
         if self.world.chance(self.world.faults.crash_slot):
             return m.Outcome.crashed, codec.pack({"type": "Crashed", "message": "killed by SIGKILL"})
         data = codec.unpack(job.data)
+        if job.cmd in ("join", "grow"):
+            plan = self.world.plans[parts_of(job.ref)[1]]
+            if self.world.runs[job.ref] <= plan.fails.get(place_of(plan, job.ref), 0):
+                return m.Outcome.failed, codec.pack({"type": "ValueError", "message": "no"})
+            return m.Outcome.done, codec.pack({"EOJ": work(job.ref, data)})
         if job.cmd == "broken" or (job.cmd == "flaky" and self.world.runs[job.ref] <= data["fails"]):
             return m.Outcome.failed, codec.pack({"type": "ValueError", "message": "no"})
         return m.Outcome.done, codec.pack({"EOJ": data["n"] * 2})
@@ -492,6 +513,27 @@ class Client(Actor):
         world.deeds.append(Deed(handle, None if cmd == "broken" else data["n"] * 2))
         self.wake_at = world.now
         return handle
+
+    def workflow(self, plan: Plan) -> None:
+        """Send a workflow, whole or step by step in any order."""
+        world = self.world
+        items = plan.items()
+        plan.handles = [Handle(plan.job_id, item.from_, ",".join(item.to), item.cmd, self.desk.lock) for item in items]
+        world.plans[plan.job_id] = plan
+        pairs = list(zip(plan.handles, items, strict=True))
+        with self.desk.lock:
+            if plan.by_step:
+                for handle, item in world.rng.sample(pairs, len(pairs)):
+                    self.desk.put(handle, item, True, patient=True)
+            else:
+                self.desk.put_workflow(plan.handles, items, patient=True)
+        self.wake_at = world.now
+
+    def change(self, what: str, plan: Plan) -> None:
+        """Cancel or retry a job; nobody waits for the answer."""
+        with self.desk.lock:
+            self.desk.ask(lambda tag: m.Change(tag, what, plan.job_id), void)
+        self.wake_at = self.world.now
 
     def follow(self, deed: Deed) -> Handle:
         """Ask for the end of a command that was sent, by anyone."""
@@ -533,8 +575,12 @@ def check_end(world: World) -> None:
         else:
             assert error is None, f"{deed} ended with {error!r}"
             assert deed.handle.result(0) == deed.value
+    for plan in world.plans.values():
+        plan.check(world.store)
     refs = {f"client:{deed.handle.job_id}" for deed in world.deeds}
+    refs |= {ref for plan in world.plans.values() for ref in plan.refs if world.store.state_of(ref) is not None}
     assert world.store.finished == dict.fromkeys(refs, 1)
+    check_places(world.store.dump())
     over = {session: jobs for session, jobs in world.most_over.items() if jobs > 0}
     assert not over, f"workers were given more than they can hold: {over}"
     left = [key for key in world.store.dump() if ":ready:" in key or ":held:" in key or key.endswith(":delayed")]

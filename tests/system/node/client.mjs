@@ -113,7 +113,7 @@ export class Client extends EventEmitter {
     const { from = "client", to = "end_job", cmd, data = null, job_id = randomUUID(), options = {} } = command;
     const tag = ++this.lastTag;
     // The data is packed once: sent again, it must be the same bytes.
-    const item = [tag, from, to, cmd, pack(data), job_id, options, true];
+    const item = [tag, from, to, cmd, pack(data), job_id, options, true, 0];
     this.flights.set(tag, { item, query: [tag, job_id, from, [to].flat().join(","), true], sendAt: 0 });
     return tag;
   }
