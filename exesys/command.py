@@ -10,11 +10,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from exesys import codec
-from exesys.errors import BadCommand, TooLarge, nearest
+from exesys.errors import BadCommand, ExesysError, TooLarge, nearest
 
 END = "end_job"
 DEFAULT_FROM = "client"
@@ -192,6 +192,31 @@ def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
     options = {key: value for key, value in body.items() if key not in _FIELDS}
     job_id = body["job_id"] if "job_id" in body else new_id()
     return build(body.get("from", DEFAULT_FROM), body.get("to", END), body["cmd"], data, job_id, options)
+
+
+def workflow_from_json(bodies: Sequence[Any], limits: Limits, new_id: Callable[[], str]) -> list[Command]:
+    """Make the commands of a workflow from the objects a client sent.
+
+    All have one job_id: that which any of them names, else one of `new_id`.
+    Raises BadCommand or TooLarge, saying which of them it is about.
+    """
+    named = [body["job_id"] for body in bodies if isinstance(body, dict) and "job_id" in body]
+    for other in named:
+        if other != named[0]:
+            raise BadCommand(
+                f"the workflow names two jobs, {named[0]!r:.60} and {other!r:.60}.",
+                field="job_id",
+                fix="Give all its commands the same job_id, or none.",
+            )
+    job_id = check_name(named[0], "job_id") if named else new_id()
+    commands = []
+    for place, body in enumerate(bodies, 1):
+        try:
+            commands.append(from_json({**body, "job_id": job_id} if isinstance(body, dict) else body, limits, new_id))
+        except ExesysError as error:
+            error.message = f"command {place} of {len(bodies)}: {error.message}"
+            raise
+    return commands
 
 
 def _unknown_key(key: Any) -> BadCommand:

@@ -1,4 +1,4 @@
-"""`bin/exesys demo`: index a directory of texts with `modules/text.py`, and search it."""
+"""`bin/exesys demo`: index a directory of texts with the workflow of `modules/text.py`, and search it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.errors import BadCommand
+from exesys.flow import Workflow
 
 LICENCES = Path("/usr/share/common-licenses")
 INDEX = "demo"
+FILES = 5  # in a part
 PATIENCE_S = 120.0
 
 
@@ -21,12 +23,16 @@ def run(config: Config, client: Client, path: str | None, query: str, show: Call
     if not directory.is_dir():
         raise BadCommand(f"{directory} is no directory.", fix="Name a directory of text files.")
     glob = "*.md" if directory == config.root / "docs" else "*"
-    indexed = client.run("index_directory", {"path": str(directory), "glob": glob, "index": INDEX}, PATIENCE_S)
+    asked = {"path": str(directory), "glob": glob, "index": INDEX, "files": FILES}
+    flow = Workflow()
+    flow.step("split_directory", asked, name="split").then("merge_index", name="merge")
+    handle = client.workflow(flow)
+    indexed = handle.result(PATIENCE_S)
     found = client.run("search", {"query": query, "index": INDEX, "limit": 5}, PATIENCE_S)
     if show is not None:
-        show({"indexed": indexed, "found": found})
+        show({"job_id": handle.job_id, "indexed": indexed, "found": found})
         return 0
-    print(f"Indexed {directory}: {_counts(indexed)}.")
+    print(f"Indexed {directory}: {_counts(indexed)}. See how: bin/exesys workflow show {handle.job_id}")
     print(f"Search for {query!r}:")
     for hit in _hits(found):
         print(f"  {hit['score']:6.2f}  {hit['title']}\n          {hit['snippet']}")

@@ -99,7 +99,8 @@ def result(config: Config, given: argparse.Namespace) -> int:
             handle.accepted(ANSWER_S)
         except NotFound:
             steps = reach.steps_of(reach.reader(config), given.job_id)
-            if len(steps) > 1 and not (given.from_ or given.to):
+            ends = any(command.END in step.text("to").split(",") for step in steps)
+            if len(steps) > 1 and ends and not (given.from_ or given.to):
                 return _whole_result(client, given, steps)
             step = _only_step(given, steps)
             handle = client.follow(given.job_id, step.from_, step.text("to"))
@@ -259,7 +260,8 @@ def workflow_show(config: Config, given: argparse.Namespace) -> int:
 
     nodes = views.nodes(reach.steps_of(reach.reader(config), given.job_id))
     if given.json:
-        output.show([{**node._asdict(), "state": node.state.name} for node in nodes])
+        told = [{**node._asdict(), "state": node.state.name} for node in nodes]
+        output.show([{name.rstrip("_"): value for name, value in each.items()} for each in told])
     else:
         draw = drawing.dot if given.dot else drawing.mermaid if given.mermaid else drawing.text
         print(draw(nodes).rstrip())
@@ -281,12 +283,15 @@ def why(config: Config, given: argparse.Namespace) -> int:
 
 def change(config: Config, given: argparse.Namespace) -> int:
     """Cancel a job, or retry it."""
-    what = {"cancel": ("cancelled", "had ended already"), "retry": ("started again", "had not failed")}
-    done, nothing = what[given.what]
+    what = {
+        "cancel": ("cancelled", "cancelled", "had ended already"),
+        "retry": ("retried", "started again", "had not failed"),
+    }
+    name, done, nothing = what[given.what]
     with reach.connect(config) as client:
         changed = client.cancel(given.job_id) if given.what == "cancel" else client.retry(given.job_id)
     if given.json:
-        output.show({"job_id": given.job_id, done.split()[0]: changed})
+        output.show({"job_id": given.job_id, name: changed})
     elif changed:
         print(f"{changed} step{'s' if changed > 1 else ''} of job {given.job_id} {done}.")
     else:

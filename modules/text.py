@@ -1,21 +1,26 @@
-"""A search engine in three functions: index a directory, search it, forget it.
+"""A search engine: index a directory, search it, forget it; and the same indexing as a workflow.
 
     bin/exesys submit index_directory '{"path": "docs", "glob": "**/*.md"}'
     bin/exesys submit search '"free software"'
+
+As a workflow its files are read in parallel. Three steps are sent, and `split`
+adds one more for each part of the directory; where `split` goes, they go:
+
+    split ───► split.1, split.2, … ───► merge ───► report
 
 What is counted is kept in Redis, the documents themselves in MongoDB:
 
     text:<index>:term:<term>   sorted set   document -> how often it has the term
     text:<index>:words         hash         document -> how many words it has
-    text:<index>:terms         hash         document -> its digest, then its terms
+    text:<index>:of:<document> text         its digest, how many words it has, its terms
     text:<index>:total         number       words of all documents together
-    text:<index>:lock          lock         one job at a time changes an index
     text_documents             collection   _id, index, root, path, title, text, digest
 
 A document's counts change in one transaction together with the list of its
-terms, so they can always be taken out again; and a document is left alone
-only while it has the same digest in both places. So indexing may be cut off
-at any point: done again, it sets right what was half done.
+terms, which is watched: so jobs may write to an index side by side, and what
+one has put in, any can take out. A document is left alone only while it has
+the same digest in both places: so indexing may be cut off at any point; done
+again, it sets right what was half done.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,15 +47,13 @@ MAX_TITLE_CHARS = 120
 SNIPPET_CHARS = 200
 LEAD_CHARS = 40
 BATCH = 50
-LOCK_S = 20.0
-LOCK_WAIT_S = 25.0
 # Okapi BM25, as in Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009):
 # how soon more of the same word stops counting, and how far long documents are held back.
 K1 = 1.2
 B = 0.75
 
 
-# --- the three commands ---------------------------------------------------
+# --- the commands -----------------------------------------------------------
 
 
 @exesys.function(timeout_s=600)
@@ -67,40 +69,7 @@ def index_directory(data: Any, ctx: Context) -> dict[str, Any]:
     root = _directory(asked["path"])
     paths = _matching(root, asked["glob"])
     index = _Index(asked["index"], ctx)
-    skipped: list[dict[str, str]] = []
-    indexed = kept = 0
-    with index.locked() as lock:
-        gone = index.documents_of(root)
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            documents = []
-            for path in batch:
-                lock.reacquire()  # ours for another LOCK_S; raises when it ran out
-                try:
-                    documents.append(_read(path, root, index.name))
-                except _NoText as reason:
-                    shown = path.encode(errors="backslashreplace").decode()
-                    skipped.append({"path": shown, "reason": str(reason)})
-                    ctx.log.warning("skipped %s: %s", shown, reason)
-            changed = index.changed(documents)
-            index.put(changed)
-            indexed += len(changed)
-            kept += len(documents) - len(changed)
-            gone.difference_update(document.id for document in documents)
-            done = start + len(batch)
-            ctx.progress(done / len(paths), f"{done} of {len(paths)} files")
-            if ctx.cancelled:
-                raise RuntimeError(f"cancelled after {done} of {len(paths)} files")
-        index.remove(sorted(gone))
-        return {
-            "index": index.name,
-            "path": str(root),
-            "documents": index.size(),
-            "indexed": indexed,
-            "unchanged": kept,
-            "removed": len(gone),
-            "skipped": skipped,
-        }
+    return _finished(index, root, asked["glob"], [_put(index, root, paths, ctx)])
 
 
 def search(data: Any, ctx: Context) -> dict[str, Any]:
@@ -134,8 +103,96 @@ def search(data: Any, ctx: Context) -> dict[str, Any]:
 def forget(data: Any, ctx: Context) -> dict[str, Any]:
     """Remove an index with all its documents. The data is its name, or a map with `index`."""
     index = _Index(_asked(data, "index", {})["index"], ctx)
-    with index.locked():
-        return {"index": index.name, "removed": index.clear()}
+    return {"index": index.name, "removed": index.clear()}
+
+
+# --- the workflow ---------------------------------------------------------
+
+
+def split_directory(data: Any, ctx: Context) -> dict[str, Any]:
+    """Add a step `index_files` for each part of a directory.
+
+    The data is that of `index_directory`; `files` (50) is how many a part has.
+    The parts go where this step goes: to a step with `merge_index`.
+    """
+    asked = _asked(data, "path", {"glob": "*.txt", "index": "default", "files": BATCH})
+    if asked["files"] < 1:
+        raise ValueError(f"`files` is {asked['files']}; give 1 or more.")
+    root = _directory(asked["path"])
+    part = {"path": str(root), "index": _Index(asked["index"], ctx).name}
+    paths = [os.fsencode(path) for path in _matching(root, asked["glob"])]  # a name may be no UTF-8
+    for start in range(0, max(len(paths), 1), asked["files"]):  # one at least: so `merge` always gets a map
+        ctx.add_step("index_files", {**part, "files": paths[start : start + asked["files"]]}, retries=2)
+    return {**part, "glob": asked["glob"]}
+
+
+@exesys.function(timeout_s=600)
+def index_files(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Index some `files` of the directory `path`. Done again, it sets right what was half done."""
+    asked = _asked(data, "path", {"index": "default", "files": []})
+    paths = [os.fsdecode(path) for path in asked["files"]]
+    return _put(_Index(asked["index"], ctx), Path(asked["path"]), paths, ctx)
+
+
+def merge_index(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Add up what the parts did, and take out what is gone. Gets what each step gave, by their names."""
+    [split] = [told for told in data.values() if "glob" in told]
+    parts = [told for told in data.values() if "glob" not in told]
+    index = _Index(split["index"], ctx)
+    return {**_finished(index, Path(split["path"]), split["glob"], parts), "parts": len(parts)}
+
+
+def report_index(data: dict[str, Any]) -> str:
+    """Say in a few lines what was done."""
+    lines = [
+        f"{data['path']}: {data['indexed']} indexed, {data['unchanged']} unchanged, {data['removed']} removed",
+        f"The index {data['index']} has {data['documents']} documents.",
+        *(f"skipped {each['path']}: {each['reason']}" for each in data["skipped"]),
+    ]
+    return "\n".join(lines)
+
+
+def _put(index: _Index, root: Path, paths: Sequence[str], ctx: Context) -> dict[str, Any]:
+    """Bring the index up to date with these files, BATCH at a time; tell what was done."""
+    skipped: list[dict[str, str]] = []
+    indexed = kept = 0
+    for start in range(0, len(paths), BATCH):
+        documents = []
+        for path in paths[start : start + BATCH]:
+            try:
+                documents.append(_read(path, root, index.name))
+            except _NoText as reason:
+                shown = path.encode(errors="backslashreplace").decode()
+                skipped.append({"path": shown, "reason": str(reason)})
+                ctx.log.warning("skipped %s: %s", shown, reason)
+        changed = index.changed(documents)
+        for document in changed:
+            index.put(document)
+        indexed += len(changed)
+        kept += len(documents) - len(changed)
+        done = min(start + BATCH, len(paths))
+        ctx.progress(done / len(paths), f"{done} of {len(paths)} files")
+        if ctx.cancelled:
+            raise RuntimeError(f"cancelled after {done} of {len(paths)} files")
+    return {"indexed": indexed, "unchanged": kept, "skipped": skipped}
+
+
+def _finished(index: _Index, root: Path, pattern: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Take out what is no longer there, or no longer text, and tell what was done in all."""
+    skipped = [each for part in parts for each in part["skipped"]]
+    no_text = {_id(each["path"], index.name) for each in skipped}
+    known = index.documents_of(root)  # before what is there: so nothing is taken out that comes meanwhile
+    gone = known - ({_id(path, index.name) for path in _matching(root, pattern)} - no_text)
+    index.remove(sorted(gone))
+    return {
+        "index": index.name,
+        "path": str(root),
+        "documents": index.size(),
+        "indexed": sum(part["indexed"] for part in parts),
+        "unchanged": sum(part["unchanged"] for part in parts),
+        "removed": len(gone),
+        "skipped": skipped,
+    }
 
 
 # --- the index ------------------------------------------------------------
@@ -152,14 +209,6 @@ class _Document(NamedTuple):
     digest: str
 
 
-class _Counted(NamedTuple):
-    """What Redis holds of a document."""
-
-    digest: str
-    terms: list[str]
-    words: int
-
-
 class _Index:
     """One index. Nothing else here names a key or the collection."""
 
@@ -172,18 +221,6 @@ class _Index:
 
     def _key(self, *parts: str) -> str:
         return ":".join(("text", self.name, *parts))
-
-    @contextmanager
-    def locked(self) -> Iterator[Any]:
-        """Keep other jobs from changing the index. The lock of a job that was killed runs out."""
-        lock = self._redis.lock(self._key("lock"), timeout=LOCK_S, blocking_timeout=LOCK_WAIT_S)
-        if not lock.acquire():
-            raise RuntimeError(f"another job is changing the index {self.name!r}; try again when it has ended")
-        try:
-            yield lock
-        finally:
-            if lock.owned():
-                lock.release()
 
     def size(self) -> int:
         """Return how many documents the index has."""
@@ -199,45 +236,39 @@ class _Index:
     def changed(self, documents: Sequence[_Document]) -> list[_Document]:
         """Return those that are not in both places as they are now."""
         ids = [document.id for document in documents]
-        counted = self._counted(ids)
         found = self._documents.find({"_id": {"$in": ids}}, {"digest": 1})
         stored = {item["_id"]: item["digest"] for item in found}
+        counted = self._digests(ids)
         return [
             document
-            for document in documents
-            if not (
-                document.id in counted and counted[document.id].digest == stored.get(document.id) == document.digest
-            )
+            for document, digest in zip(documents, counted, strict=True)
+            if not digest == stored.get(document.id) == document.digest
         ]
 
-    def put(self, documents: Sequence[_Document]) -> None:
-        """Add documents, or put them in the place of their older selves."""
-        counted = self._counted([document.id for document in documents])
-        pipe = self._redis.pipeline(transaction=True)
-        for document in documents:
-            if document.id in counted:
-                self._take_out(pipe, document.id, counted[document.id])
-            counts = Counter(_terms(document.text))
+    def put(self, document: _Document) -> None:
+        """Add a document, or put it in the place of its older self."""
+        counts = Counter(_terms(document.text))
+        words = counts.total()
+
+        def write(pipe: Any) -> None:
+            self._take_out(pipe, document.id)
             for term, count in counts.items():
                 pipe.zadd(self._key("term", term), {document.id: count})
-            pipe.hset(self._key("terms"), document.id, " ".join([document.digest, *counts]))
-            pipe.hset(self._key("words"), document.id, counts.total())
-            pipe.incrby(self._key("total"), counts.total())
-        pipe.execute()
-        for document in documents:
-            stored = {"index": self.name, **document._asdict()}
-            del stored["id"]
-            self._documents.replace_one({"_id": document.id}, stored, upsert=True)
+            pipe.set(self._key("of", document.id), " ".join([document.digest, str(words), *counts]))
+            pipe.hset(self._key("words"), document.id, words)
+            pipe.incrby(self._key("total"), words)
+
+        self._redis.transaction(write, self._key("of", document.id))
+        stored = {"index": self.name, **document._asdict()}
+        del stored["id"]
+        self._documents.replace_one({"_id": document.id}, stored, upsert=True)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Take documents out."""
+        for document in ids:
+            self._redis.transaction(lambda pipe, out=document: self._take_out(pipe, out), self._key("of", document))
         for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
-            pipe = self._redis.pipeline(transaction=True)
-            for document, counted in self._counted(batch).items():
-                self._take_out(pipe, document, counted)
-            pipe.execute()
-            self._documents.delete_many({"_id": {"$in": batch}})
+            self._documents.delete_many({"_id": {"$in": ids[start : start + BATCH]}})
 
     def clear(self) -> int:
         """Remove the whole index. Returns how many documents it had."""
@@ -273,24 +304,22 @@ class _Index:
         found = {item["_id"]: item for item in self._documents.find({"_id": {"$in": list(ids)}})}
         return [found[document] for document in ids if document in found]
 
-    def _counted(self, ids: Sequence[str]) -> dict[str, _Counted]:
-        if not ids:
-            return {}
-        lines = self._redis.hmget(self._key("terms"), ids)
-        words = self._redis.hmget(self._key("words"), ids)
-        counted = {}
-        for document, line, count in zip(ids, lines, words, strict=True):
-            if line is not None:
-                digest, *terms = line.decode().split(" ")
-                counted[document] = _Counted(digest, terms, int(count))
-        return counted
+    def _digests(self, ids: Sequence[str]) -> list[str | None]:
+        """Return what was counted of each document; None of those that were not."""
+        lines = self._redis.mget([self._key("of", document) for document in ids]) if ids else []
+        return [line and line.decode().partition(" ")[0] for line in lines]
 
-    def _take_out(self, pipe: Any, document: str, counted: _Counted) -> None:
-        for term in counted.terms:
-            pipe.zrem(self._key("term", term), document)
-        pipe.hdel(self._key("terms"), document)
-        pipe.hdel(self._key("words"), document)
-        pipe.decrby(self._key("total"), counted.words)
+    def _take_out(self, pipe: Any, document: str) -> None:
+        """Begin a transaction by taking out what was counted of a document, if anything."""
+        line = pipe.get(self._key("of", document))
+        pipe.multi()
+        if line is not None:
+            _, words, *terms = line.decode().split(" ")
+            for term in terms:
+                pipe.zrem(self._key("term", term), document)
+            pipe.delete(self._key("of", document))
+            pipe.hdel(self._key("words"), document)
+            pipe.decrby(self._key("total"), int(words))
 
 
 # --- words and files ------------------------------------------------------
@@ -309,7 +338,7 @@ def _terms(text: str) -> Iterator[str]:
 def _read(path: str, root: Path, index: str) -> _Document:
     """Read a file. Raises _NoText."""
     try:
-        name = path.encode()
+        path.encode()  # whether it is UTF-8
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise _NoText("it is no regular file")
@@ -326,13 +355,17 @@ def _read(path: str, root: Path, index: str) -> _Document:
     lines = (line.strip(" \t#=*-") for line in text.splitlines())
     title = next((line for line in lines if WORD.search(line)), "") or Path(path).name
     return _Document(
-        hashlib.blake2b(index.encode() + b"\0" + name, digest_size=8).hexdigest(),
+        _id(path, index),
         str(root),
         path,
         title[:MAX_TITLE_CHARS],
         text,
         hashlib.blake2b(str(root).encode() + b"\0" + content, digest_size=16).hexdigest(),
     )
+
+
+def _id(path: str, index: str) -> str:
+    return hashlib.blake2b(index.encode() + b"\0" + os.fsencode(path), digest_size=8).hexdigest()
 
 
 def _snippet(text: str, terms: Iterable[str]) -> str:
@@ -368,7 +401,7 @@ def _asked(data: Any, main: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in asked.items():
         kind = type(defaults.get(key, ""))
         if type(value) is not kind:
-            wanted = "a whole number" if kind is int else "text"
+            wanted = {int: "a whole number", list: "a list"}.get(kind, "text")
             raise ValueError(f"`{key}` must be {wanted}, not {value!r:.60}.")
     return asked
 

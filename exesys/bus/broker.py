@@ -62,6 +62,7 @@ AWAY_RETRY_S = 1.0
 MOST_PENDING_BYTES = 64 << 20
 MOST_STOPS = 1000
 NEWEST_STOPS = 32
+RESULT = codec.pack({"EOJ": None})[:-1]  # what results begin with: the next steps get what follows (graph.lua)
 
 
 class Broker:
@@ -156,8 +157,9 @@ class Broker:
                 except Unavailable:
                     continue  # it comes again, and then we may know what the workers can do
                 except ExesysError as error:
-                    body = codec.pack({"type": "BadStep", "message": error.message, "traceback": ""})
-                    report = report._replace(outcome=int(m.Outcome.failed), body=body)
+                    report = _failed(report, "BadStep", error.message)
+            if report.outcome == m.Outcome.done and not report.body[:-1].startswith(RESULT):
+                report = _failed(report, "BadResult", 'the worker\'s result is not {"EOJ": value} in its shortest form')
             pending.reported.add(attempt)
             self._leave(worker, attempt)
             pending.report(Closed(message.session, report, self._jitter(), added))
@@ -634,6 +636,12 @@ def _why_no_workflow(answer: Stored, job_id: str) -> ExesysError:
     if answer.verdict == "full":
         return QueueFull(f"the queue of the step from {name} is full.", field="queue", fix="Try again later.")
     return ExesysError("the store could not write this workflow.", fix="See router.log for what Redis says.")
+
+
+def _failed(report: m.Report, kind: str, text: str) -> m.Report:
+    """Make of an attempt that was done one that failed."""
+    body = codec.pack({"type": kind, "message": text, "traceback": ""})
+    return report._replace(outcome=int(m.Outcome.failed), body=body)
 
 
 def _refusal(tag: int, error: ExesysError) -> m.Answer:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import pymongo
 import pymongo.collection
 import pytest
 import redis
-import redis.lock
 
 from exesys import codec, config
 from exesys.context import Context, JobInfo, Resources
@@ -243,7 +243,6 @@ def test_after_any_changes_the_index_is_as_if_new(desk: Desk, tmp_path: Path, se
             cut_off_after(patch, chance.randint(0, 12))
             with contextlib.suppress(ConnectionResetError):
                 desk.run("index_directory", str(tmp_path))
-        desk.resources.redis.delete("text:default:lock")  # that of a process that was killed runs out
         desk.run("index_directory", str(tmp_path))
         if texts:
             found = desk.run("search", {"query": "ant dog fox", "limit": 100})
@@ -284,8 +283,6 @@ def cut_off_after(patch: pytest.MonkeyPatch, calls: int) -> None:
         (pymongo.collection.Collection, "delete_many"),
     ):
         patch.setattr(owner, name, cutting(getattr(owner, name)))
-    owned = redis.lock.Lock.owned
-    patch.setattr(redis.lock.Lock, "owned", lambda lock: left[0] >= 0 and owned(lock))  # the dead release nothing
 
 
 def test_indexing_again_changes_only_what_changed(desk: Desk, books: Path) -> None:
@@ -376,14 +373,23 @@ def test_a_cancelled_job_stops_between_batches_and_leaves_a_good_index(desk: Des
     assert (answer["indexed"], answer["unchanged"]) == (70, 50)
 
 
-def test_one_job_at_a_time_changes_an_index(desk: Desk, books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["text"], "LOCK_WAIT_S", 0.1)
-    desk.resources.redis.set("text:default:lock", "another")
-    for cmd, data in (("index_directory", str(books)), ("forget", "default")):
-        with pytest.raises(RuntimeError, match="another job is changing the index 'default'"):
-            desk.run(cmd, data)
-    desk.run("search", "fox")
-    assert desk.resources.redis.get("text:default:lock") == b"another"
+def test_jobs_may_index_the_same_side_by_side(desk: Desk, tmp_path: Path) -> None:
+    """Whoever of them writes a document, it is counted once."""
+    for number in range(12):
+        (tmp_path / f"{number:03}.txt").write_text(f"Book {number}\n" + "word " * number)
+    rounds = 5
+    for turn in range(rounds):
+        (tmp_path / "000.txt").write_text(f"Book of turn {turn}\n")
+        (tmp_path / f"{11 - turn:03}.txt").unlink()
+        with ThreadPoolExecutor(4) as pool:
+            told = list(pool.map(lambda _: desk.run("index_directory", str(tmp_path)), range(4)))
+        assert {answer["skipped"] == [] for answer in told} == {True}
+    together, stored = desk.kept(), documents(desk)
+    assert len(stored) == 12 - rounds
+    desk.run("forget", "default")
+    assert desk.kept() == {}
+    desk.run("index_directory", str(tmp_path))
+    assert (desk.kept(), documents(desk)) == (together, stored)
 
 
 # --- snippets -------------------------------------------------------------

@@ -14,7 +14,7 @@ from harness import CHECKOUT, until
 
 COMMANDS = (
     *("up", "down", "restart", "status", "reload", "logs", "doctor", "bench", "demo"),
-    *("submit", "result", "jobs", "functions"),
+    *("submit", "result", "jobs", "workflow", "why", "cancel", "retry", "functions"),
 )
 
 

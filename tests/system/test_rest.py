@@ -566,7 +566,7 @@ def test_unknown_pages_and_methods(shared):
     refused = shared.get("/no/such/page")
     assert (refused.status, refused.error["code"]) == (404, "not_found")
     assert "/no/such/page" in refused.error["message"]
-    assert "POST /sys_cmd, GET /jobs, GET /jobs/<job_id>, GET /jobs/<job_id>/log" in refused.error["fix"]
+    assert "POST /sys_cmd, GET /jobs, GET /jobs/<job_id>, DELETE /jobs/<job_id>, POST" in refused.error["fix"]
     for path in ("/sys_cmd/", "/syscmd", "/Sys_Cmd"):
         refused = shared.request("POST", path, b"{}", {"Content-Type": "application/json"})
         assert (refused.status, refused.error["fix"][:22]) == (404, "Did you mean /sys_cmd?")
@@ -574,10 +574,11 @@ def test_unknown_pages_and_methods(shared):
     assert (refused.status, refused.error["code"]) == (405, "method_not_allowed")
     assert refused.error["message"] == "/sys_cmd does not take GET."
     assert refused.headers["allow"] == "POST"
-    for path in ENDPOINTS:
-        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+    for path in (*ENDPOINTS, "/jobs/a/retry"):
+        taken = {"/jobs/a": "DELETE,GET", "/jobs/a/retry": "POST"}.get(path, "GET")
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - set(taken.split(",")):
             refused = shared.request(method, path)
-            assert (refused.status, refused.headers["allow"], refused.error["fix"]) == (405, "GET", "Use GET.")
+            assert (refused.status, refused.headers["allow"], refused.error["fix"]) == (405, taken, f"Use {taken}.")
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
@@ -611,13 +612,14 @@ def test_an_unknown_parameter_is_refused(shared, method, path, field, fix):
     assert shared.get("/jobs", limit=1).body == newest, "nothing was taken"
 
 
-@pytest.mark.parametrize("operation", ["workflow", "Workflow"])
-def test_workflows_are_said_to_come_later(shared, operation):
-    for body in ({"cmd": "echo"}, [{"cmd": "echo"}]):
-        refused = shared.post(body, headers={"Operation": operation})
-        assert (refused.status, refused.error["code"]) == (400, "bad_field")
-        assert "workflows are not in this version" in refused.error["message"]
-        assert "Leave the header out" in refused.error["fix"]
+@pytest.mark.parametrize("operation", ["workflow", "Workflow", " workflow "])
+def test_with_the_header_a_command_waits(shared, job_id, operation):
+    """What then becomes of it is in test_workflows.py."""
+    command = {"from": "B", "cmd": "echo", "job_id": job_id}
+    answer = shared.post(command, headers={"Operation": operation})
+    assert (answer.status, answer.body["status"], answer.body["state"]) == (202, 1, "standby")
+    assert shared.post({"to": "B", "cmd": "echo", "data": 1, "job_id": job_id}, wait=10).status == 200
+    assert shared.post(command, wait=10, headers={"Operation": operation}).body["result"] == {"EOJ": 1}
     assert "is unknown" in shared.post({"cmd": "echo"}, headers={"Operation": "dance"}).error["message"]
 
 

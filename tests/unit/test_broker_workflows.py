@@ -168,6 +168,19 @@ def test_a_failure_is_told_to_all_that_depended_on_it(bench: Bench) -> None:
     assert bench.snapshot("figures")["failed"] == 2
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"\x05", b"\x81\xd9\x03EOJ\x05", b"\x82\xa3EOJ\x05\xa1a\x05", b"\x81\xa3EO", b"\x81\xa3EOJ"]
+)
+def test_a_result_that_is_none_fails_its_attempt(bench: Bench, body: bytes) -> None:
+    """What follows is given to the next steps unopened: so it must be a value."""
+    client, worker = bench.client(), bench.worker()
+    bench.submit(client, *chain())
+    bench.turns()
+    finish(bench, worker, *bench.dealt(worker), body=body)
+    [done] = [message for message in bench.said(client) if isinstance(message, m.Done)]
+    assert message_of(done.answers[0].body)[0] == "BadResult"
+
+
 # --- one by one ---------------------------------------------------------------
 
 

@@ -214,9 +214,10 @@ def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> N
 
 
 def test_python_shown_compiles() -> None:
-    assert readme_python()
-    for block in readme_python():
-        compile(block, "README.md", "exec")
+    for page in ("README.md", "docs/workflows.md"):
+        assert blocks(page, "python")
+        for block in blocks(page, "python"):
+            compile(block, page, "exec")
 
 
 # --- settings -------------------------------------------------------------

@@ -357,7 +357,7 @@ class Connection:
         self.ready_at = world.now + (rng.uniform(0.5, 3.0) if world.chance(world.faults.delay) else 0.0005)
         self.broken = world.chance(world.faults.break_store)
         before = (copy.deepcopy(store.db), store.finished.copy())
-        scripts = rng.choice((0, rng.randint(1, 5), None)) if self.broken else None
+        scripts = rng.choice((0, rng.randint(1, 9), None)) if self.broken else None
         self._answers = store.run(copy.deepcopy(self._turn), scripts)
         for claim in self._turn.claims:
             over = len(store.held(claim.session)) - world.credit[claim.session]

@@ -18,6 +18,7 @@ from exesys.workflow import Graph, Progress, call_feeders
 
 ALWAYS = 10**6
 NAMES = "abcdefgh"
+_OPTIONS: tuple[dict[str, Any], ...] = ({"queue": "fast"}, {"priority": 9}, {"priority": 0}, {"delay_s": 0.7})
 ROOT = "root"  # what a root is sent as data
 
 
@@ -37,6 +38,7 @@ class Plan:
     unsettled: bool = False  # it may be cancelled and tried again meanwhile: only its end is certain
     fails: dict[int, int] = field(default_factory=dict)
     retries: int = 0
+    options: list[dict[str, Any]] = field(default_factory=list)  # of each step, beside its retries
     grown: int = 0
     mended: bool = False  # it was tried again until all was well
     handles: list[Handle] = field(default_factory=list)
@@ -54,11 +56,11 @@ class Plan:
 
     def items(self) -> list[m.Item]:
         roots = set(Graph(self.edges).roots)
-        options = {"retries": self.retries, "backoff_s": 0.2} if self.retries else {}
+        retries = {"retries": self.retries, "backoff_s": 0.2} if self.retries else {}
         return [
             m.Item(
                 *(0, from_, to.split(","), "grow" if self.grown and number == 0 else "join"),
-                *(codec.pack(ROOT if number in roots else None), self.job_id, options, True),
+                *(codec.pack(ROOT if number in roots else None), self.job_id, retries | self.options[number], True),
                 *((0 if number in roots else -1) if self.by_step else 1,),
             )
             for number, (from_, to) in enumerate(self.edges)
@@ -151,6 +153,7 @@ def random_plan(rng: random.Random, job_id: str) -> Plan:
     else:
         plan = Plan(job_id, _edges(rng, NAMES[: rng.randint(2, 6)]))
     places = range(len(plan.graph.steps))
+    plan.options = [rng.choice(_OPTIONS) if rng.random() < 0.2 else {} for _ in plan.edges]
     fate = rng.random()
     if fate < 0.15:
         plan.fails = {rng.choice(places[1:]): ALWAYS}
