@@ -36,7 +36,7 @@ class Placed(NamedTuple):
 class Taken(NamedTuple):
     """The store's answer to a placed command."""
 
-    verdict: str  # new, same, conflict, full, circle; refused: the store could not write it
+    verdict: str  # new, same, conflict, full, circle, long; refused: the store could not write it
     ref: str
     state: State
     body: Any  # as in messages.Answer; of a circle, its names

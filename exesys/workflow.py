@@ -22,6 +22,9 @@ from exesys.errors import BadCommand, TooLarge
 from exesys.states import State, check_move
 
 START = "start_job"
+EDGES_PER_STEP = 10  # allowed in the mean, of as many steps as are allowed
+LEAST_EDGES = 100_000
+LONGEST_TO = 512  # characters, of a further step with the same `from`: they are part of its ref
 MOST_NAMED = 5  # names in a message
 
 
@@ -108,6 +111,7 @@ class Graph:
                 f"the workflow has {len(self.steps):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
+        self._check_size(most)
         self._check_edges()
         self._check_order()
         self._check_targets()
@@ -115,8 +119,18 @@ class Graph:
 
     def check_added(self) -> None:
         """Raise BadCommand for steps that come to a job later; they may go to names that are not among them."""
+        self._check_size(len(self.steps))
         self._check_edges()
         self._check_order()
+
+    def _check_size(self, most_steps: int) -> None:
+        most = max(LEAST_EDGES, EDGES_PER_STEP * most_steps)
+        edges = sum(len(step.to) for step in self.steps)
+        if edges > most:
+            raise TooLarge(
+                f"the steps go to {edges:,} names in all; at most {most:,} are allowed.",
+                fix="Let a step between gather what many give to many, or raise [limits] workflow_steps.",
+            )
 
     def _check_edges(self) -> None:
         seen: set[Step] = set()
@@ -130,6 +144,9 @@ class Graph:
             if START in step.to:
                 raise _refusal(f"the step {step} goes to {START}, where jobs begin", "Give it another `to`.")
             seen.add(step)
+        for step, first in zip(self.steps, self.firsts, strict=True):
+            if len(first) > len(step.from_) + 1 + LONGEST_TO:
+                raise too_long(step.from_)
 
     def _check_order(self) -> None:
         ordered = {self.steps[number].from_ for level in self.levels() for number in level}
@@ -178,6 +195,15 @@ class Graph:
                 f"Let a step go there, or let it come from {START}.",
                 "from",
             )
+
+
+def too_long(from_: str) -> BadCommand:
+    """Return the refusal of a further step with the same `from` that lists too many names."""
+    return BadCommand(
+        f"there is another step from {from_}, and the `to` of this one has more than {LONGEST_TO} characters.",
+        field="to",
+        fix=f"Send the step with the long list first, or give it another `from` than {from_}.",
+    )
 
 
 def call_feeders(steps: Sequence[Step]) -> list[str]:

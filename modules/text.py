@@ -229,8 +229,9 @@ class _Index:
     def documents_of(self, root: Path) -> set[str]:
         """Return the documents of a directory, and those counted whose text was lost."""
         self._documents.create_index("index")
-        stored = {item["_id"]: item["root"] for item in self._documents.find({"index": self.name}, {"root": 1})}
+        # In this order: what a job puts in meanwhile is stored before it is counted.
         counted = {document.decode() for document in self._redis.hkeys(self._key("words"))}
+        stored = {item["_id"]: item["root"] for item in self._documents.find({"index": self.name}, {"root": 1})}
         return {document for document in stored if stored[document] == str(root)} | (counted - stored.keys())
 
     def changed(self, documents: Sequence[_Document]) -> list[_Document]:
@@ -247,6 +248,9 @@ class _Index:
 
     def put(self, document: _Document) -> None:
         """Add a document, or put it in the place of its older self."""
+        stored = {"index": self.name, **document._asdict()}
+        del stored["id"]
+        self._documents.replace_one({"_id": document.id}, stored, upsert=True)
         counts = Counter(_terms(document.text))
         words = counts.total()
 
@@ -259,9 +263,6 @@ class _Index:
             pipe.incrby(self._key("total"), words)
 
         self._redis.transaction(write, self._key("of", document.id))
-        stored = {"index": self.name, **document._asdict()}
-        del stored["id"]
-        self._documents.replace_one({"_id": document.id}, stored, upsert=True)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Take documents out."""
@@ -274,8 +275,16 @@ class _Index:
         """Remove the whole index. Returns how many documents it had."""
         ids = sorted(document.decode() for document in self._redis.hkeys(self._key("words")))
         self.remove(ids)
-        self._redis.unlink(self._key("total"))
         self._documents.delete_many({"index": self.name})
+        total = self._key("total")
+
+        def tidy(pipe: Any) -> None:
+            rest = int(pipe.get(total) or 0)  # of what others put in meanwhile
+            pipe.multi()
+            if not rest:
+                pipe.delete(total)
+
+        self._redis.transaction(tidy, total)
         return len(ids)
 
     def scores(self, terms: Sequence[str]) -> dict[str, float]:

@@ -51,7 +51,7 @@ from exesys.turn import (
     Taken,
     Turn,
 )
-from exesys.workflow import Graph
+from exesys.workflow import Graph, too_long
 
 ROLES = ("client", "worker", "controller")
 SESSION = re.compile(r"[0-9a-f]{16}")
@@ -605,6 +605,8 @@ def _why_not_taken(took: Taken, placed: Placed) -> ExesysError:
     wanted = placed.command
     if took.verdict == "circle":
         return _circle(took.body.decode().split(","))
+    if took.verdict == "long":
+        return too_long(wanted.from_)
     if took.verdict == "conflict":
         return Conflict(
             f"job {wanted.job_id} has a step from {wanted.from_} to {wanted.to} with another cmd or data.",

@@ -148,8 +148,9 @@ class Api:
         if refused is not None:
             raise refused
         if wait_s > 0:
-            in_vain = self._await([handles[number] for number in ends], wait_s)
+            self._await([handles[number] for number in ends], wait_s)
             self._refresh([handle for handle in handles if not handle.done()])
+            in_vain = self._in_vain([handle for handle in handles if handle.state is State.start])
         answers = [_answer(handle, in_vain) for handle in handles]
         return respond(max(status for status, _ in answers), [answer for _, answer in answers])
 

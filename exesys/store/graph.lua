@@ -11,6 +11,8 @@
 -- What a move costs depends on the edges of its step, not on the size of the job.
 
 local PIECE = 4000  -- most arguments unpacked at once
+-- Of a further step with the same `from`: it is part of the step's ref, which the flow names once per target.
+local LONGEST_TO = 512
 
 -- The settings that every function of this kind gets first.
 local SETTINGS = 6
@@ -444,6 +446,16 @@ end
 -- if there is none. It looks from both ends at once, so that the shorter way
 -- counts. `coming` are steps to be added with it: from name to list of names.
 local function circle(job_id, from, to, coming)
+  -- Where a step that waits goes to, also one that a retry would let wait again.
+  local function waits_for(first)
+    local ref = first .. ':' .. job_id
+    local there = call('HGET', key.record(ref, 'standby'), 'to')
+    if there then
+      return there
+    end
+    local failed = call('HMGET', key.record(ref, 'error'), 'to', 'was')
+    return failed[2] == 'standby' and failed[1] or nil
+  end
   local targets = split(to, ',')
   local ahead, behind = side_of(targets), side_of({ from })
   local goals = {}
@@ -456,7 +468,7 @@ local function circle(job_id, from, to, coming)
   local function followers(name)
     local names = {}
     for _, first in ipairs(name ~= END and named(job_id, name) or {}) do
-      for _, other in ipairs(split(call('HGET', key.record(first .. ':' .. job_id, 'standby'), 'to'), ',')) do
+      for _, other in ipairs(split(waits_for(first), ',')) do
         names[#names + 1] = other
       end
     end
@@ -468,7 +480,7 @@ local function circle(job_id, from, to, coming)
   local function feeders(name)
     local names = {}
     for _, first in ipairs(split(call('HGET', key.flow(job_id), '<' .. name), '\n')) do
-      if call('EXISTS', key.record(first .. ':' .. job_id, 'standby')) == 1 then
+      if waits_for(first) then
         names[#names + 1] = from_of(first)
       end
     end

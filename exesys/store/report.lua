@@ -59,6 +59,14 @@ local function read_added(ARGV, at, count)
   return added, at
 end
 
+local function one_waits(job_id, name)
+  for _, first in ipairs(named(job_id, name)) do
+    if call('EXISTS', key.record(first .. ':' .. job_id, 'standby')) == 1 then
+      return true
+    end
+  end
+end
+
 -- Why steps cannot be added to a job, nil if they can.
 local function misfit(env, job_id, added)
   local index, flow, coming = key.job(job_id), key.flow(job_id), {}
@@ -76,11 +84,14 @@ local function misfit(env, job_id, added)
     end
   end
   for _, step in ipairs(added) do
+    if #step.to > LONGEST_TO and call('HEXISTS', index, step.from) == 1 then
+      return 'there is a step from ' .. step.from .. ' already; a further one may not list so many names'
+    end
     if call('HGET', index, step.from) == step.to or call('HEXISTS', index, step.from .. '>' .. step.to) == 1 then
       return 'there is a step from ' .. step.from .. ' to ' .. step.to .. ' already'
     end
     for _, name in ipairs(split(step.to, ',')) do
-      if name ~= END and not coming[name] and call('EXISTS', key.record(name .. ':' .. job_id, 'standby')) == 0 then
+      if name ~= END and not coming[name] and not one_waits(job_id, name) then
         return 'no step waits at ' .. name .. ' to be fed by ' .. step.from
       end
     end

@@ -106,13 +106,19 @@ local function submit(KEYS, ARGV)
 
     local first = from
     local fresh = call('HSETNX', index, first, to) == 1
+    local long = false
     if not fresh and call('HGET', index, first) ~= to then
-      first = from .. '>' .. to
-      fresh = call('HSETNX', index, first, to) == 1
+      long = #to > LONGEST_TO
+      if not long then
+        first = from .. '>' .. to
+        fresh = call('HSETNX', index, first, to) == 1
+      end
     end
     local ref = first .. ':' .. job_id
     local answer
-    if not fresh then
+    if long then
+      answer = { 'long', ref, 0, false, {} }
+    elseif not fresh then
       -- nil when the record expired before its job's index did: then it is new.
       answer = existing(ref, digest, order)
     elseif depth[queue] >= limit then

@@ -39,6 +39,7 @@ from exesys.turn import (
     Taken,
     Turn,
 )
+from exesys.workflow import LONGEST_TO
 
 Dump = dict[str, Any]
 LONGEST_BACKOFF_S = 3600
@@ -138,6 +139,8 @@ class FakeStore(Moves):
         first = command.from_
         fresh = db.hsetnx(index, first, command.to)
         if not fresh and db.hget(index, first) != raw(command.to):
+            if len(command.to) > LONGEST_TO:
+                return Taken("long", f"{first}:{command.job_id}", State.start, None)
             first = f"{command.from_}>{command.to}"
             fresh = db.hsetnx(index, first, command.to)
         ref = f"{first}:{command.job_id}"
@@ -371,10 +374,13 @@ class FakeStore(Moves):
             coming.setdefault(placed.command.from_, []).extend(placed.command.to.split(","))
         for placed in added:
             from_, to = placed.command.from_, placed.command.to
+            if len(to) > LONGEST_TO and from_ in index:
+                return f"there is a step from {from_} already; a further one may not list so many names"
             if index.get(from_) == raw(to) or f"{from_}>{to}" in index:
                 return f"there is a step from {from_} to {to} already"
             for name in to.split(","):
-                if name != END and name not in coming and not self._has(f"{name}:{job_id}", State.standby):
+                waiting = (self._has(f"{first}:{job_id}", State.standby) for first in self._named(job_id, name))
+                if name != END and name not in coming and not any(waiting):
                     return f"no step waits at {name} to be fed by {from_}"
             if self.db.hget(self._flow(job_id), f"<{from_}") and (names := self._circle(job_id, from_, to, coming)):
                 return f"the steps go in a circle: {' → '.join([*names, names[0]])}"

@@ -346,15 +346,23 @@ class Moves:
         if from_ in targets:
             return [from_]
 
+        def waits_for(first: str) -> list[str]:
+            ref = f"{first}:{job_id}"
+            if self._has(ref, State.standby):
+                return self._text(self.record(ref, State.standby), "to").split(",")
+            failed = self.record(ref, State.error)
+            if self.db.hget(failed, "was") == b"standby":
+                return self._text(failed, "to").split(",")
+            return []
+
         def followers(name: str) -> Iterable[str]:
             for first in self._named(job_id, name) if name != END else ():
-                record = self.record(f"{first}:{job_id}", State.standby)
-                yield from self._text(record, "to").split(",") if record in self.db.values else ()
+                yield from waits_for(first)
             yield from (coming or {}).get(name, ())
 
         def feeders(name: str) -> Iterable[str]:
             for first in self._listed(job_id, f"<{name}"):
-                if self._has(f"{first}:{job_id}", State.standby):
+                if waits_for(first):
                     yield from_of(first)
 
         ahead, behind = _Walk(targets, followers), _Walk([from_], feeders)

@@ -906,3 +906,26 @@ def test_everything_stands_under_the_prefix(make_store: Make) -> None:
     change(store, "retry")
     change(store, "cancel")
     assert {key.startswith("{s07}") for key in store.dump()} == {True}
+
+
+# --- what would grow or wait without end ---------------------------------------
+
+
+def test_a_circle_through_what_a_retry_would_let_wait_again_is_refused(store: Turns) -> None:
+    submit(store, wait("A", "B"))
+    change(store, "cancel")
+    [taken] = run(store, placed=[wait("B", "A")]).taken
+    assert (taken.verdict, taken.body) == ("circle", b"B,A")
+    assert change(store, "retry").steps == 1
+    assert stand(store) == {"A": "standby"}
+
+
+def test_a_further_step_of_one_name_may_not_carry_a_long_list(store: Turns) -> None:
+    many = ",".join(f"name-{number:03}" for number in range(100))
+    submit(store, wait("a", "b"))
+    before = store.dump()
+    assert run(store, placed=[wait("a", many)]).taken[0].verdict == "long"
+    assert {key: value for key, value in store.dump().items() if not key.endswith(":order")} == {
+        key: value for key, value in before.items() if not key.endswith(":order")
+    }
+    assert run(store, placed=[wait("c", many)]).taken[0].verdict == "new"

@@ -515,19 +515,26 @@ class Client(Actor):
         return handle
 
     def workflow(self, plan: Plan) -> None:
-        """Send a workflow, whole or step by step in any order."""
+        """Send a workflow: whole, or step by step in any order, while some of it runs already."""
         world = self.world
         items = plan.items()
         plan.handles = [Handle(plan.job_id, item.from_, ",".join(item.to), item.cmd, self.desk.lock) for item in items]
         world.plans[plan.job_id] = plan
         pairs = list(zip(plan.handles, items, strict=True))
+        if plan.by_step:
+            at_once = world.rng.random() < 0.3
+            for handle, item in world.rng.sample(pairs, len(pairs)):
+                wait_s = 0.0 if at_once else world.rng.uniform(0.0, 3.0)
+                world.later(wait_s, lambda handle=handle, item=item: self._put(handle, item))  # type: ignore[misc]  # no types for a lambda
+            return
         with self.desk.lock:
-            if plan.by_step:
-                for handle, item in world.rng.sample(pairs, len(pairs)):
-                    self.desk.put(handle, item, True, patient=True)
-            else:
-                self.desk.put_workflow(plan.handles, items, patient=True)
+            self.desk.put_workflow(plan.handles, items, patient=True)
         self.wake_at = world.now
+
+    def _put(self, handle: Handle, item: m.Item) -> None:
+        with self.desk.lock:
+            self.desk.put(handle, item, True, patient=True)
+        self.wake_at = self.world.now
 
     def change(self, what: str, plan: Plan) -> None:
         """Cancel or retry a job; nobody waits for the answer."""

@@ -75,6 +75,12 @@ def fed_slowly(data: float, ctx: Context) -> list[Any]:
     return fed(data, ctx)
 
 
+def nap(data: Any) -> int:
+    """Take a moment, and return 1."""
+    time.sleep(0.1)
+    return 1
+
+
 def stays(data: bool, ctx: Context) -> None:
     """Leave the number of its process in the Redis key `pid:<job_id>`, and stay; deaf to SIGTERM when asked for."""
     if data:
