@@ -7,6 +7,7 @@ command, 3 the system is not there, 4 the time was over.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -36,6 +37,9 @@ RELOAD_S = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not a test's stand-in
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign shows its number
     parser = _parser()
     given, options = parser.parse_known_args(arguments)
     if given.run is None and not options:

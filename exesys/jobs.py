@@ -94,14 +94,16 @@ def result(config: Config, given: argparse.Namespace) -> int:
     from exesys.bus.client import ANSWER_S, describe
 
     with reach.connect(config) as client:
+        if not (given.from_ or given.to):
+            [steps] = reach.reader(config).steps([command.check_name(given.job_id, "job_id")])
+            ends = any(command.END in step.text("to").split(",") for step in steps)
+            if len(steps) > 1 and ends:
+                return _whole_result(client, given, steps)
         handle = client.follow(given.job_id, given.from_ or command.DEFAULT_FROM, given.to or command.END)
         try:
             handle.accepted(ANSWER_S)
         except NotFound:
             steps = reach.steps_of(reach.reader(config), given.job_id)
-            ends = any(command.END in step.text("to").split(",") for step in steps)
-            if len(steps) > 1 and ends and not (given.from_ or given.to):
-                return _whole_result(client, given, steps)
             step = _only_step(given, steps)
             handle = client.follow(given.job_id, step.from_, step.text("to"))
             handle.accepted(ANSWER_S)
@@ -117,12 +119,14 @@ def result(config: Config, given: argparse.Namespace) -> int:
 
 def _whole_result(client: Client, given: argparse.Namespace, steps: list[Step]) -> int:
     """Wait for a workflow's end, and print its value."""
+    from exesys.bus.client import ANSWER_S
     from exesys.bus.jobhandle import JobHandle
     from exesys.workflow import Graph
 
     graph = Graph((step.from_, step.text("to")) for step in steps)
     handles = [client.follow(given.job_id, step.from_, step.text("to")) for step in steps]
     handle = JobHandle(given.job_id, graph, handles, client.follow)
+    handle.accepted(ANSWER_S)
     if not handle.wait(given.wait):
         fix = f"Ask: {PROGRAM} why {given.job_id}"
         raise ResultTimeout(f"job {given.job_id} has not ended within {given.wait:g} s.", fix=fix)

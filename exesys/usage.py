@@ -142,8 +142,8 @@ def _result(result: argparse.ArgumentParser) -> None:
     result.add_argument(
         "--wait", type=_seconds, default=5.0, metavar="S", help="wait so many seconds at most (default: %(default)g)"
     )
-    result.add_argument("--from", dest="from_", metavar="NAME", help="who sent it; needed if a job has several steps")
-    result.add_argument("--to", metavar="NAME", help="whom it is for; needed if a job has several steps")
+    result.add_argument("--from", dest="from_", metavar="NAME", help="who sent it: the result of one step")
+    result.add_argument("--to", metavar="NAME", help="whom it is for: the result of one step")
 
 
 def _whole(low: int) -> Callable[[str], int]:

@@ -42,6 +42,15 @@ class JobHandle:
             self._followed[number] = self._follow(sent.job_id, sent.from_, sent.to, True)
         return self._followed[number]
 
+    @property
+    def state(self) -> State | None:
+        """The state of the least finished step that ends the job, error if one failed; None until it was taken."""
+        states = [end.state for end in self._ends]
+        known = [state for state in states if state is not None]
+        if len(known) < len(states):
+            return None
+        return State.error if State.error in known else min(known)
+
     def done(self) -> bool:
         """Tell whether every step that ends the job has ended."""
         return all(end.done() for end in self._ends)
@@ -63,11 +72,19 @@ class JobHandle:
         Raises JobError of the step that failed, the refusal when the workflow
         was refused, and ResultTimeout after `timeout` seconds.
         """
-        if not self.wait(timeout):
-            raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.", fix="It goes on: ask again.")
-        failed = next((error for end in self._ends if (error := end.exception()) is not None), None)
-        if failed is not None:
-            raise self._cause(failed)
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if not self.wait(_left(until)):
+                text = f"job {self.job_id} has not ended within {timeout:g} s."
+                raise ResultTimeout(text, fix="It goes on: ask again.")
+            failed = next((error for end in self._ends if (error := end.exception()) is not None), None)
+            if failed is None:
+                break
+            cause = self._cause(failed)
+            if cause is not None:
+                raise cause
+            # It was retried since we heard of that.
+            self._ends = [self._follow(end.job_id, end.from_, end.to, True) for end in self._ends]
         values = [end.result(0) for end in self._ends]
         return values[0] if len(values) == 1 else dict(zip(self.graph.feeder_names(END), values, strict=True))
 
@@ -75,21 +92,23 @@ class JobHandle:
         """Cancel what has not ended. True when something had not. Raises NotFound, Unavailable."""
         return self._sent[0].cancel()
 
-    def _cause(self, error: ExesysError) -> ExesysError:
-        """Find the step whose failure made others fail."""
-        if not isinstance(error, JobError) or error.type != FOLLOWED:
+    def _cause(self, error: ExesysError) -> ExesysError | None:
+        """Find the step whose failure made others fail. None when no step is in error any more."""
+        if not isinstance(error, JobError):
             return error
+        still = False
         asked = [self._follow(step.job_id, step.from_, step.to, False) for step in self._sent]
         until = time.monotonic() + ANSWER_S
         for step in asked:
             try:
                 state = step.accepted(_left(until))
             except ExesysError:
-                continue  # the first error is better than none
+                return error  # better than none
             cause = step.exception() if state is State.error else None
             if isinstance(cause, JobError) and cause.type != FOLLOWED:
                 return cause
-        return error
+            still = still or state is State.error
+        return error if still else None
 
 
 def _left(until: float | None) -> float | None:

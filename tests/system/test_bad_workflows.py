@@ -102,6 +102,23 @@ def test_too_many_steps(system):
     assert "[limits] workflow_steps" in said
 
 
+def test_too_many_edges(system):
+    names = [f"t{i}" for i in range(300)]
+    steps = [*(step(f"r{i}", names) for i in range(334)), *(step(name) for name in names)]
+    said = refused(send(system, "bad", *steps), "too_large", "", 413)
+    assert "the steps go to 100,500 names in all; at most 100,000 are allowed" in said
+    assert "Let a step between gather" in said
+
+
+def test_a_long_list_behind_another_step_with_its_name(system):
+    """Which it would be told apart from by the list: this is part of the names of keys."""
+    names = [f"name-{i}" for i in range(100)]
+    steps = [step("A", data=1), step("A", names, data=1), *(step(name) for name in names)]
+    said = refused(send(system, "bad", *steps))
+    assert "there is another step from A" in said
+    assert "Send the step with the long list first" in said
+
+
 def test_an_empty_workflow(system):
     assert "empty" in refused(system.post([], headers=WORKFLOW), field="")
 
@@ -192,6 +209,17 @@ def test_a_step_that_would_close_a_circle_is_refused_when_it_comes(own):
     send_one(own, "circle", step("C"), waits=True)
     send_one(own, "circle", step("R", "A", data=1), waits=False)
     assert set(ended(own, "circle")["EOJ"]) == {"C", "D"}
+
+
+def test_a_long_list_that_comes_later_alone(own):
+    names = [f"name-{i}" for i in range(100)]
+    assert send_one(own, "long", step("A", "B"), waits=True).status == 202
+    before = own.everything()
+    assert "there is another step from A" in refused(send_one(own, "long", step("A", names), waits=True))
+    assert own.everything() == before
+    # Sent first, it is as good as any.
+    assert send_one(own, "long-2", step("A", names), waits=True).status == 202
+    assert send_one(own, "long-2", step("A", "B"), waits=True).status == 202
 
 
 def test_a_full_queue_takes_all_of_a_workflow_or_nothing(make):

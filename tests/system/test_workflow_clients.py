@@ -11,6 +11,7 @@ from sent import job_of, one, states, step
 
 import exesys
 from exesys.errors import BadCommand, Conflict, NotFound, ResultTimeout, TooLarge, UnknownFunction
+from exesys.states import State
 
 DIAMOND = [step("A", ["B", "C"], data=1), step("B", "D"), step("C", "D"), step("D")]
 VALUE = ["D", {"B": ["B", ["A", 1]], "C": ["C", ["A", 1]]}]
@@ -58,6 +59,24 @@ def test_a_workflow_gives_its_value(client, flow):
     assert handle.result(20) == VALUE
     assert handle.done()
     assert "4 steps" in repr(handle)
+    assert [handle.step(number).result(10) for number in range(4)] == [
+        ["A", 1],
+        ["B", ["A", 1]],
+        ["C", ["A", 1]],
+        VALUE,
+    ]
+
+
+def test_of_each_step_a_handle_tells_its_end(client, job_id):
+    """Also of those that others follow, and while they run."""
+    handle = client.workflow([step("A", "B", "sleep", data=0.3), step("B", "C", "fail"), step("C")], job_id)
+    first, second = handle.step(0), handle.step(1)
+    assert not first.done()
+    assert first.result(10) == 0.3
+    assert second.wait(10)
+    assert second.exception().type == "ValueError"
+    with pytest.raises(exesys.JobError, match=r"ValueError: 0\.3"):
+        handle.result(10)
 
 
 def test_a_workflow_with_several_ends_gives_a_map(client):
@@ -393,3 +412,15 @@ def test_where_nothing_runs(make, write):
     nothing = make(start=False)
     for words in (["workflow", "submit", write(DIAMOND)], ["workflow", "show", "x"], ["why", "x"], ["retry", "x"]):
         assert "exesys" in complaint(nothing.exesys(*words), 3)
+
+
+def test_a_handle_that_told_of_a_failure_tells_of_the_retry(client, job_id, tmp_path):
+    mended = tmp_path / "mended"
+    handle = client.workflow([step("A", "B", "needs_file", data=str(mended)), step("B")], job_id)
+    with pytest.raises(exesys.JobError, match="FileNotFoundError"):
+        handle.result(10)
+    assert handle.state is State.error
+    mended.write_text("now it is there")
+    assert client.retry(job_id) == 2
+    assert handle.result(10) == ["B", "now it is there"]
+    assert handle.state is State.data_available
