@@ -165,11 +165,14 @@ class Broker:
             pending.report(Closed(message.session, report, self._jitter(), added))
 
     def _leave(self, worker: Worker | None, attempt: tuple[str, int]) -> None:
-        """A report came: in its turn there is credit for the next job, perhaps for one that it lets start."""
+        """A report came: if steps may start by it, there is credit for them in its own turn.
+
+        Not for others: claims of one job each cost more than they bring.
+        """
         sent = worker.held.get(attempt[0]) if worker is not None else None
         if worker is not None and sent is not None and sent.attempt == attempt[1]:
-            worker.leaving.add(attempt)
             if sent.feeds:
+                worker.leaving.add(attempt)
                 self._sated.clear()
 
     def _refuse(self, address: bytes, code: str, text: str) -> None:
