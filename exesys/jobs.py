@@ -18,6 +18,7 @@ from exesys.usage import PROGRAM
 if TYPE_CHECKING:
     from exesys.bus.client import Client
     from exesys.bus.handle import Handle
+    from exesys.bus.jobhandle import JobHandle
     from exesys.store.reader import Step
 
 REASON_S = 1.0
@@ -127,11 +128,16 @@ def _whole_result(client: Client, given: argparse.Namespace, steps: list[Step]) 
     handles = [client.follow(given.job_id, step.from_, step.text("to")) for step in steps]
     handle = JobHandle(given.job_id, graph, handles, client.follow)
     handle.accepted(ANSWER_S)
+    return _show_value(handle, given)
+
+
+def _show_value(handle: JobHandle, given: argparse.Namespace) -> int:
+    """Wait `--wait` seconds for a workflow's value, and print it. Raises JobError, ResultTimeout."""
     if not handle.wait(given.wait):
-        fix = f"Ask: {PROGRAM} why {given.job_id}"
-        raise ResultTimeout(f"job {given.job_id} has not ended within {given.wait:g} s.", fix=fix)
+        fix = f"Ask: {PROGRAM} why {handle.job_id}"
+        raise ResultTimeout(f"job {handle.job_id} has not ended within {given.wait:g} s.", fix=fix)
     value = handle.result(0)
-    output.show({"job_id": given.job_id, "EOJ": value} if given.json else value)
+    output.show({"job_id": handle.job_id, "EOJ": value} if given.json else value)
     return 0
 
 
@@ -216,12 +222,7 @@ def workflow_submit(config: Config, given: argparse.Namespace) -> int:
         if given.wait is None:
             output.show({"job_id": handle.job_id}) if given.json else print(handle.job_id)
             return 0
-        if not handle.wait(given.wait):
-            fix = f"Ask: {PROGRAM} why {handle.job_id}"
-            raise ResultTimeout(f"job {handle.job_id} has not ended within {given.wait:g} s.", fix=fix)
-        value = handle.result(0)
-        output.show({"job_id": handle.job_id, "EOJ": value} if given.json else value)
-    return 0
+        return _show_value(handle, given)
 
 
 def workflow_help(config: Config, given: argparse.Namespace) -> int:

@@ -50,5 +50,5 @@ def ended(ids: Iterable[str]) -> dict[str, object]:
     if found:
         backend.client.delete(*(keys[ticket] for ticket in found))
     else:
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # it has no way to wait for several results; the loop around it is bounded by LOST_S
     return {ticket: backend.decode_result(value)["result"] for ticket, value in found.items()}

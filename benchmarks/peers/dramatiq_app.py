@@ -53,7 +53,7 @@ def throughput(data: Sequence[str], in_flight: int) -> float:
         if found:
             results.client.delete(*(keys[ticket] for ticket in found))
         else:
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # it has no way to wait for several results; the loop around it is bounded by LOST_S
         return {
             ticket: results.unwrap_result(results.encoder.decode(value))
             for ticket, value in found.items()

@@ -42,5 +42,5 @@ def ended(ids: Iterable[str]) -> dict[str, object]:
     if found:
         storage.conn.hdel(storage.result_key, *found)
     else:
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # it has no way to wait for several results; the loop around it is bounded by LOST_S
     return {ticket: huey.serializer.deserialize(value) for ticket, value in found.items()}

@@ -170,10 +170,9 @@ class Broker:
         Not for others: claims of one job each cost more than they bring.
         """
         sent = worker.held.get(attempt[0]) if worker is not None else None
-        if worker is not None and sent is not None and sent.attempt == attempt[1]:
-            if sent.feeds:
-                worker.leaving.add(attempt)
-                self._sated.clear()
+        if worker is not None and sent is not None and sent.attempt == attempt[1] and sent.feeds:
+            worker.leaving.add(attempt)
+            self._sated.clear()
 
     def _refuse(self, address: bytes, code: str, text: str) -> None:
         self._effects.append(Send(address, m.Error(code, text, "", "")))

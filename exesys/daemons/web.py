@@ -47,7 +47,7 @@ def make_app(config: Config) -> bottle.Bottle:
         for name, value in HEADERS.items():
             bottle.response.set_header(name, value)
 
-    @app.get("/")  # type: ignore[untyped-decorator]
+    @app.get("/")  # type: ignore[untyped-decorator]  # bottle has no types
     def first_page() -> str:
         bottle.response.content_type = "text/html; charset=utf-8"
         text = (PAGES / "index.html").read_text(encoding="utf-8")
@@ -62,15 +62,15 @@ def make_app(config: Config) -> bottle.Bottle:
             text = text.replace(f"@{name}@", html.escape(value))
         return text
 
-    @app.get("/site")  # type: ignore[untyped-decorator]
+    @app.get("/site")  # type: ignore[untyped-decorator]  # bottle has no types
     def site_root() -> None:
         bottle.redirect("/site/")
 
-    @app.get("/site/<path:re:.*>")  # type: ignore[untyped-decorator]
+    @app.get("/site/<path:re:.*>")  # type: ignore[untyped-decorator]  # bottle has no types
     def own(path: str) -> Any:
         return _file(site, path)
 
-    @app.get("/<path:path>")  # type: ignore[untyped-decorator]
+    @app.get("/<path:path>")  # type: ignore[untyped-decorator]  # bottle has no types
     def page(path: str) -> Any:
         return _file(PAGES, path)
 
