@@ -3,9 +3,8 @@
 -- KEYS   the steps' records in processing, one per report
 -- ARGV   the settings (see graph.lua), most crashes, then per report: ref,
 --        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
---        body, jitter, began_ms, ended_ms, log, number of steps it adds; per
---        added step: from, to, cmd, data, digest, queue, priority, due_ms,
---        number of options, and each option's name and value
+--        body, jitter, began_ms, ended_ms, log, number of steps it adds, and
+--        those (see step.lua)
 -- Finds  held, ready queue, delayed, dead, job, flow, log
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
@@ -25,7 +24,6 @@
 
 local LONGEST_BACKOFF_S = 3600
 local AGAIN = { 0, false, false, 0, {} }
-local ADDED = 9
 
 -- processing → data_available. Few of the record's fields live on, so that
 -- writing these anew costs half of pruning the rest and a RENAME.
@@ -48,13 +46,7 @@ end
 local function read_added(ARGV, at, count)
   local added = {}
   for i = 1, count do
-    local options = tonumber(ARGV[at + ADDED - 1])
-    added[i] = {
-      from = ARGV[at], to = ARGV[at + 1], cmd = ARGV[at + 2], data = ARGV[at + 3], digest = ARGV[at + 4],
-      queue = ARGV[at + 5], priority = ARGV[at + 6], due_ms = tonumber(ARGV[at + 7]),
-      at = at + ADDED, options = options,
-    }
-    at = at + ADDED + 2 * options
+    added[i], at = read_step(ARGV, at)
   end
   return added, at
 end
@@ -105,7 +97,7 @@ end
 
 -- Store the steps that a function added to its own job. Returns how many start,
 -- and those that fail at once, as `spread` does.
-local function add(env, job_id, added, ARGV)
+local function add(env, job_id, added)
   local index = key.job(job_id)
   make_many(job_id)
   for _, step in ipairs(added) do
@@ -122,17 +114,11 @@ local function add(env, job_id, added, ARGV)
     local ref = step.first .. ':' .. job_id
     local fed = call('HEXISTS', key.flow(job_id), '<' .. step.from) == 1
     local state = fed and 'standby' or 'start'
-    local record = key.record(ref, state)
-    call('HSET', record, 'to', step.to, 'cmd', step.cmd, 'data', step.data, 'sum', step.digest, 'born', env.now_ms,
-      'many', 1)
-    if step.queue ~= QUEUE then call('HSET', record, 'queue', step.queue) end
-    if tonumber(step.priority) ~= PRIORITY then call('HSET', record, 'priority', step.priority) end
-    for at = step.at, step.at + 2 * step.options - 1, 2 do
-      call('HSET', record, ARGV[at], ARGV[at + 1])
-      if ARGV[at] == 'result_ttl_s' then lengthen(index, ARGV[at + 1]) end
+    lengthen(index, option(step, 'result_ttl_s'))
+    if not write(env.now_ms, ref, state, step, { 'many', 1 }) then
+      error(ref .. ' cannot be written')
     end
     if fed then
-      if step.due_ms ~= 0 then call('HSET', record, 'due_ms', step.due_ms) end
       if not fed_names[step.from] then
         fed_names[#fed_names + 1], fed_names[step.from] = step.from, true
       end
@@ -216,7 +202,7 @@ local function report(KEYS, ARGV)
         if why then
           outcome, body = '1', error_body('BadStep', why)
         else
-          more, ended = add(env, job_of(ref), added, ARGV)
+          more, ended = add(env, job_of(ref), added)
           fields[8] = '1'
         end
       end

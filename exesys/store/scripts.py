@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -41,7 +41,7 @@ CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
 NAMES = ("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job")
-SHARED = ("common", "graph", "deal")
+SHARED = ("common", "step", "graph", "deal")
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
 REFUSED = Taken("refused", "", State.start, None)
@@ -102,11 +102,14 @@ class Builder:
         self.functions = {name: library.function(name) for name in NAMES}
         self.limits = limits
         self.lost_body = max_errors
+        ttls = int(limits.result_ttl_s), int(limits.error_ttl_s)
+        # What graph.lua reads first, behind the time.
+        self._settings = (*ttls, limits.data_bytes, int(limits.standby_s * 1000), limits.workflow_steps)
 
     def build(self, turn: Turn, answers: Answers, chunk: int = CHUNK) -> Iterator[Request]:
         """Yield the turn's requests in their fixed order, at most `chunk` jobs in each."""
         keys = self.keys
-        settings = self._settings(turn)
+        settings: list[Argument] = [turn.now_ms, *self._settings]
         for reports in _packs(turn.reports, chunk, lambda closed: 1 + len(closed.added)):
             yield self._report(settings, reports, answers.ended)
         for session in turn.lost:
@@ -160,34 +163,15 @@ class Builder:
     ) -> Request:
         return Request(("FCALL", self.functions[name], len(keys), *keys, *arguments), read, blank, kind)
 
-    def _settings(self, turn: Turn) -> list[Argument]:
-        """What graph.lua reads first."""
-        limits = self.limits
-        ttls = int(limits.result_ttl_s), int(limits.error_ttl_s)
-        return [turn.now_ms, *ttls, limits.data_bytes, int(limits.standby_s * 1000), limits.workflow_steps]
-
     def _submit(
         self, settings: list[Argument], chunk: Sequence[Placed], claims: list[Claim], answers: Answers
     ) -> Request:
         arguments: list[Argument] = [*settings, self.limits.queue_depth, *_spelt(claims)]
         keys = [self.keys("delayed")]
         for placed in chunk:
-            command, options, peer, due_ms, waits = placed
-            keys.append(self.keys("job", command.job_id))
-            arguments += (
-                command.from_,
-                command.to,
-                command.cmd,
-                command.data,
-                command.job_id,
-                command.digest,
-                peer,
-                options.get("queue", DEFAULT_QUEUE),
-                options.get("priority", DEFAULT_PRIORITY),
-                due_ms,
-                int(waits),
-                *_recorded(options),
-            )
+            job_id = placed.command.job_id
+            keys.append(self.keys("job", job_id))
+            arguments += (job_id, *_step(placed))
 
         def read(reply: Any) -> None:
             answers.taken += [_taken(raw) for raw in reply[0]]
@@ -207,21 +191,8 @@ class Builder:
             keys += (self.keys("job", job_id), self.keys("flow", job_id))
             fields = _flow_fields(graph)
             arguments += (job_id, len(steps), len(fields) // 2)
-            for (command, options, peer, due_ms, waits), first in zip(steps, graph.firsts, strict=True):
-                arguments += (
-                    command.from_,
-                    first,
-                    command.to,
-                    command.cmd,
-                    command.data,
-                    command.digest,
-                    peer,
-                    options.get("queue", DEFAULT_QUEUE),
-                    options.get("priority", DEFAULT_PRIORITY),
-                    due_ms,
-                    int(waits),
-                    *_recorded(options),
-                )
+            for placed, first in zip(steps, graph.firsts, strict=True):
+                arguments += (first, *_step(placed))
             arguments += fields
         none = [Stored("refused", "", ())] * len(flows)
         return self._script("workflow", keys, arguments, _each(into, _stored), _filling(into, none))
@@ -272,18 +243,8 @@ class Builder:
             attempts.append((ref, attempt))
             records.append(self.keys("record", ref, State.processing.name))
             arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log, len(added))
-            for command, options, _, due_ms, _ in added:
-                arguments += (
-                    command.from_,
-                    command.to,
-                    command.cmd,
-                    command.data,
-                    command.digest,
-                    options.get("queue", DEFAULT_QUEUE),
-                    options.get("priority", DEFAULT_PRIORITY),
-                    due_ms,
-                    *_recorded(options),
-                )
+            for placed in added:
+                arguments += _step(placed)
 
         def read(reply: Any) -> None:
             for (ref, attempt), answer in zip(attempts, reply, strict=True):
@@ -338,12 +299,26 @@ def lost_body(max_losses: int) -> bytes:
 CANCELLED = codec.pack({"type": "Cancelled", "message": "it was cancelled", "traceback": ""})
 
 
-def _recorded(options: Mapping[str, Any]) -> list[Argument]:
-    """Spell the options that a record keeps: their number, then names and values."""
+def _step(placed: Placed) -> list[Argument]:
+    """Spell a step as step.lua reads it; of the options those that a record keeps."""
+    command, options, peer, due_ms, waits = placed
     recorded: list[Argument] = [part for name in _RECORDED if name in options for part in (name, options[name])]
     if "result_ttl_s" in options:
         recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
-    return [len(recorded) // 2, *recorded]
+    return [
+        command.from_,
+        command.to,
+        command.cmd,
+        command.data,
+        command.digest,
+        peer,
+        options.get("queue", DEFAULT_QUEUE),
+        options.get("priority", DEFAULT_PRIORITY),
+        due_ms,
+        int(waits),
+        len(recorded) // 2,
+        *recorded,
+    ]
 
 
 def _flow_fields(graph: Graph) -> list[Argument]:
@@ -363,11 +338,12 @@ def _packs(items: list[T], size: int, weight: Callable[[T], int]) -> Iterator[li
     pack: list[T] = []
     weighs = 0
     for item in items:
-        if pack and weighs + weight(item) > size:
+        more = weight(item)
+        if pack and weighs + more > size:
             yield pack
             pack, weighs = [], 0
         pack.append(item)
-        weighs += weight(item)
+        weighs += more
     if pack:
         yield pack
 

@@ -3,9 +3,8 @@
 --
 -- KEYS   delayed, then the jobs' index keys, one per command
 -- ARGV   the settings (see graph.lua), depth limit, number of claims, the
---        claims (see deal.lua), then per command: from, to, cmd, data, job_id,
---        digest, peer, queue, priority, due_ms, 1 if it waits to be fed,
---        number of options, and each option's name and value
+--        claims (see deal.lua), then per command its job_id and the step (see
+--        step.lua)
 -- Finds  record, ready queue, jobs, order, held, flow, standby
 -- Gives  {answers, next due millisecond (0: none), what each claim got}; the
 --        answer to a command is 1 when it was new and is in start, else
@@ -36,21 +35,13 @@ local function existing(ref, digest, order)
 end
 
 -- Write the record. False when a foreign key of another kind stands in its place.
-local function create(ref, state, index, fields, queue, priority, ttl_s)
-  local size = #fields
-  if queue ~= QUEUE then
-    fields[size + 1], fields[size + 2], size = 'queue', queue, size + 2
-  end
-  if priority ~= PRIORITY then
-    fields[size + 1], fields[size + 2], size = 'priority', priority, size + 2
-  end
+local function create(now_ms, ref, state, index, step, fields)
   local alone = call('HLEN', index) == 1
   local many = not alone or state == 'standby'
   if many then
-    fields[size + 1], fields[size + 2] = 'many', 1
+    fields[#fields + 1], fields[#fields + 2] = 'many', 1
   end
-  local written = redis.pcall('HSET', key.record(ref, state), unpack(fields))
-  if type(written) == 'table' and written.err then
+  if not write(now_ms, ref, state, step, fields) then
     return false
   end
   local job_id = job_of(ref)
@@ -60,11 +51,11 @@ local function create(ref, state, index, fields, queue, priority, ttl_s)
   if many then
     if call('HEXISTS', index, ':open') == 1 then
       open(job_id, 1)
-      enlist(job_id, { { first = first_of(ref), to = fields[2] } })
+      enlist(job_id, { { first = first_of(ref), to = step.to } })
     else
       make_many(job_id)
     end
-    lengthen(index, ttl_s)
+    lengthen(index, option(step, 'result_ttl_s'))
   end
   return true
 end
@@ -93,12 +84,10 @@ local function submit(KEYS, ARGV)
   local order = call('INCRBY', key.order(), count) - count
 
   for i = 1, count do
-    local index = KEYS[i + 1]
-    local from, to, cmd, data, job_id, digest, peer, queue = unpack(ARGV, at, at + 7)
-    local priority, due_ms = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
-    local waits, options = ARGV[at + 10] == '1', tonumber(ARGV[at + 11])
-    local first_option = at + 12
-    at = first_option + 2 * options
+    local index, job_id = KEYS[i + 1], ARGV[at]
+    local step
+    step, at = read_step(ARGV, at + 1)
+    local from, to, queue, due_ms, waits = step.from, step.to, step.queue, step.due_ms, step.waits
     order = order + 1
     if not depth[queue] then
       depth[queue], ready[queue] = call('ZCARD', key.ready(queue)), {}
@@ -120,7 +109,7 @@ local function submit(KEYS, ARGV)
       answer = { 'long', ref, 0, false, {} }
     elseif not fresh then
       -- nil when the record expired before its job's index did: then it is new.
-      answer = existing(ref, digest, order)
+      answer = existing(ref, step.digest, order)
     elseif depth[queue] >= limit then
       call('HDEL', index, first)
       answer = { 'full', ref, 0, false, {} }
@@ -132,34 +121,16 @@ local function submit(KEYS, ARGV)
       end
     end
     if not answer then
-      local fields = { 'to', to, 'cmd', cmd, 'data', data, 'sum', digest, 'born', now_ms }
-      if peer ~= '' then
-        fields[11], fields[12] = 'peer', peer
-      end
-      local timeout_s, ttl_s
-      for j = first_option, at - 1, 2 do
-        fields[#fields + 1], fields[#fields + 2] = ARGV[j], ARGV[j + 1]
-        if ARGV[j] == 'timeout_s' then
-          timeout_s = ARGV[j + 1]
-        elseif ARGV[j] == 'result_ttl_s' then
-          ttl_s = ARGV[j + 1]
-        end
-      end
       local hand
       if count == 1 and depth[queue] == 0 and due_ms <= now and not waits then
         empty[queue] = true
         hand = free_hand(claims, queue)
       end
-      local state = waits and 'standby' or 'start'
-      local size = #fields
-      if waits and due_ms ~= 0 then
-        fields[size + 1], fields[size + 2] = 'due_ms', due_ms
-      elseif hand then
-        state = 'processing'
-        fields[size + 1], fields[size + 2], fields[size + 3] = 'attempt', 1, 'worker'
-        fields[size + 4], fields[size + 5], fields[size + 6] = hand.session, 'sent', now_ms
+      local state, fields = waits and 'standby' or 'start', {}
+      if hand then
+        state, fields = 'processing', { 'attempt', 1, 'worker', hand.session, 'sent', now_ms }
       end
-      if not create(ref, state, index, fields, queue, priority, ttl_s) then
+      if not create(now_ms, ref, state, index, step, fields) then
         call('HDEL', index, first)
         answer = { 'refused', ref, 0, false, {} }
       elseif waits then
@@ -174,14 +145,15 @@ local function submit(KEYS, ARGV)
         local first_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
         due = tonumber(first_due[2] or 0)
       elseif hand then
-        hand_out(hand, { ref, 1, to, cmd, data, timeout_s or false }, score(priority, order))
+        local job = { ref, 1, to, step.cmd, step.data, option(step, 'timeout_s') or false }
+        hand_out(hand, job, score(step.priority, order))
       elseif due_ms > now then
         call('ZADD', KEYS[1], due_ms, ref)
         due = due == 0 and due_ms or math.min(due, due_ms)
       else
         empty[queue] = nil
         local list = ready[queue]
-        list[#list + 1] = score(priority, order)
+        list[#list + 1] = score(step.priority, order)
         list[#list + 1] = ref
         depth[queue] = depth[queue] + 1
       end

@@ -3,10 +3,9 @@
 --
 -- KEYS   per workflow: the job's index, its flow
 -- ARGV   the settings (see graph.lua), depth limit, then per workflow: job_id,
---        number of steps, number of the flow's fields; per step: from, first
---        part of its ref, to, cmd, data, digest, peer, queue, priority, due_ms,
---        1 if it waits to be fed, number of options, and each option's name and
---        value; then each field of the flow and its value
+--        number of steps, number of the flow's fields; per step the first part
+--        of its ref and the step (see step.lua); then each field of the flow
+--        and its value
 -- Finds  record, ready queue, delayed, jobs, order
 -- Gives  per workflow {verdict, ref it is about, per step {ref, state, body}};
 --        no steps when it was not taken. `refused`: a foreign key of another
@@ -14,18 +13,12 @@
 --
 -- Run twice it changes nothing: the second time every step is there.
 
-local STEP = 12
-
 local function read_steps(ARGV, at, count)
   local steps = {}
   for i = 1, count do
-    local options = tonumber(ARGV[at + STEP - 1])
-    steps[i] = {
-      from = ARGV[at], first = ARGV[at + 1], to = ARGV[at + 2], cmd = ARGV[at + 3], data = ARGV[at + 4],
-      digest = ARGV[at + 5], peer = ARGV[at + 6], queue = ARGV[at + 7], priority = tonumber(ARGV[at + 8]),
-      due_ms = tonumber(ARGV[at + 9]), waits = ARGV[at + 10] == '1', at = at + STEP, options = options,
-    }
-    at = at + STEP + 2 * options
+    local first = ARGV[at]
+    steps[i], at = read_step(ARGV, at + 1)
+    steps[i].first = first
   end
   return steps, at
 end
@@ -65,22 +58,8 @@ local function store(env, index, flow, job_id, steps, ARGV, fields_at, fields)
   local firsts, answers = {}, {}
   for i, step in ipairs(steps) do
     local ref = step.first .. ':' .. job_id
-    local record = {
-      'to', step.to, 'cmd', step.cmd, 'data', step.data, 'sum', step.digest, 'born', env.now_ms, 'many', 1,
-    }
-    local function put(name, value)
-      record[#record + 1], record[#record + 2] = name, value
-    end
-    if step.peer ~= '' then put('peer', step.peer) end
-    if step.queue ~= QUEUE then put('queue', step.queue) end
-    if step.priority ~= PRIORITY then put('priority', step.priority) end
-    if step.waits and step.due_ms ~= 0 then put('due_ms', step.due_ms) end
-    for at = step.at, step.at + 2 * step.options - 1, 2 do
-      put(ARGV[at], ARGV[at + 1])
-      if ARGV[at] == 'result_ttl_s' then lengthen(index, ARGV[at + 1]) end
-    end
-    local written = redis.pcall('HSET', key.record(ref, step.waits and 'standby' or 'start'), unpack(record))
-    if type(written) == 'table' and written.err then
+    lengthen(index, option(step, 'result_ttl_s'))
+    if not write(env.now_ms, ref, step.waits and 'standby' or 'start', step, { 'many', 1 }) then
       for done = 1, i - 1 do
         call('DEL', key.record(answers[done][1], answers[done][2] == 1 and 'standby' or 'start'))
       end
