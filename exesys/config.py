@@ -159,12 +159,25 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Runner:
+    capacity: int = _key(1000, _int(1, 100_000))
+    grace_s: float = _key(10.0, _seconds(0, 3600))
+    kill_grace_s: float = _key(2.0, _seconds(0, 600))
+    max_failures: int = _key(5, _int(1, 1_000_000))
+    max_losses: int = _key(50, _int(1, 1_000_000))
+    backoff_s: float = _key(0.5, _seconds(0.01, 3600))
+    max_backoff_s: float = _key(30.0, _seconds(0.01, 86_400))
+    healthy_s: float = _key(10.0, _seconds(0, 86_400))
+
+
+@dataclass(frozen=True)
 class Limits:
     body_bytes: int = _key(8 << 20, _bytes(1024, 1 << 30))
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
     depth: int = _key(100, _int(1, 400))
     array: int = _key(1000, _int(1, 100_000))
     workflow_steps: int = _key(10_000, _int(2, 100_000))
+    runners: int = _key(10_000, _int(1, 100_000))
     standby_s: float = _key(86_400.0, _seconds(1, 366 * 86_400))
     queue_depth: int = _key(5_000_000, _int(1, 1_000_000_000))
     timeout_s: float = _key(3600.0, _seconds(0.01, 366 * 86_400))
@@ -193,6 +206,7 @@ class Config:
     mongo: Mongo = Mongo()
     bus: Bus = Bus()
     worker: Worker = Worker()
+    runner: Runner = Runner()
     limits: Limits = Limits()
 
     @property
@@ -256,6 +270,7 @@ SECTIONS: dict[str, type[Any]] = {
     "mongo": Mongo,
     "bus": Bus,
     "worker": Worker,
+    "runner": Runner,
     "limits": Limits,
 }
 

@@ -4,17 +4,19 @@ The router's core fills a `Turn`; the store runs it as one pipeline of a few
 scripts that take many jobs each (group commit) and fills the answers. Every
 request is idempotent, so that a turn whose answers were lost with the
 connection is simply run again. The order inside a turn is fixed: reports,
-releases, submits, changes, claims, then reads. So who sends a job and cancels
+releases, submits, changes, runners, claims, then reads. So who sends a job and cancels
 it at once finds it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from exesys.bus.messages import Held, Job, Note, Report
 from exesys.command import Command
+from exesys.runner import Name
 from exesys.states import State
 from exesys.workflow import Graph
 
@@ -96,6 +98,66 @@ class Changed(NamedTuple):
     sessions: tuple[str, ...]  # of the workers that run them, "" where none does
 
 
+class Enlist(NamedTuple):
+    """Store a new runner. `digest` tells whether a second one of this name is the same."""
+
+    name: Name
+    target: str
+    data: bytes
+    digest: bytes
+    grace_s: float
+    job: str
+
+
+class Assign(NamedTuple):
+    """Give a runner's next life to a daemon, unless its stop is loaded."""
+
+    name: Name
+    epoch: int
+    session: str
+    host: str
+
+
+class Noted(NamedTuple):
+    """Change a runner's record, if this is still its epoch; `final`: nothing of it goes on."""
+
+    name: Name
+    epoch: int
+    final: bool
+    fields: Mapping[str, Any]
+
+
+class Halt(NamedTuple):
+    """Load a runner's stop. Without a uuid: forget the stop that was loaded for all of a type."""
+
+    name: Name
+
+
+class Revive(NamedTuple):
+    """Let a runner that has ended run again."""
+
+    name: Name
+
+
+class Loglines(NamedTuple):
+    """What a life has printed and logged since the chunk before."""
+
+    name: Name
+    epoch: int
+    chunk: int
+    text: str
+
+
+RunnerOp = Enlist | Assign | Noted | Halt | Revive | Loglines
+
+
+class RunnerDone(NamedTuple):
+    """The store's answer to a RunnerOp: a verdict (see runner.lua), and the record where it is asked for."""
+
+    verdict: str
+    fields: Mapping[bytes, bytes]
+
+
 class Claim(NamedTuple):
     """Up to `most` jobs from `queues` for one worker's session."""
 
@@ -131,6 +193,7 @@ class Turn:
     placed: list[Placed] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    runners: list[RunnerOp] = field(default_factory=list)
     sweep: bool = False  # give up steps that nothing feeds
     claims: list[Claim] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
@@ -148,6 +211,7 @@ class Turn:
             or self.placed
             or self.flows
             or self.changes
+            or self.runners
             or self.sweep
             or self.notes
             or self.lost
@@ -168,6 +232,7 @@ class Answers:
     taken: list[Taken] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
+    runners: list[RunnerDone] = field(default_factory=list)
     swept: list[Ended] = field(default_factory=list)
     next_unfed_ms: int = 0  # when the next step is to be given up that nothing feeds; 0: none is
     claimed: list[Claimed] = field(default_factory=list)

@@ -33,7 +33,7 @@ class Hello(NamedTuple):
     """The first message of every peer, and again after a router's restart."""
 
     version: int
-    role: str  # client, worker, controller
+    role: str  # client, worker, runner, controller
     session: str  # made new at each boot of the peer
     token: str  # reserved for access rules
     info: dict[str, Any]
@@ -129,15 +129,27 @@ class StatusReply(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Cancel a whole job, or retry what failed of it."""
+    """Cancel a whole job, or retry what failed of it; stop a runner, all of a type, or restart one."""
 
     tag: int
-    what: str  # cancel, retry
-    job_id: str
+    what: str  # cancel, retry: of a job; stop, restart: of a runner
+    name: str  # a job_id; type:uuid, or for a stop a type alone
+
+
+class Start(NamedTuple):
+    """Start a runner. CHANGED answers: 1 step when it is new, 0 when it was there already."""
+
+    tag: int
+    type: str
+    uuid: str
+    target: str
+    data: bytes
+    grace_s: float  # how long it may take to stop; -1: as its daemon's settings say
+    job: str  # the ref of the job that starts it, or ""
 
 
 class Changed(NamedTuple):
-    """How many steps a CHANGE has changed; or -1 and [code, message, field, fix]."""
+    """How many steps, or runners, have changed; or -1 and [code, message, field, fix]."""
 
     tag: int
     steps: int
@@ -254,11 +266,71 @@ class Drain(NamedTuple):
     session: str
 
 
+# --- runners --------------------------------------------------------------
+#
+# A *name* is `type:uuid`; a runner's epoch counts its lives, from 1.
+
+
+class Launch(NamedTuple):
+    """One life of a runner, for the daemon that is to host it."""
+
+    name: str
+    epoch: int
+    target: str
+    data: bytes
+    grace_s: float
+
+
+class Launches(NamedTuple):
+    launches: tuple[Launch, ...]
+
+
+class Told(NamedTuple):
+    """What a life tells of itself. `fraction` is -1 for none; `log` is what was added, the chunk of that number."""
+
+    name: str
+    epoch: int
+    pid: int
+    began_ms: int
+    fraction: float
+    text: str
+    cpu_s: float
+    memory_bytes: int
+    chunk: int
+    log: str
+
+
+class Telling(NamedTuple):
+    session: str
+    told: tuple[Told, ...]
+
+
+class Exit(NamedTuple):
+    """A life is over. `ending` is one of `runner.Ending`; `body` is msgpack: the error's map, or empty."""
+
+    name: str
+    epoch: int
+    ending: int
+    body: bytes
+    lived_ms: int
+
+
+class Exits(NamedTuple):
+    """Sent again until RESULT_ACK names them."""
+
+    session: str
+    exits: tuple[Exit, ...]
+
+
 # --- events ---------------------------------------------------------------
 
 
 class Stop(NamedTuple):
-    """From the controller: this runner is to stop. `uuid` may be empty: all of a type."""
+    """This runner is to stop. `uuid` may be empty: all of a type.
+
+    From the controller, which saw it in Redis; and to a runner daemon, of a
+    runner that it hosts.
+    """
 
     type: str
     uuid: str
@@ -307,6 +379,10 @@ Message = (
     | Heartbeat
     | HeartbeatAck
     | Drain
+    | Start
+    | Launches
+    | Telling
+    | Exits
     | Stop
     | Sync
     | Snapshot

@@ -28,6 +28,12 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "turn": ("exesys:turn", "text: epoch and number of the last turn committed"),
     "controller": ("exesys:controller", "text: session of the active controller; expires"),
     "runners": ("exesys:runners", "set: type:uuid of every runner not ended"),
+    "runner": ("exesys:runner:%s", "hash: a runner, by its type:uuid"),
+    "runner_log": (
+        "exesys:runner-log:%s",
+        "stream: what a runner printed and logged; ids are epoch-chunk",
+    ),
+    "ended": ("exesys:ended", "sorted set: runners that have ended, by the millisecond"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),
 }
 

@@ -22,15 +22,19 @@ from redis.retry import Retry
 
 from exesys.config import Limits
 from exesys.errors import Unavailable
+from exesys.runner import Name, parse_name
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
-from exesys.store.scripts import CHUNK, Argument, Builder, Kind, Library, Request, lost_body
+from exesys.store.scripts import CHUNK, Builder, Kind, Library, Request, lost_body
+from exesys.store.spelling import Argument
 from exesys.turn import Answers, Turn
 
 CONNECT_TIMEOUT_S = 0.25
 SEND_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 5.0
 _READ_BYTES = 1 << 16
+# What the router remembers of a runner. Its data stays in Redis.
+RUNNER_FIELDS = ("target", "size", "state", "epoch", "session", "failures", "losses", "restarts")
 _PASSING = (
     "LOADING",
     "READONLY",
@@ -119,6 +123,26 @@ class Store:
             return epoch, sessions, self._ask("GET", self.keys("functions")) or b""
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+
+    def runners(self) -> dict[Name, dict[bytes, bytes]]:
+        """Return the records of all runners that have not ended, without their data."""
+        found: dict[Name, dict[bytes, bytes]] = {}
+        try:
+            names = [name.decode() for name in self._ask("SMEMBERS", self.keys("runners"))]
+            for start in range(0, len(names), CHUNK):
+                chunk = names[start : start + CHUNK]
+                asked = [("HMGET", self.keys("runner", name), *RUNNER_FIELDS) for name in chunk]
+                self._write(b"".join(map(_packed, asked)))
+                for name in chunk:
+                    values = self._connection.read_response(disable_decoding=True)
+                    fields = {
+                        field.encode(): value for field, value in zip(RUNNER_FIELDS, values, strict=True) if value
+                    }
+                    if b"state" in fields:
+                        found[parse_name(name)] = fields
+        except (redis.RedisError, OSError) as error:
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        return found
 
     def begin(self, turn: Turn) -> None:
         """Send a turn. Raises StoreAway; the turn is kept and `again` sends it once more."""

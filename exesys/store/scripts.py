@@ -8,7 +8,6 @@ script gets and how to read its reply. Many jobs go into one script, up to
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from importlib import resources
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from exesys import codec
 from exesys.bus.messages import Held, Job
-from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from exesys.config import Limits
 from exesys.states import State
+from exesys.store import spelling
 from exesys.store.keys import Keys
+from exesys.store.spelling import Argument
 from exesys.turn import (
     Answers,
     Change,
@@ -31,24 +31,25 @@ from exesys.turn import (
     Flow,
     Found,
     Placed,
+    RunnerDone,
+    RunnerOp,
     Stored,
     Taken,
     Turn,
 )
-from exesys.workflow import Graph
 
 CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
-NAMES = ("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job")
+RUNNER_CHUNKS = 200  # of the log of a runner, each of at most `instance.CHUNK_BYTES`
+NAMES = (
+    *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
+    "runner",
+)
 SHARED = ("common", "step", "graph", "deal")
-STATES = tuple(State)
-NEW = Taken("new", "", State.start, None)
 REFUSED = Taken("refused", "", State.start, None)
-_RECORDED = ("timeout_s", "retries", "backoff_s", "result_ttl_s")
 
 T = TypeVar("T")
-Argument = str | bytes | int | float
 
 
 class Kind(Enum):
@@ -129,6 +130,8 @@ class Builder:
             yield self._submit(settings, placed, claims, answers)
         for change in turn.changes:
             yield self._change(settings, change, answers.changed)
+        for ops in _chunks(turn.runners, chunk):
+            yield self._runners(turn.now_ms, ops, answers.runners)
         if turn.claims and not with_last:
             yield self._claim(turn, answers)
         for lookups in _chunks(turn.lookups, chunk):
@@ -136,7 +139,7 @@ class Builder:
             flat = [part for lookup in lookups for part in (lookup.from_, lookup.to, lookup.job_id)]
             none: list[Found] = [Found("", None, None)] * len(lookups)
             yield self._script(
-                "lookup", index, flat, _each(answers.found, _found), _filling(answers.found, none), Kind.read
+                "lookup", index, flat, _each(answers.found, spelling.found), _filling(answers.found, none), Kind.read
             )
         for notes in _chunks(turn.notes, chunk):
             records = [keys("record", note.ref, State.processing.name) for note in notes]
@@ -166,15 +169,15 @@ class Builder:
     def _submit(
         self, settings: list[Argument], chunk: Sequence[Placed], claims: list[Claim], answers: Answers
     ) -> Request:
-        arguments: list[Argument] = [*settings, self.limits.queue_depth, *_spelt(claims)]
+        arguments: list[Argument] = [*settings, self.limits.queue_depth, *spelling.spelt_claims(claims)]
         keys = [self.keys("delayed")]
         for placed in chunk:
             job_id = placed.command.job_id
             keys.append(self.keys("job", job_id))
-            arguments += (job_id, *_step(placed))
+            arguments += (job_id, *spelling.step(placed))
 
         def read(reply: Any) -> None:
-            answers.taken += [_taken(raw) for raw in reply[0]]
+            answers.taken += [spelling.taken(raw) for raw in reply[0]]
             if claims:
                 self._claimed(claims, reply[1:], answers)
 
@@ -189,39 +192,47 @@ class Builder:
         keys: list[str] = []
         for job_id, steps, graph in flows:
             keys += (self.keys("job", job_id), self.keys("flow", job_id))
-            fields = _flow_fields(graph)
+            fields = spelling.flow_fields(graph)
             arguments += (job_id, len(steps), len(fields) // 2)
             for placed, first in zip(steps, graph.firsts, strict=True):
-                arguments += (first, *_step(placed))
+                arguments += (first, *spelling.step(placed))
             arguments += fields
         none = [Stored("refused", "", ())] * len(flows)
-        return self._script("workflow", keys, arguments, _each(into, _stored), _filling(into, none))
+        return self._script("workflow", keys, arguments, _each(into, spelling.stored), _filling(into, none))
 
     def _change(self, settings: list[Argument], change: Change, into: list[Changed]) -> Request:
         what, job_id = change
 
         def read(reply: Any) -> None:
             number, ended = reply
-            into.append(
-                Changed(
-                    int(number), tuple(_failed(each[:4]) for each in ended), tuple(_text(each[4]) for each in ended)
-                )
-            )
+            failed = tuple(spelling.failed(each[:4]) for each in ended)
+            into.append(Changed(int(number), failed, tuple(spelling.text(each[4]) for each in ended)))
 
         arguments = [*settings, what, job_id, CANCELLED]
         return self._script(
             "change", [self.keys("job", job_id)], arguments, read, lambda: into.append(Changed(0, (), ()))
         )
 
+    def _runners(self, now_ms: int, ops: Sequence[RunnerOp], into: list[RunnerDone]) -> Request:
+        limits = self.limits
+        arguments: list[Argument] = [now_ms, *self._settings[:2], limits.runners, RUNNER_CHUNKS]
+        keys: list[str] = []
+        for op in ops:
+            keys += (self.keys("runner", str(op.name)), self.keys("run", *op.name))
+            what, *parts = spelling.runner_op(op)
+            arguments += (what, str(op.name), len(parts), *parts)
+        refused = [RunnerDone("refused", {})] * len(ops)
+        return self._script("runner", keys, arguments, _each(into, spelling.done), _filling(into, refused))
+
     def _sweep(self, settings: list[Argument], answers: Answers) -> Request:
         def read(reply: Any) -> None:
             answers.next_unfed_ms = int(reply[0])
-            answers.swept += [_failed(each) for each in reply[1]]
+            answers.swept += [spelling.failed(each) for each in reply[1]]
 
         return self._script("unfed", [self.keys("standby")], [*settings, MOST_UNFED], read, _nothing)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:
-        arguments: list[Argument] = [turn.now_ms, *_spelt(turn.claims)]
+        arguments: list[Argument] = [turn.now_ms, *spelling.spelt_claims(turn.claims)]
 
         def read(reply: Any) -> None:
             self._claimed(turn.claims, reply, answers)
@@ -244,7 +255,7 @@ class Builder:
             records.append(self.keys("record", ref, State.processing.name))
             arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log, len(added))
             for placed in added:
-                arguments += _step(placed)
+                arguments += spelling.step(placed)
 
         def read(reply: Any) -> None:
             for (ref, attempt), answer in zip(attempts, reply, strict=True):
@@ -259,11 +270,11 @@ class Builder:
                             ref,
                             attempt,
                             False,
-                            STATES[state],
-                            _text(peer),
-                            _body(state, body),
+                            spelling.STATES[state],
+                            spelling.text(peer),
+                            spelling.body_of(state, body),
                             started,
-                            tuple([_failed(each) for each in failed]),
+                            tuple([spelling.failed(each) for each in failed]),
                         )
                     )
 
@@ -275,7 +286,7 @@ class Builder:
         arguments: list[Argument] = [*settings, session, self.limits.max_losses, self.lost_body, MOST_RELEASED]
 
         def read(reply: Any) -> None:
-            into.append((int(reply[0]), [_failed(each) for each in reply[1]]))
+            into.append((int(reply[0]), [spelling.failed(each) for each in reply[1]]))
 
         return self._script("release", keys, arguments, read, lambda: into.append((0, [])))
 
@@ -299,40 +310,6 @@ def lost_body(max_losses: int) -> bytes:
 CANCELLED = codec.pack({"type": "Cancelled", "message": "it was cancelled", "traceback": ""})
 
 
-def _step(placed: Placed) -> list[Argument]:
-    """Spell a step as step.lua reads it; of the options those that a record keeps."""
-    command, options, peer, due_ms, waits = placed
-    recorded: list[Argument] = [part for name in _RECORDED if name in options for part in (name, options[name])]
-    if "result_ttl_s" in options:
-        recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
-    return [
-        command.from_,
-        command.to,
-        command.cmd,
-        command.data,
-        command.digest,
-        peer,
-        options.get("queue", DEFAULT_QUEUE),
-        options.get("priority", DEFAULT_PRIORITY),
-        due_ms,
-        int(waits),
-        len(recorded) // 2,
-        *recorded,
-    ]
-
-
-def _flow_fields(graph: Graph) -> list[Argument]:
-    """Spell a graph as graph.lua keeps it."""
-    fields: list[Argument] = []
-    for name, steps in graph.named.items():
-        feeders = graph.feeders.get(name)
-        if feeders:
-            fields += (f"<{name}", "\n".join([graph.firsts[number] for number in feeders]), f"#{name}", len(feeders))
-        if len(steps) > 1:
-            fields += (f">{name}", "\n".join([graph.firsts[number] for number in steps[1:]]))
-    return fields
-
-
 def _packs(items: list[T], size: int, weight: Callable[[T], int]) -> Iterator[list[T]]:
     """Put items together that weigh up to `size`; a heavier one goes alone."""
     pack: list[T] = []
@@ -346,14 +323,6 @@ def _packs(items: list[T], size: int, weight: Callable[[T], int]) -> Iterator[li
         weighs += more
     if pack:
         yield pack
-
-
-def _spelt(claims: list[Claim]) -> list[Argument]:
-    """Write claims as the scripts read them (deal.lua)."""
-    arguments: list[Argument] = [len(claims)]
-    for session, count, queues in claims:
-        arguments += (session, count, len(queues), *queues)
-    return arguments
 
 
 def _none_claimed(claims: list[Claim]) -> list[Claimed]:
@@ -384,42 +353,3 @@ def _ignore(reply: Any) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _text(raw: bytes | None) -> str:
-    return raw.decode() if raw else ""
-
-
-def _body(state: int, raw: Any) -> Any:
-    """Read what `body_of` in common.lua gives."""
-    if state == State.error and raw:
-        return [raw[0] or b"", int(raw[1] or 0)]
-    return raw
-
-
-def _taken(raw: Any) -> Taken:
-    if raw == 1:
-        return NEW
-    verdict, ref, state, body, failed = raw
-    also = tuple(_failed(each) for each in failed)
-    return Taken(verdict.decode(), ref.decode(), STATES[state], _body(state, body), also)
-
-
-def _failed(raw: Any) -> Ended:
-    """Read one of the steps that graph.lua says failed."""
-    ref, attempt, peer, body = raw
-    return Ended(ref.decode(), int(attempt), False, State.error, _text(peer), [body, int(attempt)])
-
-
-def _stored(raw: Any) -> Stored:
-    verdict, ref, steps = raw
-    return Stored(
-        verdict.decode(),
-        ref.decode(),
-        tuple([(step.decode(), STATES[state], _body(state, body)) for step, state, body in steps]),
-    )
-
-
-def _found(raw: Any) -> Found:
-    ref, state, body = raw
-    return Found(ref.decode(), None if state < 0 else STATES[state], _body(state, body))

@@ -96,6 +96,7 @@ class Upkeep:
         oldest = now_ms - int(max(limits.result_ttl_s, limits.error_ttl_s) * 1000)
         self._do(self._redis.xtrim, self.keys("jobs"), None, True, str(max(oldest, 0)))
         self._do(self._redis.zremrangebyscore, self.keys("dead"), "-inf", now_ms - int(limits.error_ttl_s * 1000))
+        self._do(self._redis.zremrangebyscore, self.keys("ended"), "-inf", max(oldest, 0))
 
     def close(self) -> None:
         if self._events is not None:

@@ -22,7 +22,8 @@ from exesys.config import Limits
 from exesys.states import State
 from exesys.store.keys import Keys
 from exesys.store.redis import Store
-from exesys.store.scripts import CANCELLED, CHUNK, MOST_RELEASED, MOST_UNFED, NEW, lost_body
+from exesys.store.scripts import CANCELLED, CHUNK, MOST_RELEASED, MOST_UNFED, lost_body
+from exesys.store.spelling import NEW
 from exesys.turn import (
     Answers,
     Change,

@@ -26,7 +26,7 @@ from exesys.bus import messages, wire
 from exesys.errors import ExesysError
 from exesys.programs import settings
 from exesys.states import State
-from exesys.store import keys, scripts
+from exesys.store import keys, scripts, spelling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -387,7 +387,7 @@ def test_redis_names_every_script_and_field() -> None:
     assert set(re.findall(r"^\| `(\w+)\.lua` \|", text, re.MULTILINE)) == set(scripts.NAMES)
     record = text.partition("\n## The record")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", record))
-    written = set(scripts._RECORDED)
+    written = set(spelling.RECORDED)
     for path in (ROOT / "exesys" / "store").glob("*.lua"):
         source = path.read_text()
         written |= set(re.findall(r"'HINCRBY', record, '(\w+)'", source))

@@ -1,0 +1,518 @@
+"""The router's side of the runners: which there are, which daemon hosts which. Pure.
+
+Everything that has not ended is kept here; there are at most `[limits]
+runners` of them, and their data stays in the store. The store is the truth
+all the same: each change is an operation of a turn, and what follows from it
+(a LAUNCH, an acknowledgement, an answer) goes out after its commit. A stop is
+not decided here but by the key in Redis, which anyone may set: every launch
+looks at it in the script that counts up the epoch.
+
+Two lives of a runner never overlap. It is launched anew only when its daemon
+has said that the last one ended, or when the daemon's session was given up;
+and a daemon that is not sure to be heard ends with all it hosts before that
+(`bus/hosting.py`). After a crash the next life waits, as `runner.Patience`
+says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from exesys import runner as runners
+from exesys.bus import messages as m
+from exesys.bus.effects import Effect, Send
+from exesys.bus.roster import Peer
+from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError
+from exesys.runner import Ending, Life, Name, Patience, RunnerState
+from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp
+
+MOST_IN_TURN = 200
+MOST_BYTES_IN_TURN = 4 << 20
+RESEND_S = 2.0
+STOP_AGAIN_S = 1.0
+NEVER = float("inf")
+
+
+@dataclass
+class Runner:
+    """One runner that has not ended. Times are monotonic seconds."""
+
+    name: Name
+    target: str
+    size: int  # of its data, in bytes
+    state: RunnerState = RunnerState.starting
+    epoch: int = 0
+    session: str = ""  # of the daemon that hosts it; "": none does
+    life: Life = field(default_factory=lambda: Life(0, 0))
+    restarts: int = 0
+    due: float = float("-inf")  # when it may be launched
+    launched_at: float = NEVER  # when LAUNCH was sent last
+    began: float | None = None
+    ending: bool = False  # the end of this life is on its way into the store
+    restarting: bool = False  # it is stopped in order to be started again
+    stop_sent_at: float = float("-inf")
+    told: m.Told | None = None
+
+
+@dataclass
+class Host:
+    """A runner daemon."""
+
+    peer: Peer
+    info: dict[str, Any]
+    capacity: int = 0
+    draining: bool = False
+    names: set[Name] = field(default_factory=set)
+
+    @property
+    def room(self) -> int:
+        return 0 if self.draining else self.capacity - len(self.names)
+
+
+class Origin(NamedTuple):
+    """Who is to be told what came of an operation."""
+
+    session: str
+    tag: int
+
+
+@dataclass
+class Group:
+    """An answer that several operations make together."""
+
+    origin: Origin
+    left: int
+    changed: int = 0
+
+
+class Board:
+    """All runners and their hosts.
+
+    `find` gives the peer of a session, `announce` publishes a stop, `jitter`
+    gives a random number in [0, 1), which spreads what starts again.
+    """
+
+    def __init__(
+        self,
+        patience: Patience,
+        find: Callable[[str], Peer | None],
+        announce: Callable[[Name], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.runners: dict[Name, Runner] = {}
+        self.hosts: dict[str, Host] = {}
+        self._patience = patience
+        self._find = find
+        self._announce = announce
+        self._jitter = jitter
+        self._waiting: dict[Name, None] = {}  # those without a host, the one that waits longest first
+        self._ops: list[tuple[RunnerOp, Group | Origin | None]] = []
+        self._underway: list[tuple[RunnerOp, Group | Origin | None]] = []
+        self._effects: list[Effect] = []
+
+    def effects(self) -> list[Effect]:
+        """Return what is to be done, and forget it."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def restore(self, found: Iterable[Runner]) -> set[str]:
+        """Take in what the store remembers; return the sessions that may still host some."""
+        for each in found:
+            self._adopt(each)
+        return {each.session for each in self.runners.values() if each.session}
+
+    def _adopt(self, runner: Runner) -> None:
+        self.runners[runner.name] = runner
+        if not runner.session:
+            self._waiting[runner.name] = None
+
+    # --- what clients and the controller ask -------------------------------
+
+    def start(self, enlist: Enlist, session: str, tag: int) -> None:
+        """Store a new runner; it is launched after that."""
+        self._ops.append((enlist, Origin(session, tag)))
+
+    def change(self, what: str, text: str, session: str, tag: int, now: float) -> None:
+        """Stop or restart a runner (`type:uuid`), or stop all of a type. Raises ExesysError."""
+        origin = Origin(session, tag)
+        if ":" in text:
+            name = runners.parse_name(text)
+            self._ops.append((Halt(name), origin)) if what == "stop" else self._restart(name, origin, now)
+            return
+        type_ = runners.check_type(text)
+        if what != "stop":
+            raise BadCommand("one runner is restarted at a time.", field="name", fix="Name it as type:uuid.")
+        names = runners.of_type(list(self.runners), type_)
+        if not names:
+            raise NotFound(f"no runner of type {type_} runs.", fix="`exesys runner list` shows those there are.")
+        group = Group(origin, len(names))
+        self._ops += [(Halt(name), group) for name in names]
+
+    def halt(self, type_: str, uuid: str) -> None:
+        """A stop was loaded in Redis by somebody: heed it. Without a uuid it is for all of a type."""
+        if uuid:
+            names = [Name(type_, uuid)]
+        else:
+            names = runners.of_type(list(self.runners), type_)
+            self._ops.append((Halt(Name(type_, "")), None))
+        self._ops += [(Halt(name), None) for name in names if name in self.runners]
+
+    def stops(self, name: Name) -> bool:
+        """Tell whether a runner is known to stop."""
+        runner = self.runners.get(name)
+        return runner is not None and runner.state is RunnerState.stopping
+
+    def _restart(self, name: Name, origin: Origin, now: float) -> None:
+        runner = self.runners.get(name)
+        if runner is None:
+            self._ops.append((Revive(name), origin))
+            return
+        if runner.state is RunnerState.stopping:
+            raise StateError(f"the runner {name} is stopping.", fix="Restart it when it has stopped.")
+        runner.life = Life(0, 0)
+        if runner.session:
+            runner.restarting = True
+            self._tell_to_stop(runner, now)
+        else:
+            runner.due = now
+        self._answer(origin, 1)
+
+    # --- what the hosts say -------------------------------------------------
+
+    def hello(self, peer: Peer, info: dict[str, Any]) -> None:
+        """A runner daemon is here, or here again. What it hosts comes with its heartbeat."""
+        names = {name for name, each in self.runners.items() if each.session == peer.session}
+        self.hosts[peer.session] = Host(peer, info, names=names)
+
+    def drain(self, session: str) -> None:
+        """A daemon takes no more."""
+        if session in self.hosts:
+            self.hosts[session].draining = True
+
+    def lost(self, session: str, now: float) -> None:
+        """A session was given up, or ended: whatever it hosted is dead."""
+        self.hosts.pop(session, None)
+        for runner in self.runners.values():
+            if runner.session == session and not runner.ending:
+                lived_s = now - runner.began if runner.began is not None else 0.0
+                self._end(runner, Ending.killed, b"", lived_s, now)
+
+    def heartbeat(self, session: str, beat: m.Heartbeat, now: float) -> None:
+        """Compare what a daemon hosts with what it should."""
+        host = self.hosts.get(session)
+        if host is None:
+            return
+        host.capacity = max(beat.capacity, 0)
+        held = {each.ref: each.attempt for each in beat.held}
+        for name in host.names:
+            runner = self.runners[name]
+            if held.pop(str(name), None) == runner.epoch:
+                if runner.state is RunnerState.stopping or runner.restarting:
+                    self._tell_to_stop(runner, now)
+            elif not runner.ending and now - runner.launched_at >= RESEND_S:
+                runner.launched_at = NEVER
+                self._ops.append((Assign(name, runner.epoch, session, _host_of(host.info)), None))
+        if held:
+            unwanted = tuple(m.Held(ref, epoch) for ref, epoch in held.items())
+            self._effects.append(Send(host.peer.address, m.Cancel(unwanted)))
+
+    def told(self, session: str, told: Iterable[m.Told], now: float) -> None:
+        """Take what runners tell of themselves."""
+        for each in told:
+            runner = self._hosted(each.name, each.epoch, session)
+            if runner is None:
+                continue
+            runner.told = each
+            if each.log:
+                self._ops.append((Loglines(runner.name, each.epoch, each.chunk, each.log), None))
+            if runner.began is None:
+                runner.began = now
+                if runner.state is RunnerState.starting:
+                    runner.state = RunnerState.running
+                    self._note(runner, state=runner.state, began=each.began_ms)
+
+    def exits(self, session: str, exits: Iterable[m.Exit], now: float) -> None:
+        """Lives ended. Each is told again until it is acknowledged."""
+        for exit_ in exits:
+            runner = self._hosted(exit_.name, exit_.epoch, session)
+            if runner is None:
+                self._ack(session, exit_.name, exit_.epoch)
+            elif not runner.ending:
+                ending = Ending(exit_.ending) if exit_.ending in Ending._value2member_map_ else Ending.failed
+                self._end(runner, ending, exit_.body, exit_.lived_ms / 1000, now)
+
+    def _hosted(self, text: str, epoch: int, session: str) -> Runner | None:
+        try:
+            runner = self.runners.get(runners.parse_name(text))
+        except BadCommand:
+            return None
+        return runner if runner is not None and (runner.epoch, runner.session) == (epoch, session) else None
+
+    def _end(self, runner: Runner, ending: Ending, error: bytes, lived_s: float, now: float) -> None:
+        """Decide what follows the end of a life, and store it."""
+        runner.ending = True
+        stopping = runner.state is RunnerState.stopping
+        if stopping or ending is Ending.returned:
+            self._note(runner, final=True, state=RunnerState.stopped, how=runners.HOW[ending])
+            return
+        if not runner.restarting:
+            runner.life, wait_s = self._patience.after(runner.life, ending, lived_s)
+            if wait_s is None:
+                how = f"it ended too often: {runner.life.failures} failures, {runner.life.losses} losses in a row"
+                self._note(runner, final=True, state=RunnerState.failed, how=how, error=error, restarts=runner.restarts)
+                return
+            runner.due = now + wait_s * (0.5 + self._jitter() / 2)
+        runner.restarts += 1
+        failures, losses = runner.life
+        again: dict[str, Any] = {"restarts": runner.restarts, "failures": failures, "losses": losses}
+        if error:
+            again["error"] = error
+        self._note(runner, state=RunnerState.starting, session="", **again)
+
+    def _note(self, runner: Runner, final: bool = False, **fields: Any) -> None:
+        self._ops.append((Noted(runner.name, runner.epoch, final, fields), None))
+
+    def _tell_to_stop(self, runner: Runner, now: float) -> None:
+        """Tell a daemon directly: the event may have been lost, and for a restart there is none."""
+        host = self.hosts.get(runner.session)
+        if host is not None and now - runner.stop_sent_at >= STOP_AGAIN_S:
+            runner.stop_sent_at = now
+            self._effects.append(Send(host.peer.address, m.Stop(*runner.name)))
+
+    def _ack(self, session: str, name: str, epoch: int) -> None:
+        peer = self._find(session)
+        if peer is not None:
+            self._effects.append(Send(peer.address, m.ResultAck((m.Held(name, epoch),))))
+
+    # --- the turn -----------------------------------------------------------
+
+    def take(self, now: float) -> list[RunnerOp]:
+        """Return the operations of the next turn."""
+        self._assign(now)
+        size = number = 0
+        for op, _ in self._ops[:MOST_IN_TURN]:
+            size += _size(op)
+            if number and size > MOST_BYTES_IN_TURN:
+                break
+            number += 1
+        self._underway, self._ops = self._ops[:number], self._ops[number:]
+        return [op for op, _ in self._underway]
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something for a turn at once."""
+        return bool(self._ops)
+
+    def next_due(self) -> float:
+        """When the next runner may be launched that waits for its time; NEVER if none does, or nobody has room."""
+        if not any(host.room > 0 for host in self.hosts.values()):
+            return NEVER
+        return min((self.runners[name].due for name in self._waiting), default=NEVER)
+
+    def _assign(self, now: float) -> None:
+        """Give runners that wait to the daemons with the most room."""
+        size = 0
+        for name in list(self._waiting):
+            runner = self.runners[name]
+            if runner.due > now:
+                continue
+            host = max(self.hosts.values(), key=lambda each: each.room, default=None)
+            if host is None or host.room <= 0 or len(self._ops) >= MOST_IN_TURN or size > MOST_BYTES_IN_TURN:
+                return
+            size += runner.size
+            del self._waiting[name]
+            runner.epoch += 1
+            runner.session, runner.launched_at, runner.began, runner.told = host.peer.session, NEVER, None, None
+            host.names.add(name)
+            self._ops.append((Assign(name, runner.epoch, runner.session, _host_of(host.info)), None))
+
+    def applied(self, done: list[RunnerDone], now: float) -> None:
+        """Act on the answers to the operations of the turn under way."""
+        underway, self._underway = self._underway, []
+        for (op, origin), answer in zip(underway, done, strict=True):
+            match op:
+                case Enlist():
+                    self._enlisted(op, answer, origin)
+                case Assign():
+                    self._assigned(op, answer, now)
+                case Noted():
+                    self._noted(op)
+                case Halt():
+                    self._halted(op.name, answer.verdict, origin, now)
+                case Revive():
+                    self._revived(op.name, answer, origin)
+                case Loglines():
+                    pass
+
+    def _enlisted(self, op: Enlist, answer: RunnerDone, origin: Group | Origin | None) -> None:
+        verdict, name = answer.verdict, op.name
+        if verdict in ("new", "same"):
+            # Also one that is here `already`: the answer to the first try was lost.
+            if name not in self.runners and not _state(answer).final:
+                self._adopt(from_store(name, answer.fields))
+            self._answer(origin, int(verdict == "new"))
+        elif verdict == "conflict":
+            fix = "Start it with the same target and data, or give it another uuid."
+            self._refuse(origin, Conflict(f"the runner {name} is there with another target or data.", fix=fix))
+        elif verdict == "stopped":
+            fix = "Use another uuid, or delete that key."
+            text = f"the stop of {name} is loaded already: run:{name} is 0 in Redis."
+            self._refuse(origin, StateError(text, field="uuid", fix=fix))
+        else:
+            self._refuse(origin, _why_not(verdict))
+
+    def _assigned(self, op: Assign, answer: RunnerDone, now: float) -> None:
+        runner = self.runners.get(op.name)
+        if runner is None or (runner.epoch, runner.session) != (op.epoch, op.session):
+            return
+        host = self.hosts.get(op.session)
+        if answer.verdict != "launched":
+            self._drop(runner)
+        elif host is None or runner.ending:
+            return
+        elif runner.restarting or runner.state is RunnerState.stopping:
+            self._end(runner, Ending.handed_back, b"", 0.0, now)  # it never began
+        else:
+            runner.launched_at = now
+            fields = answer.fields
+            launch = m.Launch(
+                str(op.name), op.epoch, runner.target, fields.get(b"data", b""), float(fields.get(b"grace_s", b"-1"))
+            )
+            self._effects.append(Send(host.peer.address, m.Launches((launch,))))
+
+    def _noted(self, op: Noted) -> None:
+        """A life's end was stored: acknowledge it, and forget the runner or let it wait for the next."""
+        runner = self.runners.get(op.name)
+        if runner is None or runner.epoch != op.epoch or not runner.ending:
+            return
+        session = runner.session
+        if op.final:
+            self._drop(runner)
+        else:
+            self._leave_host(runner)
+            runner.state, runner.session = RunnerState.starting, ""
+            runner.ending = runner.restarting = False
+            self._waiting[runner.name] = None
+        self._ack(session, str(op.name), op.epoch)
+
+    def _halted(self, name: Name, verdict: str, origin: Group | Origin | None, now: float) -> None:
+        runner = self.runners.get(name)
+        changed = 0
+        if runner is not None and verdict == "stopping":
+            changed = int(runner.state is not RunnerState.stopping)
+            runner.state, runner.restarting = RunnerState.stopping, False
+            if changed:
+                self._announce(name)
+        elif verdict == "stopped":
+            changed = 1
+            if runner is not None and not runner.session:
+                self._drop(runner)
+            self._announce(name)
+        elif verdict == "none" and isinstance(origin, Origin):
+            fix = "It was never started, or its record has expired. `exesys runner list` shows those there are."
+            self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
+            return
+        self._answer(origin, changed)
+
+    def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None) -> None:
+        if answer.verdict in ("started", "active"):
+            if name not in self.runners:
+                self._adopt(from_store(name, answer.fields))
+            self._answer(origin, 1)
+        elif answer.verdict == "none":
+            fix = "It was never started, or its record has expired."
+            self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
+        else:
+            self._refuse(origin, _why_not(answer.verdict))
+
+    def _drop(self, runner: Runner) -> None:
+        self._leave_host(runner)
+        self._waiting.pop(runner.name, None)
+        del self.runners[runner.name]
+
+    def _leave_host(self, runner: Runner) -> None:
+        host = self.hosts.get(runner.session)
+        if host is not None:
+            host.names.discard(runner.name)
+
+    # --- answers --------------------------------------------------------------
+
+    def _answer(self, to: Group | Origin | None, changed: int) -> None:
+        if isinstance(to, Group):
+            to.left -= 1
+            to.changed += changed
+            if to.left == 0:
+                self._answer(to.origin, to.changed)
+        elif to is not None:
+            self._send(to, m.Changed(to.tag, changed, None))
+
+    def _refuse(self, to: Group | Origin | None, error: ExesysError) -> None:
+        if isinstance(to, Origin):
+            self._send(to, m.Changed(to.tag, -1, list(error.problem)))
+
+    def _send(self, to: Origin, message: m.Changed) -> None:
+        peer = self._find(to.session)
+        if peer is not None:
+            self._effects.append(Send(peer.address, message))
+
+    # --- to be seen -------------------------------------------------------------
+
+    def describe(self, now: float) -> list[dict[str, Any]]:
+        """Tell of each runner what only the router knows."""
+        return [self._describe(runner, now) for runner in self.runners.values()]
+
+    def _describe(self, runner: Runner, now: float) -> dict[str, Any]:
+        host = self.hosts.get(runner.session)
+        told: dict[str, Any] = {"name": str(runner.name), "state": str(runner.state), "epoch": runner.epoch}
+        if host is not None:
+            told["host"] = _host_of(host.info)
+        elif runner.session:
+            told["waits"] = "its daemon is not heard"
+        elif runner.due > now:
+            told["waits"] = f"it starts again in {runner.due - now:.1f} s"
+        else:
+            told["waits"] = "no runner daemon has room" if self.hosts else "no runner daemon is there"
+        if runner.told is not None:
+            last = runner.told
+            told |= {"pid": last.pid, "cpu_s": last.cpu_s, "memory_bytes": last.memory_bytes}
+            if last.fraction >= 0:
+                told["progress"] = {"fraction": last.fraction, "text": last.text}
+        return told
+
+
+def _host_of(info: Mapping[str, Any]) -> str:
+    return str(info.get("host", ""))
+
+
+def _size(op: RunnerOp) -> int:
+    return len(op.data) if isinstance(op, Enlist) else len(op.text) if isinstance(op, Loglines) else 0
+
+
+def _state(answer: RunnerDone) -> RunnerState:
+    return RunnerState(answer.fields[b"state"].decode())
+
+
+def from_store(name: Name, fields: Mapping[bytes, bytes]) -> Runner:
+    """Make a runner of its record."""
+    number = {key: int(fields.get(key, b"0")) for key in (b"epoch", b"failures", b"losses", b"restarts", b"size")}
+    session = fields.get(b"session", b"").decode()
+    state = RunnerState(fields[b"state"].decode())
+    return Runner(
+        name,
+        fields[b"target"].decode(),
+        number[b"size"],
+        state,
+        number[b"epoch"],
+        session,
+        Life(number[b"failures"], number[b"losses"]),
+        number[b"restarts"],
+        launched_at=float("-inf") if session else NEVER,
+    )
+
+
+def _why_not(verdict: str) -> ExesysError:
+    if verdict == "full":
+        return QueueFull("there are as many runners as may be.", fix="Stop some, or raise [limits] runners.")
+    return ExesysError("the store could not write this runner.", fix="See router.log for what Redis says.")

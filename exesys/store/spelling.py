@@ -1,0 +1,146 @@
+"""How steps, claims and runners are spelt for the Lua, and how its answers are read. Pure.
+
+What stands here on one side stands in the head of the script on the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from exesys.states import State
+from exesys.turn import (
+    Assign,
+    Claim,
+    Ended,
+    Enlist,
+    Found,
+    Halt,
+    Loglines,
+    Noted,
+    Placed,
+    Revive,
+    RunnerDone,
+    RunnerOp,
+    Stored,
+    Taken,
+)
+from exesys.workflow import Graph
+
+STATES = tuple(State)
+NEW = Taken("new", "", State.start, None)
+RECORDED = ("timeout_s", "retries", "backoff_s", "result_ttl_s")  # options that a step's record keeps
+
+Argument = str | bytes | int | float
+
+
+# --- to the scripts -------------------------------------------------------
+
+
+def step(placed: Placed) -> list[Argument]:
+    """Spell a step as step.lua reads it; of the options those that a record keeps."""
+    command, options, peer, due_ms, waits = placed
+    recorded: list[Argument] = [part for name in RECORDED if name in options for part in (name, options[name])]
+    if "result_ttl_s" in options:
+        recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
+    return [
+        command.from_,
+        command.to,
+        command.cmd,
+        command.data,
+        command.digest,
+        peer,
+        options.get("queue", DEFAULT_QUEUE),
+        options.get("priority", DEFAULT_PRIORITY),
+        due_ms,
+        int(waits),
+        len(recorded) // 2,
+        *recorded,
+    ]
+
+
+def runner_op(op: RunnerOp) -> list[Argument]:
+    """Spell an operation as runner.lua reads it."""
+    match op:
+        case Enlist(_, target, data, digest, grace_s, job):
+            told: list[Argument] = ["target", target, "data", data, "size", len(data), "grace_s", grace_s, "job", job]
+            return ["enlist", digest, *told]
+        case Assign(_, epoch, session, host):
+            return ["assign", epoch, session, host]
+        case Noted(_, epoch, final, fields):
+            return ["note", epoch, int(final), *(part for pair in fields.items() for part in pair)]
+        case Halt(name):
+            return ["halt" if name.uuid else "forget"]
+        case Revive():
+            return ["revive"]
+        case Loglines(_, epoch, chunk, text):
+            return ["log", epoch, chunk, text]
+
+
+def flow_fields(graph: Graph) -> list[Argument]:
+    """Spell a graph as graph.lua keeps it."""
+    fields: list[Argument] = []
+    for name, steps in graph.named.items():
+        feeders = graph.feeders.get(name)
+        if feeders:
+            fields += (f"<{name}", "\n".join([graph.firsts[number] for number in feeders]), f"#{name}", len(feeders))
+        if len(steps) > 1:
+            fields += (f">{name}", "\n".join([graph.firsts[number] for number in steps[1:]]))
+    return fields
+
+
+def spelt_claims(claims: list[Claim]) -> list[Argument]:
+    """Write claims as the scripts read them (deal.lua)."""
+    arguments: list[Argument] = [len(claims)]
+    for session, count, queues in claims:
+        arguments += (session, count, len(queues), *queues)
+    return arguments
+
+
+# --- from the scripts -----------------------------------------------------
+
+
+def text(raw: bytes | None) -> str:
+    """Read text; nil is empty."""
+    return raw.decode() if raw else ""
+
+
+def body_of(state: int, raw: Any) -> Any:
+    """Read what `body_of` in common.lua gives."""
+    if state == State.error and raw:
+        return [raw[0] or b"", int(raw[1] or 0)]
+    return raw
+
+
+def taken(raw: Any) -> Taken:
+    if raw == 1:
+        return NEW
+    verdict, ref, state, body, failed = raw
+    also = tuple(failed(each) for each in failed)
+    return Taken(verdict.decode(), ref.decode(), STATES[state], body_of(state, body), also)
+
+
+def failed(raw: Any) -> Ended:
+    """Read one of the steps that graph.lua says failed."""
+    ref, attempt, peer, body = raw
+    return Ended(ref.decode(), int(attempt), False, State.error, text(peer), [body, int(attempt)])
+
+
+def stored(raw: Any) -> Stored:
+    verdict, ref, steps = raw
+    return Stored(
+        verdict.decode(),
+        ref.decode(),
+        tuple([(step.decode(), STATES[state], body_of(state, body)) for step, state, body in steps]),
+    )
+
+
+def done(raw: Any) -> RunnerDone:
+    verdict, flat = raw
+    return RunnerDone(verdict.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def found(raw: Any) -> Found:
+    ref, state, body = raw
+    return Found(ref.decode(), None if state < 0 else STATES[state], body_of(state, body))
