@@ -364,8 +364,8 @@ def test_the_protocol_has_no_other_messages() -> None:
 
 
 def test_the_protocol_has_the_codes_of_errors() -> None:
-    sources = "".join(text_of(f"exesys/bus/{name}.py") for name in ("broker", "wire"))
-    told = set(re.findall(r'_refuse\(\w+\.?\w*, "(\w+)"', sources)) | {"bad_message"}
+    sources = "".join(text_of(f"exesys/bus/{name}.py") for name in ("broker", "intake", "crew", "wire"))
+    told = set(re.findall(r'refuse\(\w+\.?\w*, "(\w+)"', sources)) | {"bad_message"}
     assert len(told) > 5
     listed = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/protocol.md"), re.MULTILINE))
     assert told <= listed

@@ -28,6 +28,9 @@ LAYERS: list[list[str]] = [
             "bus.outbox",
             "bus.roster",
             "bus.door",
+            "bus.slate",
+            "bus.intake",
+            "bus.crew",
             "bus.broker",
             "bus.session",
         ),
@@ -79,7 +82,8 @@ WORLDLY = {
 }
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "config", "bus.messages", "turn"),
-    *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.broker", "bus.session"),
+    *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
+    *("bus.slate", "bus.intake", "bus.crew", "bus.broker"),
     *("bus.inflight", "store.keys", "store.journal", "flow", "lines", "drawing", "views"),
 }
 EXCUSED = {

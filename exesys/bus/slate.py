@@ -1,0 +1,70 @@
+"""What the parts of the router's core share: who is there, what the next turn asks, what is to be said. Pure.
+
+The broker gives each part the same slate (`intake` for what clients ask, `crew`
+for the workers), so that no part knows another. All of it may be lost at any
+moment: the store is the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from exesys.bus import messages as m
+from exesys.bus.door import Door
+from exesys.bus.effects import Effect, Publish, Send
+from exesys.bus.outbox import Outbox
+from exesys.bus.pending import Pending
+from exesys.bus.roster import Roster
+from exesys.config import Config
+from exesys.states import State
+from exesys.turn import Ended
+
+STORE_LATE_S = 1.0
+MOST_PENDING_BYTES = 64 << 20
+
+
+@dataclass
+class Slate:
+    config: Config
+    epoch: int
+    roster: Roster
+    door: Door
+    pending: Pending = field(default_factory=Pending)  # for the next turn; the broker takes it away whole
+    outbox: Outbox = field(default_factory=Outbox)
+    effects: list[Effect] = field(default_factory=list)  # the broker takes these too
+    figures: dict[str, int] = field(default_factory=lambda: {"accepted": 0, "done": 0, "failed": 0, "turns": 0})
+    garbage: int = 0  # how often a peer sent what makes no sense
+    sated: set[str] = field(default_factory=set)  # workers whose queues were found empty; cleared by what may fill one
+    seq: int = 0  # of the newest event
+    store_late_at: float | None = None
+
+    def say(self, address: bytes, message: m.Message) -> None:
+        """Send a message to a peer with the next effects."""
+        self.effects.append(Send(address, message))
+
+    def refuse(self, address: bytes, code: str, text: str) -> None:
+        """Tell a peer that what it sent is not taken."""
+        self.effects.append(Send(address, m.Error(code, text, "", "")))
+
+    def publish(self, topic: str, body: Any) -> None:
+        """Tell whoever subscribed to a topic."""
+        self.seq += 1
+        self.effects.append(Publish(topic, m.Event(self.epoch, self.seq, body)))
+
+    def ended(self, end: Ended) -> None:
+        """A step ended, and perhaps others with it: tell who waits for them."""
+        self.figures["done" if end.state is State.data_available else "failed"] += 1
+        self.outbox.ended(end.ref, end.peer, end.state, end.body)
+        for other in end.also:
+            self.ended(other)
+
+    def late(self, now: float) -> bool:
+        """Whether the store lets us wait for so long that clients should not."""
+        return self.store_late_at is not None and now >= self.store_late_at
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the next turn that no more is taken."""
+        pending = self.pending
+        return pending.waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
