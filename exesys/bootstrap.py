@@ -344,9 +344,9 @@ def _stay(config: Config, supervisord: subprocess.Popen[bytes], tell: Teller) ->
 
 
 def _minfds(config: Config) -> int:
-    """How many descriptors the programs may have: REST needs one for each connection."""
+    """How many descriptors a program may have: REST needs one for each connection, a runner daemon for each runner."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(1024, config.rest.connections + 1024)
+    wanted = max(config.rest.connections, config.runner.capacity) + 1024
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 

@@ -39,6 +39,11 @@ class Limits(NamedTuple):
     depth: int = 100
 
 
+def digest_of(cmd: str, data: bytes) -> bytes:
+    """Return what tells whether two commands for the same function have the same data."""
+    return hashlib.blake2b(cmd.encode() + b"\0" + codec.regular(data), digest_size=9).digest()
+
+
 class Command(NamedTuple):
     """One checked command.
 
@@ -56,7 +61,7 @@ class Command(NamedTuple):
     @property
     def digest(self) -> bytes:
         """Nine bytes that tell whether two commands ask for the same work."""
-        return hashlib.blake2b(self.cmd.encode() + b"\0" + codec.regular(self.data), digest_size=9).digest()
+        return digest_of(self.cmd, self.data)
 
 
 def check_name(value: Any, field: str) -> str:

@@ -1,4 +1,4 @@
-"""What a function gets as `ctx`: its job, databases, log, progress and more.
+"""What a function gets as `ctx`: its job (or itself as a runner), databases, log, progress and more.
 
 A context is made for every job, so making it costs nothing: what takes time
 is made when it is first used. What outlives a job (connections, a client of
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import uuid as uuid_module
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
@@ -18,6 +19,7 @@ from exesys import codec, command
 from exesys.bus.messages import Added
 from exesys.config import Config, Limits
 from exesys.errors import BadCommand, NoMongo, TooLarge
+from exesys.functions import name_of
 from exesys.workflow import Graph
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 MONGO_SELECT_MS = 5000
 MAX_PROGRESS_CHARS = 200
 MOST_ADDED_BYTES = 32 << 20  # by one attempt: its report is one message of the bus
+RUNNERS = uuid_module.UUID("5f0c4f5e-6f0e-5d5b-9d6c-3f9d1c9a7b21")  # the namespace of uuids made from a job's names
 _ADDING = threading.Lock()  # a function may add steps from several threads
 
 
@@ -41,9 +44,15 @@ class JobInfo(NamedTuple):
 
 
 class Submitter(Protocol):
-    """What `ctx.submit` needs of a client of the bus."""
+    """What a context needs of a client of the bus."""
 
     def submit(self, cmd: str, data: Any = None, **options: Any) -> Any: ...
+
+    def start_runner(
+        self, target: str, data: Any = None, *, type: str | None, uuid: str | None, grace_s: float | None, job: str
+    ) -> str: ...
+
+    def stop_runner(self, type: str, uuid: str | None = None) -> int: ...
 
     def close(self) -> None: ...
 
@@ -185,24 +194,15 @@ class Addition:
         return size
 
 
-class Context:
-    """What a function can use beside its data."""
+class Common:
+    """What a job's function and a runner have both."""
 
-    __slots__ = ("_addition", "_is_cancelled", "_resources", "_tell", "job")
+    __slots__ = ("_resources", "_tell")
 
-    def __init__(
-        self,
-        job: JobInfo,
-        resources: Resources,
-        tell: Callable[[float, str], None],
-        is_cancelled: Callable[[], bool],
-    ) -> None:
-        """`tell` is called with each progress, `is_cancelled` each time a function asks."""
-        self.job = job
+    def __init__(self, resources: Resources, tell: Callable[[float, str], None]) -> None:
+        """`tell` is called with each progress."""
         self._resources = resources
         self._tell = tell
-        self._is_cancelled = is_cancelled
-        self._addition: Addition | None = None
 
     @property
     def redis(self) -> Redis:
@@ -216,16 +216,11 @@ class Context:
 
     @property
     def log(self) -> logging.Logger:
-        """A logger into the job's log, for every level."""
+        """A logger into the log of this job or runner, for every level."""
         return self._resources.log
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether the job was cancelled: a long function looks now and then, and returns."""
-        return self._is_cancelled()
-
     def progress(self, fraction: float, text: str = "") -> None:
-        """Tell how far the job is, from 0 to 1, and in a few words what it does.
+        """Tell how far it is, from 0 to 1, and in a few words what it does.
 
         Raises ValueError outside 0 to 1.
         """
@@ -240,6 +235,82 @@ class Context:
         to run it.
         """
         return self._resources.client.submit(cmd, data, **options)
+
+    def start_runner(
+        self,
+        target: str | Callable[..., Any],
+        data: Any = None,
+        *,
+        type: str | None = None,
+        uuid: str | None = None,
+        grace_s: float | None = None,
+    ) -> str:
+        """Start a runner: a function that runs until it is stopped. Return its name, `type:uuid`.
+
+        `target` is the name of a function of `modules/`, or the function
+        itself; it gets `data`, and a context with `stopping`. Its `type` is,
+        if not given, the function's name, its `uuid` a new one; the same one
+        again, with the same target and data, is the same runner. `grace_s` is
+        how many seconds it may take to stop. It is stored when this returns,
+        and runs soon after.
+
+        Raises UnknownFunction, BadCommand, TooLarge, Conflict (another runner
+        has this name), StateError (its stop is loaded already), QueueFull
+        (there are [limits] runners), Unavailable.
+        """
+        return self._resources.client.start_runner(
+            name_of(target), data, type=type, uuid=uuid or self._new_uuid(), grace_s=grace_s, job=self._ref
+        )
+
+    def stop_runner(self, type: str, uuid: str | None = None) -> bool:
+        """Load the stop of a runner; tell whether that is news. Does not wait for its end.
+
+        It is named by `type` and `uuid`, or by `type:uuid` alone; a type alone
+        means all of that type. False when it stops or has stopped already.
+        Raises NotFound when there never was such a runner, Unavailable.
+        """
+        return self._resources.client.stop_runner(type, uuid) > 0
+
+    def _new_uuid(self) -> str:
+        return str(uuid_module.uuid4())
+
+    @property
+    def _ref(self) -> str:
+        return ""
+
+
+class Context(Common):
+    """What a job's function can use beside its data."""
+
+    __slots__ = ("_addition", "_is_cancelled", "_started", "job")
+
+    def __init__(
+        self,
+        job: JobInfo,
+        resources: Resources,
+        tell: Callable[[float, str], None],
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        """`tell` is called with each progress, `is_cancelled` each time a function asks."""
+        super().__init__(resources, tell)
+        self.job = job
+        self._is_cancelled = is_cancelled
+        self._addition: Addition | None = None
+        self._started = 0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled: a long function looks now and then, and returns."""
+        return self._is_cancelled()
+
+    def _new_uuid(self) -> str:
+        # The same in each attempt: a job that runs again starts the same runners.
+        self._started += 1
+        return str(uuid_module.uuid5(RUNNERS, f"{self.job.to}/{self._ref}/{self._started}"))
+
+    @property
+    def _ref(self) -> str:
+        return f"{self.job.from_}:{self.job.job_id}"
 
     def add_step(
         self,
@@ -274,3 +345,53 @@ class Context:
     def added(self) -> Sequence[Added]:
         """The steps added so far."""
         return self._addition.steps if self._addition is not None else ()
+
+
+class RunnerInfo(NamedTuple):
+    """The runner a function is. `epoch` counts its lives, from 1."""
+
+    type: str
+    uuid: str
+    target: str
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.type}:{self.uuid}"
+
+
+class RunnerContext(Common):
+    """What a runner's function can use beside its data.
+
+    `stopping` is set when it is to stop. It should return then: after its
+    grace period it is ended with TERM, and then with KILL.
+    """
+
+    __slots__ = ("_calls", "_lock", "runner", "stopping")
+
+    def __init__(self, runner: RunnerInfo, resources: Resources, tell: Callable[[float, str], None]) -> None:
+        super().__init__(resources, tell)
+        self.runner = runner
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], None]] = []
+
+    def wait_stop(self, seconds: float | None = None) -> bool:
+        """Wait until it is to stop, at most `seconds`; tell whether it is."""
+        return self.stopping.wait(seconds)
+
+    def on_stop(self, call: Callable[[], None]) -> None:
+        """Have `call` called in another thread when it is to stop; at once if it is so already."""
+        with self._lock:
+            if not self.stopping.is_set():
+                self._calls.append(call)
+                return
+        call()
+
+    def stop(self) -> None:
+        """Tell the function to stop. What it asked to be called must not raise."""
+        with self._lock:
+            self.stopping.set()
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()

@@ -12,6 +12,7 @@ reported in the catalogue and stops nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -21,21 +22,27 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from exesys import codec
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.command import check_name, check_options
 from exesys.errors import BadCommand
 
+if TYPE_CHECKING:
+    import asyncio
+
 EOJ = "EOJ"
 MAX_TEXT_BYTES = 8 << 10
 _MARK = "__exesys_options__"
+_BESIDE = "exesys_modules."  # before the names of modules whose own are taken
+_AWAITABLE = "__exesys_awaitable__"  # on what runs a coroutine to its end: what makes the coroutine
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MakeContext = Callable[[], Any]
 Run = Callable[[Any, MakeContext], Any]
+OnStop = Callable[[Callable[[], None]], None]
 
 
 # --- the decorator --------------------------------------------------------
@@ -85,6 +92,17 @@ def function(target: Any = None, /, *, name: str | None = None, **given: Any) ->
     return mark if target is None else mark(target)
 
 
+def name_of(target: Any) -> str:
+    """Return the name by which a function of a module is called. Text is one. Raises BadCommand for other things."""
+    if isinstance(target, str):
+        return target
+    if not isinstance(target, FunctionType):
+        fix = "Give a function of modules/, or its name."
+        raise BadCommand(f"{_a(target)} cannot be called here.", field="target", fix=fix)
+    name = getattr(target, _MARK, {}).get("name", target.__name__)
+    return f"{target.__module__.removeprefix(_BESIDE)}.{name}"
+
+
 # --- the library ----------------------------------------------------------
 
 
@@ -106,14 +124,15 @@ class Library:
         dirs: Sequence[Path],
         skip: Mapping[str, str] = MappingProxyType({}),
         on_import: Callable[[str], None] = _nothing,
+        only: str | None = None,
     ) -> Library:
-        """Import every module in `dirs` and list its functions.
+        """Import every module in `dirs`, or `only` the one named, and list its functions.
 
         `skip` names modules not to import, with the reason to report;
         `on_import` is told each module's name before its import, so that a
         parent knows which one ended or held up this process.
         """
-        loader = _Loader(skip, on_import)
+        loader = _Loader(skip, on_import, only)
         for directory in dirs:
             loader.load_directory(directory.absolute())
         return cls(Catalogue(loader.functions, loader.broken), loader.runs)
@@ -137,6 +156,38 @@ class Library:
             name = self.catalogue.resolve(cmd).qualified
             raise TypeError(f"what {name} returned cannot be sent: {error.__cause__}. {error.fix}") from None
 
+    def live(
+        self, cmd: str, data: Any, make_context: MakeContext, on_stop: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """Run a function as a runner, until it returns. Raises UnknownFunction, and whatever it raises.
+
+        `on_stop` takes what is to be called, in any thread, when the runner is
+        told to stop: a coroutine is cancelled then. A plain function looks at
+        its context.
+        """
+        run = self._runs[self.catalogue.resolve(cmd).qualified]
+        awaitable = getattr(run, _AWAITABLE, None)
+        if awaitable is None:
+            run(data, make_context)
+            return
+        import asyncio
+
+        async def main() -> None:
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None
+            on_stop(lambda: _cancel(loop, task))
+            value = awaitable(data, make_context)
+            if inspect.iscoroutine(value):
+                await value
+
+        asyncio.run(main())
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    """Cancel a task from another thread, if its loop still runs."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(task.cancel)
+
 
 class _Withheld(Exception):
     """Why a function is not offered."""
@@ -145,12 +196,13 @@ class _Withheld(Exception):
 class _Loader:
     """Imports modules and collects what `Library.load` returns."""
 
-    def __init__(self, skip: Mapping[str, str], on_import: Callable[[str], None]) -> None:
+    def __init__(self, skip: Mapping[str, str], on_import: Callable[[str], None], only: str | None) -> None:
         self.functions: dict[str, FunctionInfo] = {}
         self.runs: dict[str, Run] = {}
         self.broken: dict[str, str] = {}
         self._skip = skip
         self._on_import = on_import
+        self._only = only
         self._files: dict[str, Path] = {}  # by module
 
     def load_directory(self, directory: Path) -> None:
@@ -164,7 +216,8 @@ class _Loader:
             sys.path.append(str(directory))
         importlib.invalidate_caches()
         for path in files:
-            self._load_file(path)
+            if self._only in (None, path.stem):
+                self._load_file(path)
 
     def _load_file(self, path: Path) -> None:
         name = path.stem
@@ -221,7 +274,7 @@ def _import(name: str, path: Path) -> ModuleType:
     """Import a file under its plain name, or beside what has the name already."""
     if _finds(name, path):
         return importlib.import_module(name)
-    full_name = f"exesys_modules.{name}"
+    full_name = f"{_BESIDE}{name}"
     spec = importlib.util.spec_from_file_location(full_name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"Python has no loader for {path}")
@@ -326,6 +379,7 @@ def _awaited(run: Run) -> Run:
         value = run(data, make_context)
         return asyncio.run(value) if inspect.iscoroutine(value) else value
 
+    setattr(run_to_end, _AWAITABLE, run)
     return run_to_end
 
 

@@ -24,6 +24,7 @@ SUPERVISOR_PID = "EXESYS_SUPERVISOR_PID"
 PROGRAM_NAME = "SUPERVISOR_PROCESS_NAME"
 _PR_SET_PDEATHSIG = 1
 _LISTEN = "0A"
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process(NamedTuple):
@@ -50,6 +51,60 @@ def die_with_parent(signum: int = signal.SIGTERM, parent: int | None = None) -> 
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if parent is not None and os.getppid() != parent:
         raise SystemExit(f"The parent process {parent} is gone, so this process ends too.")
+
+
+class _Spec(ctypes.Structure):
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("s", ctypes.c_long),
+        ("ns", ctypes.c_long),
+    )
+
+
+class _Event(ctypes.Structure):
+    # struct sigevent: a value, the signal, how to notify (0: SIGEV_SIGNAL), and room for other ways.
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signo", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("room", ctypes.c_int * 12),
+    )
+
+
+class DeadMan:
+    """Has the kernel kill this process at a moment that is put off again and again.
+
+    A POSIX timer (timer_create(2)) whose signal is KILL: it also ends a
+    process that is stopped, or hangs, and with it, by their PDEATHSIG, its
+    children. It counts the time in which the machine was suspended.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._timer = ctypes.c_void_p()
+        event = _Event(None, signal.SIGKILL, 0)
+        self._check(self._libc.timer_create(time.CLOCK_BOOTTIME, ctypes.byref(event), ctypes.byref(self._timer)))
+        self._at = float("inf")
+
+    def put_off(self, at: float) -> None:
+        """Have it happen at `at`, in seconds of `time.monotonic()`; infinite: not at all."""
+        if at == self._at:
+            return
+        self._at = at
+        spec = _Spec()
+        if at != float("inf"):
+            # In this order: should we be stopped in between, it comes earlier, not later.
+            since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+            moment = max(at + since_boot - time.monotonic(), 1e-9)
+            spec.s, spec.ns = int(moment), int(moment % 1 * 1e9) or 1
+        absolute = 1
+        self._check(self._libc.timer_settime(self._timer, absolute, ctypes.byref(spec), None))
+
+    @staticmethod
+    def _check(code: int) -> None:
+        if code:
+            raise OSError(ctypes.get_errno(), "the kernel refuses a timer")
 
 
 def hold_lock(path: Path, wait_s: float = 0.0) -> int:
@@ -197,3 +252,24 @@ def port_holder(port: int) -> str:
         if inodes.intersection(links):
             return f"process {pid} ({name_of(pid)})"
     return ""
+
+
+def how_it_ended(status: int) -> str:
+    """Say how a process ended, from its exit code, or the negative of a signal."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    # Our slots turn TERM into an orderly exit, by the shells' convention of 128 + signal.
+    named = {128 + number: f" ({number.name})" for number in signal.Signals}
+    return f"ended by exit code {status}{named.get(status, '')}"
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0

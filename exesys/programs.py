@@ -45,6 +45,7 @@ def programs(redis: bool, mongo: bool) -> list[Program]:
         Program("router", "exesys.daemons.router", 200),
         Program("controller", "exesys.daemons.controller", 300),
         Program("worker", "exesys.daemons.worker", 300),
+        Program("runner", "exesys.daemons.runner", 300),
         Program("rest", "exesys.daemons.rest", 400),
         Program("web", "exesys.daemons.web", 400),
     ]
@@ -72,7 +73,8 @@ def key_of(variable: str) -> str:
 
 def stop_wait_s(config: Config) -> int:
     """How long a program may take to stop before it is killed."""
-    return math.ceil(config.worker.grace_s + config.worker.kill_grace_s) + STOP_MARGIN_S
+    both = (config.worker.grace_s + config.worker.kill_grace_s, config.runner.grace_s + config.runner.kill_grace_s)
+    return math.ceil(max(both)) + STOP_MARGIN_S
 
 
 def check_home(config: Config) -> None:

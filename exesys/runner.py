@@ -112,6 +112,13 @@ def parse_name(text: Any) -> Name:
     return check_name(*text.split(":"))
 
 
+def written(type_: Any, uuid: Any = None) -> str:
+    """Return `type:uuid`, or a type alone, of what may be given in one part or in two. Raises BadCommand."""
+    if uuid is not None:
+        return str(check_name(type_, uuid))
+    return str(parse_name(type_)) if isinstance(type_, str) and ":" in type_ else check_type(type_)
+
+
 def check_options(grace_s: Any) -> float:
     """Return how long a runner may take to stop, in seconds; -1: what its daemon says. Raises BadCommand."""
     number = isinstance(grace_s, (int, float)) and not isinstance(grace_s, bool)

@@ -26,10 +26,10 @@ from exesys.bus.messages import Added, Job, Note, Outcome, Report
 from exesys.catalogue import Catalogue
 from exesys.channel import Channel, pair
 from exesys.config import Config
+from exesys.process import how_it_ended, resident_bytes
 
 HOARD_S = 0.005  # so long may a job run before those behind it in its slot are taken back
 MEMORY_CHECK_S = 0.5
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Phase(Enum):
@@ -121,7 +121,7 @@ class SlotPool:
         happenings = self.read(slot, now)
         unbegun = self.take_back(slot)
         status = slot.process.wait()
-        how = _how_it_ended(status)
+        how = how_it_ended(status)
         # At most one job was begun and not reported.
         for job in slot.jobs:
             outcome, type_, text = _judged(slot, job, how)
@@ -259,7 +259,7 @@ class SlotPool:
     def _check_memory(self, now: float) -> None:
         limit = self.config.worker.memory_bytes
         for slot in self.slots:
-            if slot.phase is Phase.serving and _resident_bytes(slot.process.pid) > limit:
+            if slot.phase is Phase.serving and resident_bytes(slot.process.pid) > limit:
                 if slot.jobs:
                     self.kill(slot, ("MemoryLimit", f"it used more than {limit >> 20} MB of memory"), now)
                 else:
@@ -300,25 +300,6 @@ def _judged(slot: Slot, job: Job, how: str) -> tuple[Outcome, str, str]:
     return Outcome.returned, "Returned", "its slot was ended for the job before it"
 
 
-def _how_it_ended(status: int) -> str:
-    if status < 0:
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
-    # Our slots turn TERM into an orderly exit, by the shells' convention of 128 + signal.
-    named = {128 + number: f" ({number.name})" for number in signal.Signals}
-    return f"ended by exit code {status}{named.get(status, '')}"
-
-
 def _signal(slot: Slot, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(slot.process.pid, number)
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -117,6 +117,18 @@ class AsyncClient:
         """Run again what failed of a job; return how many steps that is."""
         return await asyncio.to_thread(self._client.retry, job_id)
 
+    async def start_runner(self, target: str, data: Any = None, **options: Any) -> str:
+        """Start a function as a runner, as `Client.start_runner` does."""
+        return await asyncio.to_thread(self._client.start_runner, target, data, **options)
+
+    async def stop_runner(self, type: str, uuid: str | None = None) -> int:
+        """Load the stop of a runner, or of all of a type, as `Client.stop_runner` does."""
+        return await asyncio.to_thread(self._client.stop_runner, type, uuid)
+
+    async def restart_runner(self, type: str, uuid: str | None = None) -> None:
+        """Start a runner anew, as `Client.restart_runner` does."""
+        await asyncio.to_thread(self._client.restart_runner, type, uuid)
+
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
 

@@ -16,20 +16,22 @@ says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from exesys import runner as runners
 from exesys.bus import messages as m
-from exesys.bus.effects import Effect, Send
 from exesys.bus.roster import Peer
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError
+from exesys.bus.slate import Slate
+from exesys.bus.stops import Stops
+from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable
 from exesys.runner import Ending, Life, Name, Patience, RunnerState
 from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp
 
 MOST_IN_TURN = 200
 MOST_BYTES_IN_TURN = 4 << 20
+MOST_WAITING = 20_000  # operations for the turns to come
 RESEND_S = 2.0
 STOP_AGAIN_S = 1.0
 NEVER = float("inf")
@@ -88,40 +90,27 @@ class Group:
 
 
 class Board:
-    """All runners and their hosts.
+    """All runners and their hosts. `jitter` gives a random number in [0, 1), which spreads what starts again."""
 
-    `find` gives the peer of a session, `announce` publishes a stop, `jitter`
-    gives a random number in [0, 1), which spreads what starts again.
-    """
-
-    def __init__(
-        self,
-        patience: Patience,
-        find: Callable[[str], Peer | None],
-        announce: Callable[[Name], None],
-        jitter: Callable[[], float],
-    ) -> None:
+    def __init__(self, slate: Slate, stops: Stops, jitter: Callable[[], float]) -> None:
         self.runners: dict[Name, Runner] = {}
         self.hosts: dict[str, Host] = {}
-        self._patience = patience
-        self._find = find
-        self._announce = announce
+        rules = slate.config.runner
+        self._patience = Patience(
+            rules.max_failures, rules.max_losses, rules.backoff_s, rules.max_backoff_s, rules.healthy_s
+        )
+        self._slate = slate
+        self._stops = stops
         self._jitter = jitter
         self._waiting: dict[Name, None] = {}  # those without a host, the one that waits longest first
         self._ops: list[tuple[RunnerOp, Group | Origin | None]] = []
         self._underway: list[tuple[RunnerOp, Group | Origin | None]] = []
-        self._effects: list[Effect] = []
 
-    def effects(self) -> list[Effect]:
-        """Return what is to be done, and forget it."""
-        effects, self._effects = self._effects, []
-        return effects
-
-    def restore(self, found: Iterable[Runner]) -> set[str]:
-        """Take in what the store remembers; return the sessions that may still host some."""
-        for each in found:
-            self._adopt(each)
-        return {each.session for each in self.runners.values() if each.session}
+    def restore(self, found: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
+        """Take in what the store remembers, and expect the sessions that may still host some."""
+        for name, fields in found.items():
+            self._adopt(from_store(name, fields))
+        self._slate.roster.expect(sorted({each.session for each in self.runners.values() if each.session}), now)
 
     def _adopt(self, runner: Runner) -> None:
         self.runners[runner.name] = runner
@@ -130,13 +119,29 @@ class Board:
 
     # --- what clients and the controller ask -------------------------------
 
-    def start(self, enlist: Enlist, session: str, tag: int) -> None:
-        """Store a new runner; it is launched after that."""
-        self._ops.append((enlist, Origin(session, tag)))
+    def start(self, peer: Peer, start: m.Start, now: float) -> None:
+        """Take a new runner into the next turn; it is launched after that."""
+        origin = Origin(peer.session, start.tag)
+        try:
+            self._check_store(now)
+            self._ops.append((self._slate.door.runner(start), origin))
+        except ExesysError as error:
+            self._refuse(origin, error)
 
-    def change(self, what: str, text: str, session: str, tag: int, now: float) -> None:
-        """Stop or restart a runner (`type:uuid`), or stop all of a type. Raises ExesysError."""
-        origin = Origin(session, tag)
+    def change(self, peer: Peer, change: m.Change, now: float) -> None:
+        """Stop or restart a runner (`type:uuid`), or stop all of a type."""
+        origin = Origin(peer.session, change.tag)
+        try:
+            self._check_store(now)
+            self._change(change.what, change.name, origin, now)
+        except ExesysError as error:
+            self._refuse(origin, error)
+
+    def _check_store(self, now: float) -> None:
+        if self._slate.late(now) or self._slate.full or len(self._ops) > MOST_WAITING:
+            raise Unavailable("the store is away.", fix="Send the same again in a moment.")
+
+    def _change(self, what: str, text: str, origin: Origin, now: float) -> None:
         if ":" in text:
             name = runners.parse_name(text)
             self._ops.append((Halt(name), origin)) if what == "stop" else self._restart(name, origin, now)
@@ -150,13 +155,12 @@ class Board:
         group = Group(origin, len(names))
         self._ops += [(Halt(name), group) for name in names]
 
-    def halt(self, type_: str, uuid: str) -> None:
+    def halt(self, stopped: Name) -> None:
         """A stop was loaded in Redis by somebody: heed it. Without a uuid it is for all of a type."""
-        if uuid:
-            names = [Name(type_, uuid)]
-        else:
-            names = runners.of_type(list(self.runners), type_)
-            self._ops.append((Halt(Name(type_, "")), None))
+        names = [stopped]
+        if not stopped.uuid:
+            self._ops.append((Halt(stopped), None))
+            names = runners.of_type(list(self.runners), stopped.type)
         self._ops += [(Halt(name), None) for name in names if name in self.runners]
 
     def stops(self, name: Name) -> bool:
@@ -181,27 +185,31 @@ class Board:
 
     # --- what the hosts say -------------------------------------------------
 
-    def hello(self, peer: Peer, info: dict[str, Any]) -> None:
-        """A runner daemon is here, or here again. What it hosts comes with its heartbeat."""
+    def admit(self, peer: Peer, info: dict[str, Any]) -> bool:
+        """Take in a runner daemon. What it hosts comes with its heartbeat."""
+        self._slate.roster.admit(peer)
         names = {name for name, each in self.runners.items() if each.session == peer.session}
         self.hosts[peer.session] = Host(peer, info, names=names)
+        return True
 
-    def drain(self, session: str) -> None:
+    def drain(self, peer: Peer, drain: m.Drain, now: float) -> None:
         """A daemon takes no more."""
-        if session in self.hosts:
-            self.hosts[session].draining = True
+        if peer.session in self.hosts:
+            self.hosts[peer.session].draining = True
 
-    def lost(self, session: str, now: float) -> None:
-        """A session was given up, or ended: whatever it hosted is dead."""
-        self.hosts.pop(session, None)
-        for runner in self.runners.values():
-            if runner.session == session and not runner.ending:
+    def lost(self, session: str, now: float) -> bool:
+        """A session was given up, or ended: whatever it hosted is dead. Tells whether it was a runner daemon's."""
+        host = self.hosts.pop(session, None)
+        hosted = [runner for runner in self.runners.values() if runner.session == session]
+        for runner in hosted:
+            if not runner.ending:
                 lived_s = now - runner.began if runner.began is not None else 0.0
                 self._end(runner, Ending.killed, b"", lived_s, now)
+        return host is not None or bool(hosted)
 
-    def heartbeat(self, session: str, beat: m.Heartbeat, now: float) -> None:
+    def heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:
         """Compare what a daemon hosts with what it should."""
-        host = self.hosts.get(session)
+        host = self.hosts.get(peer.session)
         if host is None:
             return
         host.capacity = max(beat.capacity, 0)
@@ -213,15 +221,15 @@ class Board:
                     self._tell_to_stop(runner, now)
             elif not runner.ending and now - runner.launched_at >= RESEND_S:
                 runner.launched_at = NEVER
-                self._ops.append((Assign(name, runner.epoch, session, _host_of(host.info)), None))
+                self._ops.append((Assign(name, runner.epoch, peer.session, _host_of(host.info)), None))
         if held:
             unwanted = tuple(m.Held(ref, epoch) for ref, epoch in held.items())
-            self._effects.append(Send(host.peer.address, m.Cancel(unwanted)))
+            self._slate.say(host.peer.address, m.Cancel(unwanted))
 
-    def told(self, session: str, told: Iterable[m.Told], now: float) -> None:
+    def told(self, peer: Peer, telling: m.Telling, now: float) -> None:
         """Take what runners tell of themselves."""
-        for each in told:
-            runner = self._hosted(each.name, each.epoch, session)
+        for each in telling.told:
+            runner = self._hosted(each.name, each.epoch, peer.session)
             if runner is None:
                 continue
             runner.told = each
@@ -233,12 +241,12 @@ class Board:
                     runner.state = RunnerState.running
                     self._note(runner, state=runner.state, began=each.began_ms)
 
-    def exits(self, session: str, exits: Iterable[m.Exit], now: float) -> None:
+    def exits(self, peer: Peer, exits: m.Exits, now: float) -> None:
         """Lives ended. Each is told again until it is acknowledged."""
-        for exit_ in exits:
-            runner = self._hosted(exit_.name, exit_.epoch, session)
+        for exit_ in exits.exits:
+            runner = self._hosted(exit_.name, exit_.epoch, peer.session)
             if runner is None:
-                self._ack(session, exit_.name, exit_.epoch)
+                self._ack(peer.session, exit_.name, exit_.epoch)
             elif not runner.ending:
                 ending = Ending(exit_.ending) if exit_.ending in Ending._value2member_map_ else Ending.failed
                 self._end(runner, ending, exit_.body, exit_.lived_ms / 1000, now)
@@ -279,12 +287,12 @@ class Board:
         host = self.hosts.get(runner.session)
         if host is not None and now - runner.stop_sent_at >= STOP_AGAIN_S:
             runner.stop_sent_at = now
-            self._effects.append(Send(host.peer.address, m.Stop(*runner.name)))
+            self._slate.say(host.peer.address, m.Stop(*runner.name))
 
     def _ack(self, session: str, name: str, epoch: int) -> None:
-        peer = self._find(session)
+        peer = self._slate.roster.sessions.get(session)
         if peer is not None:
-            self._effects.append(Send(peer.address, m.ResultAck((m.Held(name, epoch),))))
+            self._slate.say(peer.address, m.ResultAck((m.Held(name, epoch),)))
 
     # --- the turn -----------------------------------------------------------
 
@@ -299,11 +307,6 @@ class Board:
             number += 1
         self._underway, self._ops = self._ops[:number], self._ops[number:]
         return [op for op, _ in self._underway]
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is something for a turn at once."""
-        return bool(self._ops)
 
     def next_due(self) -> float:
         """When the next runner may be launched that waits for its time; NEVER if none does, or nobody has room."""
@@ -351,6 +354,7 @@ class Board:
         if verdict in ("new", "same"):
             # Also one that is here `already`: the answer to the first try was lost.
             if name not in self.runners and not _state(answer).final:
+                self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields))
             self._answer(origin, int(verdict == "new"))
         elif verdict == "conflict":
@@ -368,7 +372,9 @@ class Board:
         if runner is None or (runner.epoch, runner.session) != (op.epoch, op.session):
             return
         host = self.hosts.get(op.session)
-        if answer.verdict != "launched":
+        if answer.verdict == "stale":
+            self._forget_launch(runner, int(answer.fields.get(b"epoch", b"0")))
+        elif answer.verdict != "launched":
             self._drop(runner)
         elif host is None or runner.ending:
             return
@@ -380,7 +386,13 @@ class Board:
             launch = m.Launch(
                 str(op.name), op.epoch, runner.target, fields.get(b"data", b""), float(fields.get(b"grace_s", b"-1"))
             )
-            self._effects.append(Send(host.peer.address, m.Launches((launch,))))
+            self._slate.say(host.peer.address, m.Launches((launch,)))
+
+    def _forget_launch(self, runner: Runner, epoch: int) -> None:
+        """The store knows of a later life than we do: count on from there."""
+        self._leave_host(runner)
+        runner.epoch, runner.session = max(runner.epoch, epoch), ""
+        self._waiting[runner.name] = None
 
     def _noted(self, op: Noted) -> None:
         """A life's end was stored: acknowledge it, and forget the runner or let it wait for the next."""
@@ -404,12 +416,12 @@ class Board:
             changed = int(runner.state is not RunnerState.stopping)
             runner.state, runner.restarting = RunnerState.stopping, False
             if changed:
-                self._announce(name)
+                self._stops.announce(name)
         elif verdict == "stopped":
             changed = 1
             if runner is not None and not runner.session:
                 self._drop(runner)
-            self._announce(name)
+            self._stops.announce(name)
         elif verdict == "none" and isinstance(origin, Origin):
             fix = "It was never started, or its record has expired. `exesys runner list` shows those there are."
             self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
@@ -419,6 +431,7 @@ class Board:
     def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None) -> None:
         if answer.verdict in ("started", "active"):
             if name not in self.runners:
+                self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields))
             self._answer(origin, 1)
         elif answer.verdict == "none":
@@ -453,9 +466,9 @@ class Board:
             self._send(to, m.Changed(to.tag, -1, list(error.problem)))
 
     def _send(self, to: Origin, message: m.Changed) -> None:
-        peer = self._find(to.session)
+        peer = self._slate.roster.sessions.get(to.session)
         if peer is not None:
-            self._effects.append(Send(peer.address, message))
+            self._slate.say(peer.address, message)
 
     # --- to be seen -------------------------------------------------------------
 

@@ -8,7 +8,8 @@ again and a worker that says HELLO again bring it all back.
 
 Here is who may speak (HELLO, BYE, silence), which part a message goes to, the
 order of a turn, and events. What is said is dealt with by the parts, which
-share a `slate`: `intake` for what clients ask, `crew` for the workers.
+share a `slate`: `intake` for what clients ask, `crew` for the workers, `board`
+for runners and the daemons that host them.
 
 Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
@@ -18,11 +19,11 @@ stays flat at any backlog.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from exesys.bus import messages as m
+from exesys.bus.board import Board
 from exesys.bus.crew import Crew
 from exesys.bus.door import Door
 from exesys.bus.effects import Effect
@@ -30,14 +31,14 @@ from exesys.bus.intake import Intake
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster
 from exesys.bus.slate import STORE_LATE_S, Slate
+from exesys.bus.stops import Stops
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import ExesysError, ProtocolError
+from exesys.runner import Name
 from exesys.turn import Answers, Turn
 
 SESSION = re.compile(r"[0-9a-f]{16}")
-MOST_STOPS = 1000
-NEWEST_STOPS = 32
 
 Handler = Callable[[Peer, Any, float], None]
 
@@ -45,8 +46,8 @@ Handler = Callable[[Peer, Any, float], None]
 class Part(Protocol):
     """What serves the peers of one role. Those of a role without one are only there, and ask."""
 
-    def admit(self, peer: Peer, info: dict[str, Any]) -> None:
-        """Take a peer into the roster, and see to it that it will be welcomed. Raises ExesysError."""
+    def admit(self, peer: Peer, info: dict[str, Any]) -> bool:
+        """Take a peer into the roster; tell whether it may be welcomed at once. Raises ExesysError."""
 
     def heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:
         """Heed what a peer says of itself; the broker answers."""
@@ -76,9 +77,15 @@ class Broker:
         self.figures = self._slate.figures
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
-        self._parts: dict[str, Part | None] = {"client": None, "worker": self._crew, "controller": None}
+        self._stops = Stops(self._slate)
+        self._board = Board(self._slate, self._stops, jitter)
+        self._parts: dict[str, Part | None] = {
+            "client": None,
+            "worker": self._crew,
+            "runner": self._board,
+            "controller": None,
+        }
         self._underway = Pending()
-        self._stops: OrderedDict[m.StopName, None] = OrderedDict()
         self._due_ms = 0
         self._unfed_ms: int | None = 0  # when steps that nothing feeds are to be looked for; None: there are none
         self._ticked_at = now
@@ -86,20 +93,27 @@ class Broker:
         self._handlers: dict[type[Any], Handler] = {
             m.Submit: self._intake.submit,
             m.Status: self._intake.status,
-            m.Change: self._intake.change,
+            m.Change: self._on_change,
+            m.Start: self._board.start,
+            m.Telling: self._only("runner", "TOLD", self._board.told),
+            m.Exits: self._only("runner", "EXIT", self._board.exits),
             m.Heartbeat: self._on_heartbeat,
             m.Drain: self._on_drain,
-            m.Stop: self._only("controller", self._on_stop),
+            m.Stop: self._only("controller", "STOP", self._on_stop),
             m.Sync: self._on_sync,
             m.Bye: self._on_bye,
         }
 
-    def _only(self, role: str, handler: Handler) -> Handler:
+    def restore(self, runners: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
+        """Take in the runners that the store remembers."""
+        self._board.restore(runners, now)
+
+    def _only(self, role: str, what: str, handler: Handler) -> Handler:
         """Make a handler one for peers of this role."""
 
         def checked(peer: Peer, message: Any, now: float) -> None:
             if peer.role != role:
-                text = f"only the {role} sends {type(message).__name__.upper()}"
+                text = f"only the {role} sends {what}"
                 return self._slate.refuse(peer.address, "not_allowed", text)
             return handler(peer, message, now)
 
@@ -150,14 +164,15 @@ class Broker:
             return refuse(address, "session_lost", "this session was given up; start a new one")
         peer = Peer(address, hello.session, hello.role, now)
         part = self._parts[hello.role]
-        if part is not None:
-            try:
-                part.admit(peer, hello.info)
-            except ExesysError as error:
-                refuse(address, "bad_hello", error.message)
-            return None
-        self.roster.admit(peer)
-        return self._welcome(peer, {})
+        if part is None:
+            self.roster.admit(peer)
+            return self._welcome(peer, {})
+        try:
+            if part.admit(peer, hello.info):
+                self._welcome(peer, {})
+        except ExesysError as error:
+            refuse(address, "bad_hello", error.message)
+        return None
 
     def worker_opened(self, session: str, endpoint: str) -> None:
         """The worker's PUSH is bound: it may be welcomed."""
@@ -179,27 +194,31 @@ class Broker:
         part = self._parts[peer.role]
         if part is not None:
             part.heartbeat(peer, beat, now)
-        newest = tuple(self._stops)[-NEWEST_STOPS:]
-        self._slate.say(peer.address, m.HeartbeatAck(peer.session, self.epoch, self._slate.seq, newest))
+        ack = m.HeartbeatAck(peer.session, self.epoch, self._slate.seq, self._stops.newest)
+        self._slate.say(peer.address, ack)
 
     def _on_drain(self, peer: Peer, drain: m.Drain, now: float) -> None:
         part = self._parts[peer.role]
         if part is not None:
             part.drain(peer, drain, now)
 
+    def _on_change(self, peer: Peer, change: m.Change, now: float) -> None:
+        part = self._board if change.what in ("stop", "restart") else self._intake
+        part.change(peer, change, now)
+
     def _on_stop(self, peer: Peer, stop: m.Stop, now: float) -> None:
-        name = m.StopName(stop.type, stop.uuid)
-        self._stops[name] = None
-        self._stops.move_to_end(name)
-        while len(self._stops) > MOST_STOPS:
-            self._stops.popitem(last=False)
-        self._slate.publish(f"stop.{stop.type}.{stop.uuid}" if stop.uuid else f"stop.{stop.type}", list(name))
+        """The controller saw a stop in Redis. One that we wrote ourselves is published already."""
+        name = Name(stop.type, stop.uuid)
+        if not self._board.stops(name):
+            self._stops.announce(name)
+            self._board.halt(name)
 
     def _on_sync(self, peer: Peer, sync: m.Sync, now: float) -> None:
         slate = self._slate
         parts: dict[str, Callable[[], Any]] = {
-            "stops": lambda: [list(name) for name in self._stops],
+            "stops": self._stops.listed,
             "workers": lambda: self._crew.describe(now),
+            "runners": lambda: self._board.describe(now),
             "functions": slate.door.catalogue.to_wire,
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
         }
@@ -209,6 +228,8 @@ class Broker:
     def _on_bye(self, peer: Peer, bye: m.Bye, now: float) -> None:
         if self.roster.dismiss(peer):
             self._crew.left(peer.session)
+        if peer.role == "runner":
+            self._board.lost(peer.session, now)
 
     # --- in: time and the store's health ---------------------------------
 
@@ -228,7 +249,7 @@ class Broker:
         silent, lost = self.roster.overdue(now)
         for peer in silent:
             self._slate.say(peer.address, m.Bye(peer.session, "silent for too long"))
-        self._crew.lost(lost)
+        self._crew.lost([session for session in lost if not self._board.lost(session, now)])
 
     def _tell(self, now: float) -> None:
         for session, message in self._slate.outbox.messages(now):
@@ -246,7 +267,7 @@ class Broker:
 
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
-        wait = min(self._check_at, self._slate.outbox.next_at) - now
+        wait = min(self._check_at, self._slate.outbox.next_at, self._board.next_due()) - now
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
         if self._unfed_ms:
@@ -255,7 +276,7 @@ class Broker:
 
     # --- out: the turn ----------------------------------------------------
 
-    def plan(self, now_ms: int) -> Turn | None:
+    def plan(self, now_ms: int, now: float) -> Turn | None:
         """Return the next turn, or None when there is nothing to ask of the store."""
         slate = self._slate
         if self._due_ms and now_ms >= self._due_ms:
@@ -272,6 +293,7 @@ class Broker:
             # A sweep sees what was there before this turn; what comes with it has its full time.
             self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
         turn.claims = self.roster.claims(slate.sated)
+        turn.runners = self._board.take(now)
         if not turn:
             return None
         rest = slate.pending.leave()
@@ -300,6 +322,8 @@ class Broker:
         for ended in answers.swept:
             slate.ended(ended)
         self._intake.apply(underway, answers, now)
+        if turn.runners:
+            self._board.applied(answers.runners, now)
         if answers.changed:
             self._crew.apply_changes(answers.changed)
         if turn.recalls or turn.reloads:

@@ -18,6 +18,7 @@ import os
 import secrets
 import threading
 import time
+import uuid as uuid_module
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from exesys import codec, command, environment
+from exesys import codec, command, environment, runner
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.handle import Handle, job_error
@@ -41,6 +42,7 @@ CHUNK = 500
 ANSWER_S = 10.0
 CLOSE_S = 5.0
 SYNC_S = 0.05
+STORE_AWAY_S = 0.25
 PARKED_S = 0.002
 LONGEST_PASS_S = 1.0
 
@@ -71,6 +73,7 @@ class Client:
         self._room = threading.Condition(self._desk.lock)
         self._asleep = False
         self._closing = False
+        self._closed = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._driver = threading.RLock()  # a callback may wait or submit, and then drives on
@@ -131,14 +134,14 @@ class Client:
 
     def cancel(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Cancel what has not ended of a job; return how many steps that was. Raises NotFound, Unavailable."""
-        return self._change("cancel", job_id, timeout)
+        return self._change("cancel", command.check_name(job_id, "job_id"), timeout)
 
     def retry(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Run again what failed of a job, and what depended on it; return how many steps that is.
 
         Raises NotFound, Unavailable.
         """
-        return self._change("retry", job_id, timeout)
+        return self._change("retry", command.check_name(job_id, "job_id"), timeout)
 
     def submit_many(
         self,
@@ -206,13 +209,56 @@ class Client:
         assert isinstance(answer, m.Snapshot)
         return answer.parts
 
-    def _change(self, what: str, job_id: str, timeout: float) -> int:
-        command.check_name(job_id, "job_id")
-        answer = self._ask(lambda tag: m.Change(tag, what, job_id), timeout)
-        assert isinstance(answer, m.Changed)
-        if answer.problem:
-            raise from_problem(answer.problem)
-        return answer.steps
+    # --- runners ----------------------------------------------------------
+
+    def start_runner(
+        self,
+        target: str,
+        data: Any = None,
+        *,
+        type: str | None = None,
+        uuid: str | None = None,
+        grace_s: float | None = None,
+        job: str = "",
+        timeout: float = ANSWER_S,
+    ) -> str:
+        """Start a function as a runner; return its name, `type:uuid`, once it is stored.
+
+        Raises as `ctx.start_runner` does; Unavailable after `timeout` seconds.
+        """
+        command.check_name(target, "target")
+        name = runner.check_name(type or runner.default_type(target), uuid or str(uuid_module.uuid4()))
+        grace = runner.check_options(-1 if grace_s is None else grace_s)
+        packed = codec.pack(data)
+        codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
+        self._changed(lambda tag: m.Start(tag, *name, target, packed, grace, job), timeout)
+        return str(name)
+
+    def stop_runner(self, type: str, uuid: str | None = None, timeout: float = ANSWER_S) -> int:
+        """Load the stop of a runner, or of all of a type; return how many that is news for.
+
+        `type` may be the whole name, `type:uuid`. Raises NotFound, Unavailable.
+        """
+        return self._change("stop", runner.written(type, uuid), timeout)
+
+    def restart_runner(self, type: str, uuid: str | None = None, timeout: float = ANSWER_S) -> None:
+        """Start a runner anew: one that runs is stopped first. Raises NotFound, StateError, Unavailable."""
+        self._change("restart", str(runner.parse_name(runner.written(type, uuid))), timeout)
+
+    def _change(self, what: str, name: str, timeout: float) -> int:
+        return self._changed(lambda tag: m.Change(tag, what, name), timeout)
+
+    def _changed(self, question: Callable[[int], m.Message], timeout: float) -> int:
+        until = time.monotonic() + timeout
+        while True:
+            answer = self._ask(question, max(until - time.monotonic(), 0.0))
+            assert isinstance(answer, m.Changed)
+            if not answer.problem:
+                return answer.steps
+            error = from_problem(answer.problem)
+            again = self.patient and isinstance(error, Unavailable) and time.monotonic() + STORE_AWAY_S < until
+            if not again or self._closed.wait(STORE_AWAY_S):
+                raise error
 
     def _ask(self, question: Callable[[int], m.Message], timeout: float) -> m.Snapshot | m.Changed:
         answer: list[m.Snapshot | m.Changed] = []
@@ -267,6 +313,7 @@ class Client:
             if self._closing:
                 return
             self._closing = True
+        self._closed.set()
         self._asleep = False  # from here on nobody else writes to the pipe
         os.write(self._wake_write, b"\0")
         self._unpark.set()

@@ -36,7 +36,7 @@ class Crew:
 
     # --- who is there -------------------------------------------------------
 
-    def admit(self, peer: Peer, info: dict[str, Any]) -> None:
+    def admit(self, peer: Peer, info: dict[str, Any]) -> bool:
         """Take in a worker; it is welcomed when its PUSH is bound. Raises ExesysError."""
         slate = self._slate
         catalogue = Catalogue.from_wire(info.get("catalogue"))
@@ -55,6 +55,7 @@ class Crew:
         turn.recalls.append(peer.session)
         self._learn()
         slate.effects.append(OpenWorker(peer.session))
+        return False
 
     def heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:
         """Take a worker's credit, and look after what it should have and what it should not."""

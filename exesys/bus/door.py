@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from exesys import codec, command
+from exesys import codec, command, runner
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, Unavailable, UnknownFunction
-from exesys.turn import Flow, Placed
+from exesys.turn import Enlist, Flow, Placed
 from exesys.workflow import Graph
 
 MOST_UNKNOWN = 64
@@ -77,12 +77,27 @@ class Door:
         graph.check_added()
         return tuple([self._placed(item, "", waits=True) for item in items])
 
+    def runner(self, start: m.Start) -> Enlist:
+        """Check a runner that is to be started. Raises ExesysError."""
+        name = runner.check_name(start.type, start.uuid)
+        grace_s = runner.check_options(start.grace_s)
+        if start.job and not command.REF.fullmatch(start.job):
+            raise BadCommand(f"`job` is {start.job!r:.100}, which is no step.", field="job")
+        codec.check_packed(start.data, self._limits.data_bytes, self._limits.depth)
+        self._check_known()
+        target = self._resolve(command.check_name(start.target, "target")).qualified
+        digest = command.digest_of(target, start.data)
+        return Enlist(name, target, start.data, digest, grace_s, start.job)
+
+    def _check_known(self) -> None:
+        if not (self._catalogue.functions or self._catalogue.broken):
+            raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
+
     def _placed(self, item: m.Item, session: str, waits: bool) -> Placed:
         tag, from_, to, cmd, data, job_id, given, notify, _ = item
         built = command.build(from_, to, cmd, data, job_id, given)
         codec.check_packed(data, self._limits.data_bytes, self._limits.depth)
-        if not (self._catalogue.functions or self._catalogue.broken):
-            raise Unavailable("no worker has announced its functions yet.", fix="Try again in a moment.")
+        self._check_known()
         defaults = self._resolve(cmd).options
         options: dict[str, Any] = {**defaults, **built.options} if defaults else dict(built.options)
         # Negative: counted from the moment of the commit, or from when the step was fed.

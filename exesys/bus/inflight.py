@@ -55,7 +55,7 @@ class Desk:
         self._later: list[tuple[float, list[int]]] = []  # BUSY: when to send them again
         self._recheck: deque[tuple[float, int]] = deque()
         self._workflows: dict[int, list[int]] = {}  # number -> tags of its steps, until it is known to be taken
-        self._asks: dict[int, Callable[[m.Snapshot | m.Changed], None]] = {}
+        self._asks: dict[int, tuple[m.Message, Callable[[m.Snapshot | m.Changed], None]]] = {}
         self._to_tell: list[m.Message] = []
         self._hello_at = self._beat_at = self._heard_at = self._resend_at = float("-inf")
 
@@ -88,13 +88,14 @@ class Desk:
         self._workflows[number] = list(range(number, self._tag + 1))
 
     def ask(self, question: Callable[[int], m.Message], then: Callable[[m.Snapshot | m.Changed], None]) -> int:
-        """Ask the router for a SNAPSHOT or a CHANGE; `question` makes the message with its tag.
+        """Ask the router for a SNAPSHOT, or for what CHANGED answers; `question` makes the message with its tag.
 
-        Returns the tag, for `forget`.
+        It is asked again after a reconnect. Returns the tag, for `forget`.
         """
         self._tag += 1
-        self._asks[self._tag] = then
-        self._to_tell.append(question(self._tag))
+        asked = question(self._tag)
+        self._asks[self._tag] = asked, then
+        self._to_tell.append(asked)
         return self._tag
 
     def tell(self, message: m.Message) -> None:
@@ -126,9 +127,9 @@ class Desk:
             case m.Error("unknown_session") | m.Bye():
                 self.welcome, self._hello_at = None, float("-inf")
             case m.Snapshot() | m.Changed():
-                then = self._asks.pop(message.tag, None)
-                if then is not None:
-                    then(message)
+                asked = self._asks.pop(message.tag, None)
+                if asked is not None:
+                    asked[1](message)
         return calls
 
     def _answer(self, flight: Flight, answer: m.Answer, now: float) -> list[Callable[[Handle], None]]:
@@ -181,6 +182,7 @@ class Desk:
         self._outbox = deque(self._flights)
         self._unanswered = dict(self._flights)  # also the questions may be lost, and are then asked again
         self._later = []
+        self._to_tell += [asked for asked, _ in self._asks.values() if asked not in self._to_tell]
         self._recheck.clear()
         for flight in self._flights.values():
             flight.rechecked = False

@@ -63,14 +63,15 @@ class Intake:
         slate = self._slate
         try:
             if message.what not in ("cancel", "retry"):
-                raise BadCommand("a job can be cancelled or retried.", field="what", fix="Send cancel or retry.")
-            command.check_name(message.job_id, "job_id")
+                fix = "Send cancel or retry of a job, stop or restart of a runner."
+                raise BadCommand(f"`what` is {message.what!r:.40}.", field="what", fix=fix)
+            command.check_name(message.name, "job_id")
             if slate.late(now) or slate.full:
                 raise Unavailable("the store is away.", fix="Send the same again in a moment.")
         except ExesysError as error:
             slate.say(peer.address, m.Changed(message.tag, -1, list(error.problem)))
             return
-        slate.pending.change(Change(message.what, message.job_id), (peer.session, message.tag))
+        slate.pending.change(Change(message.what, message.name), (peer.session, message.tag))
 
     def status(self, peer: Peer, message: m.Status, now: float) -> None:
         """Take questions into the next turn."""

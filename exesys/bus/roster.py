@@ -130,15 +130,15 @@ class Roster:
     def overdue(self, now: float) -> tuple[list[Peer], list[str]]:
         """Dismiss whoever was silent for a lease.
 
-        Returns the peers, and the worker sessions (also those that never came
-        back) whose jobs are to be released.
+        Returns the peers, and the sessions of workers and runner daemons (also
+        those that never came back) whose jobs and runners go to others.
         """
         silent = [peer for peer in self.peers.values() if now - peer.seen > self.lease_s]
         lost = [session for session, until in self._expected.items() if now >= until]
         for session in lost:
             del self._expected[session]
         for peer in silent:
-            if self.dismiss(peer):
+            if self.dismiss(peer) or peer.role == "runner":
                 lost.append(peer.session)
         for session in lost:
             self._lost[session] = None

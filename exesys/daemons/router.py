@@ -55,6 +55,7 @@ class Router:
             try:
                 self.store.reconnect()
                 epoch, sessions, known = self.store.boot()
+                runners = self.store.runners()
                 break
             except StoreAway as error:
                 log.info("%s", error)
@@ -63,7 +64,10 @@ class Router:
                     raise
         catalogue = Catalogue.from_wire(codec.unpack(known)) if known else Catalogue.merge([])
         log.info("epoch %d, %d worker sessions to come back", epoch, len(sessions))
-        return broker.Broker(self.config, epoch, sessions, catalogue, time.monotonic(), random.random)
+        now = time.monotonic()
+        core = broker.Broker(self.config, epoch, sessions, catalogue, now, random.random)
+        core.restore(runners, now)
+        return core
 
     def serve(self) -> None:
         """Run until told to stop; the turn under way is finished first, if the store answers."""
@@ -125,7 +129,7 @@ class Router:
     def _commit(self, now: float) -> None:
         if self.store.busy or self._retry_at is not None:
             return
-        turn = self.core.plan(time.time_ns() // 1_000_000)
+        turn = self.core.plan(time.time_ns() // 1_000_000, now)
         if turn is None:
             return
         self._sent_at = now

@@ -31,7 +31,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "runner": ("exesys:runner:%s", "hash: a runner, by its type:uuid"),
     "runner_log": (
         "exesys:runner-log:%s",
-        "stream: what a runner printed and logged; ids are epoch-chunk",
+        "text: the end of what a runner printed and logged",
     ),
     "ended": ("exesys:ended", "sorted set: runners that have ended, by the millisecond"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),

@@ -2,8 +2,8 @@
 --
 -- KEYS   per operation: the runner's record, its stop key
 -- ARGV   now_ms, seconds that the record of a stopped one is kept, the same of
---        a failed one, most runners, how many chunks of log are kept; then per
---        operation what it is, type:uuid, the number of its arguments, and them
+--        a failed one, most runners, bytes of log that are kept (up to twice that);
+--        then per operation what it is, type:uuid, the number of its arguments, and them
 -- Finds  runners, ended, runner_log
 -- Gives  per operation {verdict, fields of the record, flat, or none}
 --
@@ -14,7 +14,7 @@
 --   halt    (none)                             stopping, stopped, ended, none
 --   forget  (none)                             noted
 --   revive  (none)                             started, active, full, none
---   log     epoch, chunk, text                 noted
+--   log     epoch, chunk, text                 noted, stale, gone
 --
 -- All are idempotent. The stop key belongs to whoever wants a stop: it is read
 -- in the moment in which a life is given away, so that none begins after it.
@@ -136,16 +136,26 @@ function DO.revive(env, record, run, name)
 end
 
 function DO.log(env, record, run, name, epoch, chunk, text)
-  -- A chunk that is there already has no higher id than the last.
+  local last, number = unpack(call('HMGET', record, 'log_epoch', 'log_chunk'))
+  last, number = tonumber(last or 0), tonumber(number or 0)
+  if call('EXISTS', record) == 0 then
+    return 'gone'
+  elseif last > tonumber(epoch) or (last == tonumber(epoch) and number >= tonumber(chunk)) then
+    return 'stale'
+  end
+  call('HSET', record, 'log_epoch', epoch, 'log_chunk', chunk)
+  call('HINCRBY', record, 'log_total', #text)
   local log = key.runner_log(name)
-  redis.pcall('XADD', log, 'MAXLEN', env.chunks, epoch .. '-' .. chunk, 't', text, 'at', env.now_ms)
+  if call('APPEND', log, text) > 2 * env.log_bytes then
+    call('SET', log, call('GETRANGE', log, -env.log_bytes, -1))
+  end
   return 'noted'
 end
 
 local function runner(KEYS, ARGV)
   call = redis.call
   local env = {
-    now_ms = ARGV[1], ttl_s = ARGV[2], failed_ttl_s = ARGV[3], most = tonumber(ARGV[4]), chunks = ARGV[5],
+    now_ms = ARGV[1], ttl_s = ARGV[2], failed_ttl_s = ARGV[3], most = tonumber(ARGV[4]), log_bytes = tonumber(ARGV[5]),
   }
   local answers, at = {}, 6
   for i = 1, #KEYS, 2 do

@@ -41,7 +41,6 @@ from exesys.turn import (
 CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
-RUNNER_CHUNKS = 200  # of the log of a runner, each of at most `instance.CHUNK_BYTES`
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     "runner",
@@ -215,7 +214,7 @@ class Builder:
 
     def _runners(self, now_ms: int, ops: Sequence[RunnerOp], into: list[RunnerDone]) -> Request:
         limits = self.limits
-        arguments: list[Argument] = [now_ms, *self._settings[:2], limits.runners, RUNNER_CHUNKS]
+        arguments: list[Argument] = [now_ms, *self._settings[:2], limits.runners, limits.log_bytes]
         keys: list[str] = []
         for op in ops:
             keys += (self.keys("runner", str(op.name)), self.keys("run", *op.name))

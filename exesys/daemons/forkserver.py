@@ -1,0 +1,112 @@
+"""The fork server of the runner daemon: has all that instances need imported, and forks one for each life.
+
+An interpreter of its own would cost each runner 0.2 s and 25 MB; a fork costs
+milliseconds and what it changes. It is started first of all and has neither
+threads nor a ZeroMQ context, so forking is safe. It ends with the daemon, and
+its instances end with it (PR_SET_PDEATHSIG). What a user wrote is imported
+only after the fork.
+
+The daemon sends a number and one end of a line; the answer is the number and
+a pid. A child that ended is told, and kept until the daemon has taken leave
+of its process group, so that no pid means another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+
+import msgpack
+import redis  # noqa: F401  # so that instances share it
+
+from exesys import environment
+from exesys.channel import Channel
+from exesys.config import Config
+from exesys.instance import Instance
+from exesys.process import die_with_parent
+
+REQUEST_BYTES = 256
+
+
+class ForkServer:
+    """The loop of the process. A child leaves it by returning from `serve`."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self.line = line
+        self._poll = select.poll()
+        self._poll.register(line, select.POLLIN)
+        self._children: dict[int, int] = {}  # pidfd -> pid, of those that live
+
+    def serve(self) -> Channel | None:
+        """Fork when asked. Returns in each child with its line, and in the parent (None) when the daemon is gone."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != self.line.fileno():
+                    self._tell_end(descriptor)
+                    continue
+                request, descriptors, _, _ = socket.recv_fds(self.line, REQUEST_BYTES, 1)
+                if not request:
+                    return None
+                kind, number = msgpack.unpackb(request)
+                if kind == "reap":
+                    os.waitpid(number, 0)
+                elif (channel := self._fork(number, descriptors[0])) is not None:
+                    return channel
+
+    def _fork(self, number: int, descriptor: int) -> Channel | None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            os.close(descriptor)
+            pidfd = os.pidfd_open(pid)
+            self._children[pidfd] = pid
+            self._poll.register(pidfd, select.POLLIN)
+            self.line.send(msgpack.packb(["forked", number, pid]))
+            return None
+        die_with_parent(signal.SIGKILL, parent)
+        os.setsid()
+        self.line.close()
+        for pidfd in self._children:
+            os.close(pidfd)
+        os.set_inheritable(descriptor, False)
+        return Channel(socket.socket(fileno=descriptor))
+
+    def _tell_end(self, pidfd: int) -> None:
+        """A child ended: tell how. It stays a zombie until it is to be reaped."""
+        self._poll.unregister(pidfd)
+        pid = self._children.pop(pidfd)
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        os.close(pidfd)
+        status = 0
+        if found is not None:
+            exited = found.si_code == os.CLD_EXITED
+            status = found.si_status if exited else -found.si_status
+        self.line.send(msgpack.packb(["ended", pid, status]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with_parent(signal.SIGKILL, arguments.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(arguments.fd, False)
+    config: Config = environment.load()
+    if config.mongo.uri:
+        importlib.import_module("pymongo")
+    server = ForkServer(socket.socket(fileno=arguments.fd))
+    gc.collect()
+    gc.freeze()  # what is shared stays shared
+    channel = server.serve()
+    return Instance(config, channel).live() if channel is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

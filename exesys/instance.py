@@ -1,0 +1,173 @@
+"""An instance: the process that is one life of a runner. Made by fork, in `daemons/forkserver.py`.
+
+It knows nothing of the bus. What it is to run comes over the line from its
+daemon, later perhaps that it is to stop; back go what it prints and its
+progress, and how it ended. A thread reads the line, so that the function has
+the main thread, where signals and `asyncio` want it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from exesys import codec
+from exesys.bus.client import Client
+from exesys.channel import Channel
+from exesys.config import Config
+from exesys.context import Resources, RunnerContext, RunnerInfo
+from exesys.errors import BadCommand
+from exesys.functions import Library, describe_failure
+from exesys.runner import Ending, parse_name
+
+TELL_S = 0.25
+CHUNK_BYTES = 16 << 10  # told at once; of more, the end is kept
+CUT = "… {} bytes left out: more was printed than can be kept …\n"
+
+
+class Scribe(io.TextIOBase):
+    """Takes what a runner prints and its progress, and tells the daemon, at most each `TELL_S` seconds."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._due = threading.Event()
+        self._teller: threading.Thread | None = None
+        self._told_at = 0.0
+        self._parts: list[str] = []
+        self._bytes = self._left_out = 0
+        self._progress: tuple[float, str] = (-1.0, "")
+        self._changed = False
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            self._parts.append(text)
+            self._bytes += len(text.encode("utf-8", "replace"))
+            while self._bytes > CHUNK_BYTES and len(self._parts) > 1:
+                first = len(self._parts.pop(0).encode("utf-8", "replace"))
+                self._bytes -= first
+                self._left_out += first
+        self._tell_soon()
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def progress(self, fraction: float, text: str) -> None:
+        with self._lock:
+            self._progress, self._changed = (fraction, text), True
+        self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if time.monotonic() - self._told_at >= TELL_S:
+            self.tell_all()
+            return
+        self._due.set()
+        if self._teller is None:
+            self._teller = threading.Thread(target=self._keep_telling, daemon=True, name="scribe")
+            self._teller.start()
+
+    def _keep_telling(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._due.wait()
+            pause.wait(TELL_S)
+            self._due.clear()
+            self.tell_all()
+
+    def tell_all(self) -> None:
+        """Tell what has come since the last time."""
+        with self._lock:
+            self._told_at = time.monotonic()
+            if not self._parts and not self._changed:
+                return
+            text = "".join(self._parts)
+            if len(text.encode("utf-8", "replace")) > CHUNK_BYTES:
+                self._left_out += len(text) - CHUNK_BYTES // 4
+                text = text[-CHUNK_BYTES // 4 :]  # a character has at most four bytes
+            if self._left_out:
+                text = CUT.format(self._left_out) + text
+            self._parts, self._bytes, self._left_out, self._changed = [], 0, 0, False
+            self._channel.send(["note", *self._progress, _sendable(text)])
+
+
+def _sendable(text: str) -> str:
+    """A lone surrogate cannot be packed; show it as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class Instance:
+    """The life of one process, from its fork to its end."""
+
+    def __init__(self, config: Config, channel: Channel) -> None:
+        self.config = config
+        self.channel = channel
+        self.scribe = Scribe(channel)
+        self.resources = Resources(config, lambda: Client(config))
+        self.context: RunnerContext | None = None
+
+    def live(self) -> int:
+        """Wait for what is to be run, and run it. Returns the exit code."""
+        message = self.channel.receive()
+        if message is None:
+            return 0  # it was not wanted after all, or the daemon is gone
+        _, name, epoch, target, data = message
+        signal.signal(signal.SIGTERM, _terminate)
+        sys.stdout = sys.stderr = self.scribe
+        logging.basicConfig(
+            stream=self.scribe, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
+        )
+        type_, uuid = parse_name(name)
+        self.context = RunnerContext(RunnerInfo(type_, uuid, target, epoch), self.resources, self.scribe.progress)
+        threading.Thread(target=self._listen, args=(self.context,), daemon=True, name="listener").start()
+        try:
+            ending, error = self._run(self.context, target, data)
+            self.scribe.tell_all()
+            self.channel.send(["ended", int(ending), error])
+        finally:
+            self.scribe.tell_all()  # after TERM: what its clean-up has printed
+        return 0
+
+    def _run(self, context: RunnerContext, target: str, data: bytes) -> tuple[Ending, bytes]:
+        try:
+            library = Library.load(self.config.module_dirs, only=target.partition(".")[0])
+            self.channel.send(["began"])
+            library.live(target, codec.unpack(data), lambda: context, context.on_stop)
+            self.resources.close()  # what it has submitted is taken before it ends
+        except asyncio.CancelledError:
+            if not context.stopping.is_set():
+                return Ending.failed, _failure(RuntimeError("it was cancelled, and not by a stop"))
+        except _Terminated:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever a runner raises is its end
+            return Ending.failed, _failure(error)
+        return (Ending.stopped if context.stopping.is_set() else Ending.returned), b""
+
+    def _listen(self, context: RunnerContext) -> None:
+        while (message := self.channel.receive()) is not None:
+            if message[0] == "stop":
+                context.stop()
+
+
+class _Terminated(SystemExit):
+    """TERM came: the function's own clean-up runs, then the process ends."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated(128 + number)
+
+
+def _failure(error: BaseException) -> bytes:
+    type_, text, traceback = describe_failure(error)
+    told: dict[str, Any] = {"type": type_, "message": _sendable(text), "traceback": _sendable(traceback)}
+    try:
+        return codec.pack(told)
+    except BadCommand:
+        return codec.pack({"type": type_, "message": "", "traceback": ""})

@@ -1,0 +1,313 @@
+"""The instances of a runner daemon, as the daemon sees them: begun, told to stop, ended by force.
+
+A fork server, started before anything else, makes the processes; the line to
+each goes through it and then belongs to the two ends alone. When the fork
+server is lost, so are all instances: they die with it, and are reported as
+killed.
+
+A stop goes in steps: the instance is told, after its grace period its process
+group gets TERM, and after another time KILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from exesys import codec
+from exesys.bus.messages import Exit, Launch, Told
+from exesys.channel import Channel, pair
+from exesys.config import Config
+from exesys.process import how_it_ended, resident_bytes
+from exesys.runner import Ending
+
+SAMPLE_S = 5.0
+ANSWER_BYTES = 256
+ORPHANS_S = 5.0
+NEVER = float("inf")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Child:
+    """One instance. Times are monotonic seconds."""
+
+    number: int
+    launch: Launch
+    channel: Channel
+    launched_at: float
+    pid: int = 0  # 0: it is not forked yet
+    told: Told | None = None
+    chunk: int = 0
+    ended: tuple[int, bytes] | None = None  # what it said of its end: `Ending`, error
+    asked: bool = False  # it was told to stop
+    unwanted: bool = False  # nobody wants to know how it ends
+    term_at: float = NEVER
+    kill_at: float = NEVER
+    signalled: int = 0  # the last signal it was sent
+
+    @property
+    def grace_s(self) -> float:
+        return self.launch.grace_s
+
+
+class Ended(NamedTuple):
+    exit: Exit
+    why: str  # for the log; "" when there is nothing to wonder at
+
+
+Happening = Told | Ended
+
+
+class Nursery:
+    """All instances of a daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._number = 0
+        self._children: dict[int, Child] = {}  # by number
+        self._by_name: dict[str, Child] = {}
+        self._by_pid: dict[int, Child] = {}
+        self._by_line: dict[int, Child] = {}
+        self._sample_at = float("-inf")
+        self._line: socket.socket
+        self._server: subprocess.Popen[bytes]
+        self._start()
+
+    def _start(self) -> None:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            words = ["--fd", str(far.fileno()), "--parent", str(os.getpid())]
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "exesys.daemons.forkserver", *words],
+                pass_fds=[far.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._line = near
+
+    def fileno(self) -> int:
+        """Return the descriptor of the line to the fork server."""
+        return self._line.fileno()
+
+    @property
+    def lines(self) -> set[int]:
+        """The descriptors of the lines to the instances."""
+        return set(self._by_line)
+
+    @property
+    def empty(self) -> bool:
+        return not self._children
+
+    # --- in ---------------------------------------------------------------
+
+    def begin(self, launch: Launch, now: float) -> int:
+        """Have an instance forked. Returns the descriptor of its line."""
+        near, far = pair()
+        self._number += 1
+        channel = Channel(near)
+        child = Child(self._number, launch, channel, now)
+        self._children[child.number] = self._by_name[launch.name] = self._by_line[channel.fileno()] = child
+        # A server that is lost is noticed by its line, and this one reported with the others.
+        with far, contextlib.suppress(OSError):
+            socket.send_fds(self._line, [msgpack.packb(["fork", child.number])], [far.fileno()])
+        channel.send(["run", launch.name, launch.epoch, launch.target, launch.data], wait=False)
+        return channel.fileno()
+
+    def stop(self, name: str, now: float, most_s: float = NEVER) -> None:
+        """Tell an instance to stop, within its grace period or `most_s` seconds."""
+        child = self._by_name.get(name)
+        if child is None:
+            return
+        if not child.asked:
+            child.asked = True
+            child.channel.send(["stop"], wait=False)
+        if child.signalled == 0:
+            grace_s = self._config.runner.grace_s if child.grace_s < 0 else child.grace_s
+            child.term_at = min(child.term_at, now + min(grace_s, most_s))
+
+    def kill(self, name: str, epoch: int) -> None:
+        """End an instance at once: it should not be."""
+        child = self._by_name.get(name)
+        if child is not None and child.launch.epoch == epoch:
+            child.unwanted = True
+            self._signal(child, signal.SIGKILL)
+
+    def stop_all(self, now: float, most_s: float = NEVER) -> None:
+        """Tell all instances to stop."""
+        for name in list(self._by_name):
+            self.stop(name, now, most_s)
+
+    def kill_all(self) -> None:
+        for child in self._children.values():
+            self._signal(child, signal.SIGKILL)
+
+    # --- out --------------------------------------------------------------
+
+    def read(self, descriptor: int, now: float) -> Iterator[Happening]:
+        """Read the line to an instance."""
+        child = self._by_line.get(descriptor)
+        if child is not None:
+            yield from self._hear(child, now)
+
+    def _hear(self, child: Child, now: float) -> Iterator[Told]:
+        while (message := child.channel.receive(wait=False)) is not None:
+            kind, *fields = message
+            if kind == "began":
+                began_ms = time.time_ns() // 1_000_000
+                at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_ms / 1000))
+                name, epoch, *_ = child.launch
+                child.told = Told(name, epoch, child.pid, began_ms, -1.0, "", 0.0, 0, 0, "")
+                yield self._tell(child, log=f"--- life {epoch}, {at} ---\n")
+            elif kind == "note":
+                fraction, text, log = fields
+                yield self._tell(child, log=log, fraction=fraction, text=text)
+            elif kind == "ended":
+                child.ended = (fields[0], fields[1])
+                if child.term_at == NEVER:  # its process may yet wait for its threads
+                    self.stop(child.launch.name, now)
+
+    def _tell(self, child: Child, log: str = "", **changes: Any) -> Told:
+        launch = child.launch
+        told = child.told or Told(launch.name, launch.epoch, child.pid, 0, -1.0, "", 0.0, 0, 0, "")
+        child.told = told._replace(pid=child.pid, **changes)
+        if log:
+            child.chunk += 1
+        return child.told._replace(chunk=child.chunk, log=log)
+
+    def serve(self, now: float) -> Iterator[Happening]:
+        """Read what the fork server says."""
+        while True:
+            try:
+                answer = self._line.recv(ANSWER_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                answer = b""
+            if not answer:
+                yield from self._lost(now)
+                return
+            kind, *fields = msgpack.unpackb(answer)
+            if kind == "forked":
+                self._forked(*fields)
+            else:
+                yield from self._over(fields[0], fields[1], now)
+
+    def _forked(self, number: int, pid: int) -> None:
+        child = self._children[number]
+        child.pid = pid
+        self._by_pid[pid] = child
+        if child.signalled:
+            self._signal(child, child.signalled)
+
+    def _over(self, pid: int, status: int, now: float) -> Iterator[Happening]:
+        """A process ended: end what is left of its group, and let it be reaped."""
+        child = self._by_pid.pop(pid)
+        yield from self._hear(child, now)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        self._line.send(msgpack.packb(["reap", pid]))
+        yield self._forget(child, status, now)
+
+    def _lost(self, now: float) -> Iterator[Happening]:
+        """The fork server is gone: so are all instances, in a moment. Start another."""
+        self._server.wait()
+        self._line.close()
+        left = [os.pidfd_open(pid) for pid in self._by_pid if os.path.exists(f"/proc/{pid}")]
+        until = time.monotonic() + ORPHANS_S
+        for pidfd in left:
+            with open(pidfd, closefd=True):
+                select.select([pidfd], [], [], max(until - time.monotonic(), 0.0))
+        for child in list(self._children.values()):
+            yield from self._hear(child, now)
+            yield self._forget(child, -signal.SIGKILL, now)
+        self._by_pid.clear()
+        self._start()
+
+    def _forget(self, child: Child, status: int, now: float) -> Ended:
+        del self._children[child.number], self._by_line[child.channel.fileno()]
+        if self._by_name.get(child.launch.name) is child:
+            del self._by_name[child.launch.name]
+        child.channel.close()
+        ending, body, why = _judge(child, status)
+        name, epoch, *_ = child.launch
+        lived_ms = int((now - child.launched_at) * 1000)
+        return Ended(Exit(name, epoch, int(ending), body, lived_ms), "" if child.unwanted else why)
+
+    # --- time -------------------------------------------------------------
+
+    def tick(self, now: float) -> Iterator[Told]:
+        """Send the signals that are due; now and then look at memory and time used."""
+        for child in self._children.values():
+            if now >= child.kill_at:
+                child.kill_at = now + self._config.runner.kill_grace_s
+                self._signal(child, signal.SIGKILL)
+            elif now >= child.term_at:
+                child.term_at, child.kill_at = NEVER, now + self._config.runner.kill_grace_s
+                self._signal(child, signal.SIGTERM)
+        if now >= self._sample_at:
+            self._sample_at = now + SAMPLE_S
+            for child in self._children.values():
+                yield from self._sample(child)
+
+    def _sample(self, child: Child) -> Iterator[Told]:
+        if child.pid and child.told is not None:
+            cpu_s, memory_bytes = _cpu_s(child.pid), resident_bytes(child.pid)
+            # The kernel's counters of memory move a little by themselves.
+            if cpu_s != child.told.cpu_s or abs(memory_bytes - child.told.memory_bytes) > memory_bytes / 50:
+                yield self._tell(child, cpu_s=cpu_s, memory_bytes=memory_bytes)
+
+    def wake_in_s(self, now: float) -> float:
+        """Return how long the loop may sleep."""
+        due = min((min(child.term_at, child.kill_at) for child in self._children.values()), default=NEVER)
+        return max(min(due, self._sample_at if self._children else NEVER) - now, 0.0)
+
+    def _signal(self, child: Child, number: int) -> None:
+        child.signalled = number
+        if child.pid:
+            try:
+                os.killpg(child.pid, number)
+            except ProcessLookupError:  # it has no group of its own yet
+                os.kill(child.pid, number)
+
+    def close(self) -> None:
+        """End the fork server, and with it whatever is left."""
+        self._line.close()
+        self._server.wait()
+
+
+def _judge(child: Child, status: int) -> tuple[Ending, bytes, str]:
+    """Say how a life ended, with the error, and a sentence for the log."""
+    if child.ended is not None:
+        ending, body = Ending(child.ended[0]), child.ended[1]
+        if ending is Ending.failed:
+            told = codec.unpack(body)
+            return ending, body, f"it failed: {told['type']}: {told['message']}"
+        return ending, b"", "it returned" if ending is Ending.returned else ""
+    if child.signalled == signal.SIGTERM:
+        return Ending.terminated, b"", "it did not stop within its grace period and was ended with TERM"
+    if child.signalled == signal.SIGKILL:
+        return Ending.forced, b"", "it did not stop within its grace period, nor at TERM, and was killed"
+    how = how_it_ended(status)
+    body = codec.pack({"type": "Crashed", "message": f"its process was {how}", "traceback": ""})
+    return Ending.killed if status == -signal.SIGKILL else Ending.failed, body, f"its process was {how}"
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time a process has used."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
