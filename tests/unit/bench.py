@@ -94,7 +94,7 @@ class Bench:
     # --- turns and time ---------------------------------------------------
 
     def plan(self) -> Turn | None:
-        return self.broker.plan(self.now_ms)
+        return self.broker.plan(self.now_ms, self.now)
 
     def apply(self, turn: Turn, answers: Answers) -> None:
         self.broker.apply(turn, answers, self.now)
