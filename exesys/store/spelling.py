@@ -116,8 +116,8 @@ def body_of(state: int, raw: Any) -> Any:
 def taken(raw: Any) -> Taken:
     if raw == 1:
         return NEW
-    verdict, ref, state, body, failed = raw
-    also = tuple(failed(each) for each in failed)
+    verdict, ref, state, body, others = raw
+    also = tuple(failed(each) for each in others)
     return Taken(verdict.decode(), ref.decode(), STATES[state], body_of(state, body), also)
 
 

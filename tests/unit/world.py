@@ -275,7 +275,7 @@ class Router(Actor):
         self._collect(now)
         self.core.tick(now)
         if not self.store.busy and self.retry_at is None:
-            turn = self.core.plan(self.now_ms, self.now)
+            turn = self.core.plan(self.now_ms, self.world.now)
             if turn is not None:
                 self.store.begin(turn)
         self._carry_out()
