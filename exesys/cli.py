@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exesys import environment, jobs, output, reach, usage
+from exesys import environment, jobs, output, reach, runners, usage
 from exesys.config import Config
 from exesys.errors import (
     BadCommand,
@@ -199,6 +199,11 @@ def _bench(config: Config, given: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-P", str(script), *(["--json"] if given.json else []), *given.options])
 
 
+def _help(config: Config, given: argparse.Namespace) -> int:
+    given.parser.print_help(sys.stderr)
+    return 2
+
+
 def _demo(config: Config, given: argparse.Namespace) -> int:
     from exesys import demo
 
@@ -221,13 +226,20 @@ def _parser() -> argparse.ArgumentParser:
             "submit": jobs.submit,
             "result": jobs.result,
             "jobs": jobs.jobs,
-            "workflow": jobs.workflow_help,
+            "workflow": _help,
             "workflow submit": jobs.workflow_submit,
             "workflow show": jobs.workflow_show,
             "why": jobs.why,
             "cancel": jobs.change,
             "retry": jobs.change,
             "functions": jobs.functions,
+            "runner": _help,
+            "runner start": runners.start,
+            "runner list": runners.list_,
+            "runner show": runners.show,
+            "runner stop": runners.stop,
+            "runner restart": runners.restart,
+            "runner logs": runners.logs,
         }
     )
 

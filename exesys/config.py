@@ -163,11 +163,11 @@ class Runner:
     capacity: int = _key(1000, _int(1, 100_000))
     grace_s: float = _key(10.0, _seconds(0, 3600))
     kill_grace_s: float = _key(2.0, _seconds(0, 600))
-    max_failures: int = _key(5, _int(1, 1_000_000))
+    max_failures: int = _key(7, _int(1, 1_000_000))
     max_losses: int = _key(50, _int(1, 1_000_000))
     backoff_s: float = _key(0.5, _seconds(0.01, 3600))
     max_backoff_s: float = _key(30.0, _seconds(0.01, 86_400))
-    healthy_s: float = _key(10.0, _seconds(0, 86_400))
+    healthy_s: float = _key(2.0, _seconds(0, 86_400))
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,35 @@ def _tamed(value: Any) -> Any:
     return value
 
 
+def number(name: str, text: str, low: float, high: float) -> float:
+    """Read a parameter that is a number. Raises BadCommand."""
+    try:
+        value = float(text)
+        if low <= value <= high:
+            return value
+    except ValueError:
+        pass
+    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
+
+
+def whole(name: str, text: str, low: int, high: int) -> int:
+    """Read a parameter that is a whole number. Raises BadCommand."""
+    if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
+        return int(text)
+    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a whole number, {low} to {high:,}.")
+
+
+def wants_text(accept: str) -> bool:
+    """Tell whether a header Accept prefers plain text to JSON."""
+    wanted = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
+    return next((kind for kind in wanted if kind in ("text/plain", "application/json")), "") == "text/plain"
+
+
+def as_text(text: str) -> HTTPResponse:
+    """Make an answer of plain text."""
+    return HTTPResponse(text, 200, headers={**HEADERS, "Content-Type": "text/plain; charset=utf-8"})
+
+
 def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
     """Make a JSON answer. Keyword `Retry_After="1"` becomes the header Retry-After."""
     extra = {name.replace("_", "-"): value for name, value in headers.items()}

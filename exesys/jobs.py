@@ -24,37 +24,13 @@ if TYPE_CHECKING:
 REASON_S = 1.0
 
 
-def _data(text: str | None) -> Any:
-    """Read DATA: JSON, else the text itself; `@file` and `-` (standard input) must hold JSON."""
-    if text is None:
-        return None
-    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else ""
-    try:
-        if text == "-":
-            return json.load(sys.stdin)
-        if source:
-            return json.loads(Path(source).read_text("utf-8"))
-        return json.loads(text)
-    except RecursionError:
-        raise BadCommand("DATA is nested too deep to be read.", field="data", fix="Flatten it.") from None
-    except OSError as error:
-        fix = f"A text that begins with @ is written as JSON: '\"{text}\"'."
-        raise BadCommand(f"DATA cannot be read from {source}: {error.strerror}.", field="data", fix=fix) from error
-    except ValueError as error:
-        if source:
-            raise BadCommand(f"DATA from {source} is no JSON: {error}.", field="data") from error
-        if text.lstrip()[:1] in ("{", "[", '"'):
-            output.note(f"DATA looks like JSON and is none, so it is sent as text: {error}.")
-        return text
-
-
 def submit(config: Config, given: argparse.Namespace) -> int:
     from exesys.bus.client import ANSWER_S, describe
 
     options = {name: getattr(given, name) for name in command.OPTIONS if getattr(given, name) is not None}
     to = given.to.split(",") if "," in given.to else given.to
     with reach.connect(config) as client:
-        data = _data(given.data)
+        data = reach.data(given.data)
         handle = client.submit(given.cmd, data, job_id=given.job_id, from_=given.from_, to=to, **options)
         handle.accepted(ANSWER_S)
         try:
@@ -223,11 +199,6 @@ def workflow_submit(config: Config, given: argparse.Namespace) -> int:
             output.show({"job_id": handle.job_id}) if given.json else print(handle.job_id)
             return 0
         return _show_value(handle, given)
-
-
-def workflow_help(config: Config, given: argparse.Namespace) -> int:
-    given.parser.print_help(sys.stderr)
-    return 2
 
 
 def _workflow_file(name: str) -> tuple[list[dict[str, Any]], str | None]:

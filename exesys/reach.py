@@ -1,12 +1,15 @@
-"""How the command line reaches a running system: its router, and its store to read."""
+"""How the command line reaches a running system: its router, its store to read, and what it is to send."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from exesys import command
+from exesys import command, output
 from exesys.config import Config
-from exesys.errors import NotFound, Unavailable
+from exesys.errors import BadCommand, NotFound, Unavailable
 from exesys.usage import PROGRAM
 
 if TYPE_CHECKING:
@@ -43,3 +46,27 @@ def steps_of(reader: Reader, job_id: str) -> list[Step]:
     if not steps:
         raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
     return steps
+
+
+def data(text: str | None) -> Any:
+    """Read DATA: JSON, else the text itself; `@file` and `-` (standard input) must hold JSON. Raises BadCommand."""
+    if text is None:
+        return None
+    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else ""
+    try:
+        if text == "-":
+            return json.load(sys.stdin)
+        if source:
+            return json.loads(Path(source).read_text("utf-8"))
+        return json.loads(text)
+    except RecursionError:
+        raise BadCommand("DATA is nested too deep to be read.", field="data", fix="Flatten it.") from None
+    except OSError as error:
+        fix = f"A text that begins with @ is written as JSON: '\"{text}\"'."
+        raise BadCommand(f"DATA cannot be read from {source}: {error.strerror}.", field="data", fix=fix) from error
+    except ValueError as error:
+        if source:
+            raise BadCommand(f"DATA from {source} is no JSON: {error}.", field="data") from error
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            output.note(f"DATA looks like JSON and is none, so it is sent as text: {error}.")
+        return text

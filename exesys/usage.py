@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exesys import __version__, command
+from exesys.runner import RunnerState
 from exesys.states import State
 
 PROGRAM = "bin/exesys"
@@ -104,12 +105,59 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         child.add_argument("job_id", metavar="JOB_ID", help="as it was printed, or as it was sent")
         child.set_defaults(what=name)
     add("functions", "list what can be called, and what is broken", "functions")
+    _runner(add)
     return top
+
+
+def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:
+    runner = add("runner", "start, list, stop and restart functions that run until they are stopped", "runner list")
+    below = runner.add_subparsers(metavar="COMMAND", title="commands")
+    start = add("runner start", "start a function as a runner", "runner start feed.follow '\"app.log\"'", under=below)
+    start.add_argument("target", metavar="TARGET", help=f"the function; `{PROGRAM} functions` lists them")
+    start.add_argument("data", nargs="?", metavar="DATA", help="what it gets, as for `submit` (default: null)")
+    start.add_argument("--type", metavar="NAME", help="the first part of its name (default: the function's)")
+    start.add_argument(
+        "--uuid", metavar="NAME", help="the second part; the same twice starts it once (default: a new one)"
+    )
+    start.add_argument("--grace-s", type=_seconds, metavar="S", help="how long it may take to stop (default: 10)")
+    listing = add("runner list", "list runners, also those that ended", "runner list --state running", under=below)
+    listing.add_argument("type", nargs="?", metavar="TYPE", help="only those of this type")
+    listing.add_argument("--state", choices=list(RunnerState.__members__), help="only those in this state")
+    listing.add_argument(
+        "--ended", type=_whole(0), default=20, metavar="N", help="so many that have ended (default: %(default)s)"
+    )
+    for name, text, what in (
+        ("show", "show all there is of a runner", "its name, type:uuid, or its type"),
+        (
+            "stop",
+            "stop a runner, or all of a type, and wait for the end",
+            "its name, type:uuid, or its type; a type alone: all",
+        ),
+        ("restart", "let a runner begin anew, also one that has ended", "its name, type:uuid, or its type"),
+        ("logs", "show what a runner printed and logged", "its name, type:uuid, or its type"),
+    ):
+        child = add(f"runner {name}", text, f"runner {name} feed:7d3f", under=below)
+        child.add_argument("name", metavar="NAME", help=what)
+        child.add_argument("uuid", nargs="?", metavar="UUID", help="its uuid, when NAME is its type")
+        if name == "stop":
+            child.add_argument(
+                "--wait",
+                type=_seconds,
+                default=30.0,
+                metavar="S",
+                help="so many seconds at most (default: %(default)g)",
+            )
+        if name == "logs":
+            _tail(child)
 
 
 def _logs(logs: argparse.ArgumentParser) -> None:
     logs.add_argument("program", nargs="?", metavar="PROGRAM", help="router, worker, rest, … (default: all)")
     logs.add_argument("--job", metavar="JOB_ID", help="show what this job printed and logged")
+    _tail(logs)
+
+
+def _tail(logs: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "-n", "--lines", type=_whole(0), default=50, metavar="N", help="so many lines (default: %(default)s)"
     )

@@ -62,7 +62,9 @@ class Controller:
             self._sweep_at = now + SWEEP_S
             self._lead()
             if self.active:
-                runners += self.upkeep.known()
+                known = self.upkeep.known()
+                self._mirrored &= set(known)
+                runners += known
                 if now >= self._trim_at:
                     self._trim_at = now + TRIM_S
                     self.upkeep.trim(time.time_ns() // 1_000_000)

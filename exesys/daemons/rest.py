@@ -22,12 +22,14 @@ from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
+from exesys.endpoints.runners import Endpoint, Runners
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
 from exesys.http import (
-    HEADERS,
     RETRY_STATUSES,
+    as_text,
     check_query,
     describe_problem,
+    number,
     on_error,
     parse_json,
     preference,
@@ -35,6 +37,8 @@ from exesys.http import (
     respond,
     serve,
     too_large,
+    wants_text,
+    whole,
 )
 from exesys.process import die_with_parent
 from exesys.states import State
@@ -62,7 +66,8 @@ class Api:
 
     def app(self) -> Bottle:
         app = Bottle()
-        endpoints: tuple[tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]], ...] = (
+        runners = Runners(self.client, self.reader, self.limits, self._body)
+        endpoints: tuple[Endpoint, ...] = (
             ("POST", "/sys_cmd", self.sys_cmd, ("wait",)),
             ("GET", "/jobs", self.jobs, ("limit", "state", "before")),
             ("GET", "/jobs/<job_id>", self.job, ()),
@@ -71,6 +76,7 @@ class Api:
             ("GET", "/jobs/<job_id>/log", self.log, ()),
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
+            *runners.endpoints(),
             ("GET", "/healthz", self.healthz, ()),
             ("GET", "/readyz", self.readyz, ()),
         )
@@ -230,13 +236,13 @@ class Api:
         given = request.query.get("wait")
         if given is None:
             given = preference("wait", request.get_header("Prefer", ""))
-        return 0.0 if given is None else _number("wait", given, 0, LONGEST_WAIT_S)
+        return 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
 
     # --- reading ----------------------------------------------------------
 
     def jobs(self) -> HTTPResponse:
         """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=."""
-        limit = _whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
+        limit = whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
         named = request.query.get("state")
         if named is not None and named not in State.__members__:
             raise BadCommand(
@@ -268,10 +274,8 @@ class Api:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
         steps = self._steps(job_id)
         logs = self.reader.logs(steps)
-        wanted = [kind.partition(";")[0].strip().lower() for kind in request.get_header("Accept", "").split(",")]
-        if next((kind for kind in wanted if kind in ("text/plain", "application/json")), "") == "text/plain":
-            text = "".join(log for attempts in logs for log in attempts.values())
-            return HTTPResponse(text, 200, headers={**HEADERS, "Content-Type": "text/plain; charset=utf-8"})
+        if wants_text(request.get_header("Accept", "")):
+            return as_text("".join(log for attempts in logs for log in attempts.values()))
         return respond(200, {"job_id": job_id, "steps": views.logs(steps, logs)})
 
     def _steps(self, job_id: str) -> list[Step]:
@@ -332,22 +336,6 @@ def _is_workflow(operation: str) -> bool:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
-
-
-def _number(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-        if low <= value <= high:
-            return value
-    except ValueError:
-        pass
-    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
-
-
-def _whole(name: str, text: str, low: int, high: int) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
-        return int(text)
-    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a whole number, {low} to {high:,}.")
 
 
 def _refusal(handle: Handle) -> ExesysError | None:

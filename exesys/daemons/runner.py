@@ -103,7 +103,8 @@ class RunnerDaemon:
             if isinstance(happening, Ended):
                 exit_, why = happening
                 if why:
-                    log.warning("%s, life %d: %s", exit_.name, exit_.epoch, why)
+                    level = logging.INFO if exit_.ending == Ending.returned else logging.WARNING
+                    log.log(level, "%s, life %d: %s", exit_.name, exit_.epoch, why)
                 if self.ending_at is not None and exit_.ending in STOPPED:
                     exit_ = exit_._replace(ending=int(Ending.handed_back))
                 self.session.ended(exit_)

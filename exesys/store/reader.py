@@ -5,7 +5,7 @@ REST and the command line use it beside the router, from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exesys.command import parts_of
+from exesys.runner import Name, RunnerState, parse_name
 from exesys.states import State
 from exesys.store.keys import Keys
 from exesys.store.redis import StoreAway
@@ -22,6 +23,10 @@ TIMEOUT_S = 2.0
 PAGE = 500
 MOST_SCANNED = 10_000
 MOST_AT_ONCE = 500
+RUNNER_SHOWN = (
+    *("state", "target", "epoch", "restarts", "host", "job", "how", "error", "size", "grace_s"),
+    *("born", "began", "ended", "log_total"),
+)
 
 
 class Step(NamedTuple):
@@ -44,6 +49,20 @@ class Step(NamedTuple):
 
     def number(self, name: str) -> float | None:
         return float(self.fields[name]) if name in self.fields else None
+
+
+class RunnerRecord(NamedTuple):
+    """One runner as the store has it; of its `fields` not its data."""
+
+    name: Name
+    state: RunnerState
+    fields: dict[str, bytes]
+
+    def text(self, key: str) -> str:
+        return self.fields.get(key, b"").decode()
+
+    def whole(self, key: str) -> int | None:
+        return int(self.fields[key]) if key in self.fields else None
 
 
 class Reader:
@@ -149,6 +168,48 @@ class Reader:
             {attempt: reply[b"%d" % attempt].decode("utf-8", "replace") for attempt in sorted(map(int, reply))}
             for reply in replies
         ]
+
+    def runners(self, type_: str | None = None, ended: int = 100) -> list[RunnerRecord]:
+        """Return the runners that have not ended, and up to `ended` of those that have, the newest first."""
+
+        def fitting(names: Iterable[bytes]) -> list[str]:
+            return [name for each in names if type_ in (None, (name := each.decode()).partition(":")[0])]
+
+        going = fitting(sorted(self._do(self._redis.smembers, self.keys("runners"))))
+        gone: list[str] = []
+        for start in range(0, MOST_SCANNED, PAGE):
+            page = self._do(self._redis.zrevrange, self.keys("ended"), start, start + PAGE - 1) if ended else []
+            gone += fitting(page)
+            if len(page) < PAGE or len(gone) >= ended:
+                break
+        wanted = list(dict.fromkeys([*going, *gone[:ended]]))
+        found: list[RunnerRecord] = []
+        for start in range(0, len(wanted), MOST_AT_ONCE):
+            found += self._runners(wanted[start : start + MOST_AT_ONCE])
+        return found
+
+    def runner(self, name: Name) -> RunnerRecord | None:
+        """Return a runner, None when there is none of that name."""
+        return next(iter(self._runners([str(name)])), None)
+
+    def _runners(self, names: Sequence[str]) -> list[RunnerRecord]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(self.keys("runner", name), RUNNER_SHOWN)
+        records = []
+        for name, values in zip(names, self._do(pipeline.execute), strict=True):
+            fields = {key: value for key, value in zip(RUNNER_SHOWN, values, strict=True) if value is not None}
+            if "state" in fields:
+                records.append(RunnerRecord(parse_name(name), RunnerState(fields["state"].decode()), fields))
+        return records
+
+    def runner_log(self, name: Name) -> tuple[int, bytes]:
+        """Return how much a runner has printed and logged in all, in bytes, and the end of it."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hget(self.keys("runner", str(name)), "log_total")
+        pipeline.get(self.keys("runner_log", str(name)))
+        total, text = self._do(pipeline.execute)
+        return int(total or 0), text or b""
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many steps are ready in each queue."""

@@ -280,11 +280,27 @@ class System:
     @contextlib.contextmanager
     def another_worker(self, **keys: Any) -> Iterator[subprocess.Popen[bytes]]:
         """Run one more worker daemon, beside the one under supervisord, and wait until it has joined."""
-        settings = {f"EXESYS_{name.upper()}": str(value) for name, value in keys.items()}
         count = len(self.get("/workers").body["workers"])
-        with (self.home / "log" / f"worker-{secrets.token_hex(4)}.log").open("wb") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "exesys.daemons.worker"],
+        with self._another("worker", keys) as worker:
+            until(lambda: len(self.get("/workers").body["workers"]) > count, "it joined")
+            yield worker
+
+    @contextlib.contextmanager
+    def another_runner(self, **keys: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Run one more runner daemon, as another host would, and wait until it has joined."""
+        with self._another("runner", keys) as runner:
+            until(lambda: any("joined" in text for text in self._logs_of("runner-")), "it joined")
+            yield runner
+
+    def _logs_of(self, prefix: str) -> list[str]:
+        return [path.read_text(errors="replace") for path in (self.home / "log").glob(f"{prefix}*.log")]
+
+    @contextlib.contextmanager
+    def _another(self, program: str, keys: Mapping[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+        settings = {f"EXESYS_{name.upper()}": str(value) for name, value in keys.items()}
+        with (self.home / "log" / f"{program}-{secrets.token_hex(4)}.log").open("wb") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-m", f"exesys.daemons.{program}"],
                 cwd=self.root,
                 env={**self.environ, **settings},
                 stdin=subprocess.DEVNULL,
@@ -292,11 +308,10 @@ class System:
                 stderr=log,
             )
         try:
-            until(lambda: len(self.get("/workers").body["workers"]) > count, "it joined")
-            yield worker
+            yield started
         finally:
-            worker.kill()
-            worker.wait()
+            started.kill()
+            started.wait()
 
     # --- REST -------------------------------------------------------------------
 
