@@ -7,6 +7,10 @@ killed.
 
 A stop goes in steps: the instance is told, after its grace period its process
 group gets TERM, and after another time KILL.
+
+Hundreds that begin or end in the same moment would take all processors from
+the daemons, whose heartbeats then stay away. So only a few begin at a time,
+and those that are told to stop are told in quick succession, not at once.
 """
 
 from __future__ import annotations
@@ -19,11 +23,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import msgpack
 
 from exesys import codec
 from exesys.bus.messages import Exit, Launch, Told
@@ -32,8 +35,10 @@ from exesys.config import Config
 from exesys.process import how_it_ended, resident_bytes
 from exesys.runner import Ending
 
+MOST_BEGINNING = 4
+BEGINNING_S = 2.0  # one that takes longer (a slow import) does not hold up others
+MOST_STOPPED, STOPPED_EACH_S = 8, 0.01  # so many are told to stop in so many seconds
 SAMPLE_S = 5.0
-ANSWER_BYTES = 256
 ORPHANS_S = 5.0
 NEVER = float("inf")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -46,6 +51,7 @@ class Child:
     number: int
     launch: Launch
     channel: Channel
+    far: socket.socket | None  # the instance's end of its line, until it is forked
     launched_at: float
     pid: int = 0  # 0: it is not forked yet
     told: Told | None = None
@@ -80,13 +86,18 @@ class Nursery:
         self._by_name: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._by_line: dict[int, Child] = {}
+        self._queue: deque[Child] = deque()  # to be forked
+        self._beginning: dict[int, float] = {}  # forked, and not heard yet: number -> until when they count
+        self._to_stop: deque[str] = deque()  # names; to be told
+        self._stop_at = float("-inf")
+        self._unbegun: list[Ended] = []  # stopped before they were forked; to be told
         self._sample_at = float("-inf")
-        self._line: socket.socket
+        self._line: Channel
         self._server: subprocess.Popen[bytes]
         self._start()
 
     def _start(self) -> None:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        near, far = pair()
         with far:
             words = ["--fd", str(far.fileno()), "--parent", str(os.getpid())]
             self._server = subprocess.Popen(
@@ -94,7 +105,7 @@ class Nursery:
                 pass_fds=[far.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        self._line = near
+        self._line = Channel(near)
 
     def fileno(self) -> int:
         """Return the descriptor of the line to the fork server."""
@@ -116,25 +127,52 @@ class Nursery:
         near, far = pair()
         self._number += 1
         channel = Channel(near)
-        child = Child(self._number, launch, channel, now)
+        child = Child(self._number, launch, channel, far, now)
         self._children[child.number] = self._by_name[launch.name] = self._by_line[channel.fileno()] = child
-        # A server that is lost is noticed by its line, and this one reported with the others.
-        with far, contextlib.suppress(OSError):
-            socket.send_fds(self._line, [msgpack.packb(["fork", child.number])], [far.fileno()])
         channel.send(["run", launch.name, launch.epoch, launch.target, launch.data], wait=False)
+        self._queue.append(child)
+        self._fork(now)
         return channel.fileno()
 
+    def _fork(self, now: float) -> None:
+        """Have the next ones forked, as many as may begin at a time."""
+        self._beginning = {number: until for number, until in self._beginning.items() if until > now}
+        while self._queue and len(self._beginning) < MOST_BEGINNING:
+            child = self._queue.popleft()
+            if child.far is None:  # it was stopped before
+                continue
+            self._beginning[child.number] = now + BEGINNING_S
+            # A server that is lost is noticed by its line, and this one reported with the others.
+            with child.far:
+                self._line.send_with(["fork", child.number], child.far.fileno())
+            child.far = None
+
     def stop(self, name: str, now: float, most_s: float = NEVER) -> None:
-        """Tell an instance to stop, within its grace period or `most_s` seconds."""
+        """Have an instance told to stop, within its grace period or `most_s` seconds."""
         child = self._by_name.get(name)
         if child is None:
             return
+        if child.far is not None:  # it need not begin at all
+            child.ended = (Ending.stopped, b"")
+            self._unbegun.append(self._forget(child, 0, now))
+            return
         if not child.asked:
             child.asked = True
-            child.channel.send(["stop"], wait=False)
+            self._to_stop.append(name)
+            self._tell_to_stop(now)
         if child.signalled == 0:
             grace_s = self._config.runner.grace_s if child.grace_s < 0 else child.grace_s
             child.term_at = min(child.term_at, now + min(grace_s, most_s))
+
+    def _tell_to_stop(self, now: float) -> None:
+        """Tell those whose turn it is."""
+        if now < self._stop_at:
+            return
+        for _ in range(min(MOST_STOPPED, len(self._to_stop))):
+            self._stop_at = now + STOPPED_EACH_S
+            child = self._by_name.get(self._to_stop.popleft())
+            if child is not None and child.asked:
+                child.channel.send(["stop"], wait=False)
 
     def kill(self, name: str, epoch: int) -> None:
         """End an instance at once: it should not be."""
@@ -163,6 +201,8 @@ class Nursery:
     def _hear(self, child: Child, now: float) -> Iterator[Told]:
         while (message := child.channel.receive(wait=False)) is not None:
             kind, *fields = message
+            if self._beginning.pop(child.number, None) is not None:
+                self._fork(now)
             if kind == "began":
                 began_ms = time.time_ns() // 1_000_000
                 at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_ms / 1000))
@@ -187,21 +227,14 @@ class Nursery:
 
     def serve(self, now: float) -> Iterator[Happening]:
         """Read what the fork server says."""
-        while True:
-            try:
-                answer = self._line.recv(ANSWER_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                answer = b""
-            if not answer:
-                yield from self._lost(now)
-                return
-            kind, *fields = msgpack.unpackb(answer)
+        while (message := self._line.receive(wait=False)) is not None:
+            kind, *fields = message
             if kind == "forked":
                 self._forked(*fields)
             else:
                 yield from self._over(fields[0], fields[1], now)
+        if self._line.at_end():
+            yield from self._lost(now)
 
     def _forked(self, number: int, pid: int) -> None:
         child = self._children[number]
@@ -216,7 +249,7 @@ class Nursery:
         yield from self._hear(child, now)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        self._line.send(msgpack.packb(["reap", pid]))
+        self._line.send(["reap", pid])
         yield self._forget(child, status, now)
 
     def _lost(self, now: float) -> Iterator[Happening]:
@@ -235,6 +268,10 @@ class Nursery:
         self._start()
 
     def _forget(self, child: Child, status: int, now: float) -> Ended:
+        if child.far is not None:
+            child.far.close()
+            child.far = None
+        self._beginning.pop(child.number, None)
         del self._children[child.number], self._by_line[child.channel.fileno()]
         if self._by_name.get(child.launch.name) is child:
             del self._by_name[child.launch.name]
@@ -246,8 +283,12 @@ class Nursery:
 
     # --- time -------------------------------------------------------------
 
-    def tick(self, now: float) -> Iterator[Told]:
-        """Send the signals that are due; now and then look at memory and time used."""
+    def tick(self, now: float) -> Iterator[Happening]:
+        """Do what is due: forks, stops, signals; now and then look at memory and time used."""
+        yield from self._unbegun
+        self._unbegun.clear()
+        self._fork(now)
+        self._tell_to_stop(now)
         for child in self._children.values():
             if now >= child.kill_at:
                 child.kill_at = now + self._config.runner.kill_grace_s
@@ -270,6 +311,12 @@ class Nursery:
     def wake_in_s(self, now: float) -> float:
         """Return how long the loop may sleep."""
         due = min((min(child.term_at, child.kill_at) for child in self._children.values()), default=NEVER)
+        if self._unbegun:
+            return 0.0
+        if self._to_stop:
+            due = min(due, self._stop_at)
+        if self._queue:
+            due = min(due, *self._beginning.values(), NEVER)
         return max(min(due, self._sample_at if self._children else NEVER) - now, 0.0)
 
     def _signal(self, child: Child, number: int) -> None:

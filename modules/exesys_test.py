@@ -9,7 +9,7 @@ import time
 import zlib
 from typing import Any
 
-from exesys.context import Context
+from exesys.context import Context, RunnerContext
 
 
 def test_cmd(data: Any) -> dict[str, Any]:
@@ -170,3 +170,25 @@ def tidy(data: dict[str, Any], ctx: Context) -> str:
         ctx.redis.rpush(key, "cancelled" if ctx.cancelled else "ended")
         time.sleep(data.get("lingers", 0))
     return "ended"
+
+
+# --- runners ----------------------------------------------------------------
+
+
+def ticks(data: float | None, ctx: RunnerContext) -> None:
+    """A runner: say how long it runs, each second or as often as the data says."""
+    seconds = 1.0 if data is None else data
+    number = 0
+    while not ctx.wait_stop(seconds):
+        number += 1
+        print(f"tick {number}")
+
+
+def start_runner(data: dict[str, Any], ctx: Context) -> str:
+    """Start a runner: `target`, and perhaps `data`, `type`, `uuid`, `grace_s`. Returns its name."""
+    return ctx.start_runner(**data)
+
+
+def stop_runner(data: str, ctx: Context) -> bool:
+    """Stop a runner by its name, or all of a type; tell whether that is news."""
+    return ctx.stop_runner(data)

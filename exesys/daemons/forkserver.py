@@ -22,7 +22,6 @@ import signal
 import socket
 import sys
 
-import msgpack
 import redis  # noqa: F401  # so that instances share it
 
 from exesys import environment
@@ -31,13 +30,11 @@ from exesys.config import Config
 from exesys.instance import Instance
 from exesys.process import die_with_parent
 
-REQUEST_BYTES = 256
-
 
 class ForkServer:
     """The loop of the process. A child leaves it by returning from `serve`."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: Channel) -> None:
         self.line = line
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
@@ -50,13 +47,13 @@ class ForkServer:
                 if descriptor != self.line.fileno():
                     self._tell_end(descriptor)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(self.line, REQUEST_BYTES, 1)
-                if not request:
+                message, passed = self.line.receive_with()
+                if message is None:
                     return None
-                kind, number = msgpack.unpackb(request)
+                kind, number = message
                 if kind == "reap":
                     os.waitpid(number, 0)
-                elif (channel := self._fork(number, descriptors[0])) is not None:
+                elif passed is not None and (channel := self._fork(number, passed)) is not None:
                     return channel
 
     def _fork(self, number: int, descriptor: int) -> Channel | None:
@@ -67,7 +64,7 @@ class ForkServer:
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = pid
             self._poll.register(pidfd, select.POLLIN)
-            self.line.send(msgpack.packb(["forked", number, pid]))
+            self.line.send(["forked", number, pid])
             return None
         die_with_parent(signal.SIGKILL, parent)
         os.setsid()
@@ -87,7 +84,7 @@ class ForkServer:
         if found is not None:
             exited = found.si_code == os.CLD_EXITED
             status = found.si_status if exited else -found.si_status
-        self.line.send(msgpack.packb(["ended", pid, status]))
+        self.line.send(["ended", pid, status])
 
 
 def main() -> int:
@@ -101,11 +98,13 @@ def main() -> int:
     config: Config = environment.load()
     if config.mongo.uri:
         importlib.import_module("pymongo")
-    server = ForkServer(socket.socket(fileno=arguments.fd))
+    server = ForkServer(Channel(socket.socket(fileno=arguments.fd)))
     gc.collect()
     gc.freeze()  # what is shared stays shared
     channel = server.serve()
-    return Instance(config, channel).live() if channel is not None else 0
+    if channel is not None:
+        Instance(config, channel).live()
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each life writes its epoch and the time into a file, several times a second;
 what is checked is read there and in Redis, and in no memory of ours.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -51,7 +52,7 @@ class Lives:
         """No two lives overlap, and their epochs rise."""
         lives = self.of(uuid)
         assert len({epoch for epoch, *_ in lives}) == len(lives), f"an epoch of {uuid} lived twice: {lives}"
-        for before, after in zip(lives, lives[1:], strict=False):
+        for before, after in itertools.pairwise(lives):
             assert before[3] < after[2], f"two lives of {uuid} at once: {before}, {after}"
 
 

@@ -176,8 +176,10 @@ def test_a_runner_is_stopped_in_four_ways(system, way, target):
         in_state(system, name, "stopped")
         topics = []
         until(
-            lambda: events.poll(10) and topics.append(events.recv_multipart()[0].decode())
-            or f"stop.{type_}.{uuid}" in topics,
+            lambda: (
+                (events.poll(10) and topics.append(events.recv_multipart()[0].decode()))
+                or f"stop.{type_}.{uuid}" in topics
+            ),
             "the topic came",
         )
     assert not alive(pid)

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from exesys.bus import messages as m
 
-FROM_PEERS = (m.Hello, m.Submit, m.Status, m.Change, m.Result, m.Heartbeat, m.Stop, m.Sync, m.Drain, m.Bye)
+FROM_PEERS = (
+    *(m.Hello, m.Submit, m.Status, m.Change, m.Start, m.Result, m.Heartbeat, m.Telling, m.Exits),
+    *(m.Stop, m.Sync, m.Drain, m.Bye),
+)
 FROM_ROUTER = (
     *(m.Welcome, m.SubmitAck, m.StatusReply, m.Done, m.Changed, m.Cancel, m.Busy, m.Error, m.Moved, m.Jobs),
-    *(m.ResultAck, m.HeartbeatAck, m.Snapshot, m.Event, m.Bye),
+    *(m.ResultAck, m.HeartbeatAck, m.Launches, m.Stop, m.Snapshot, m.Event, m.Bye),
 )
 numbers = st.integers(-3, 9) | st.integers(-(2**63), 2**64 - 1)
 # What means something here comes up more often than chance would have it.

@@ -25,8 +25,9 @@ from exesys import cli, codec, command, config, functions
 from exesys.bus import messages, wire
 from exesys.errors import ExesysError
 from exesys.programs import settings
+from exesys.runner import RunnerState
 from exesys.states import State
-from exesys.store import keys, scripts, spelling
+from exesys.store import keys, reader, redis, scripts, spelling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -388,7 +389,7 @@ def test_redis_names_every_script_and_field() -> None:
     record = text.partition("\n## The record")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", record))
     written = set(spelling.RECORDED)
-    for path in (ROOT / "exesys" / "store").glob("*.lua"):
+    for path in set((ROOT / "exesys" / "store").glob("*.lua")) - {ROOT / "exesys" / "store" / "runner.lua"}:
         source = path.read_text()
         written |= set(re.findall(r"'HINCRBY', record, '(\w+)'", source))
         for call in re.findall(r"call\('(?:HSET|HDEL)', (?:record|waiting|key\.record\([^)]*\)),([^)]*)\)", source):
@@ -397,6 +398,21 @@ def test_redis_names_every_script_and_field() -> None:
             written |= set(re.findall(r"'([a-z]\w*)'", "".join(created)))
     assert {"to", "cmd", "attempt", "result", "error", "losses", "logged"} <= written
     assert written - named == set()
+
+
+def test_redis_names_every_field_of_a_runner() -> None:
+    table = text_of("docs/redis.md").partition("\n## The runner")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    written = set()
+    for call in re.findall(r"call\('(?:HSET|HINCRBY|HDEL)', record,([^)]*)", text_of("exesys/store/runner.lua")):
+        written |= {part for part in re.findall(r"'(\w+)'", call) if not hasattr(RunnerState, part)}
+    for note in re.findall(r"self\._note\((.*?)\)\n", text_of("exesys/bus/board.py")):
+        written |= set(re.findall(r"(\w+)=", note)) - {"final"}
+    enlisted = re.findall(r'"(\w+)", (?:target|data|len\(data\)|grace_s|job)[,\]]', text_of("exesys/store/spelling.py"))
+    written |= {*enlisted, "failures", "losses", "error"}
+    assert {"target", "data", "size", "job", "epoch", "session", "began", "how", "restarts"} <= written
+    assert {*written, *reader.RUNNER_SHOWN, *redis.RUNNER_FIELDS} == named
 
 
 def test_redis_lists_the_settings_of_the_private_server() -> None:

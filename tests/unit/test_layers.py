@@ -18,7 +18,7 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "codec", "command", "workflow", "catalogue", "config"],
+    ["states", "runner", "codec", "command", "workflow", "catalogue", "config"],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -31,21 +31,38 @@ LAYERS: list[list[str]] = [
             "bus.slate",
             "bus.intake",
             "bus.crew",
+            "bus.stops",
+            "bus.board",
             "bus.broker",
+            "bus.conversation",
             "bus.session",
+            "bus.hosting",
+            "bus.subscription",
         ),
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
-        *("store.keys", "store.journal", "store.scripts", "store.redis", "store.reader", "store.upkeep"),
+        *(
+            "store.keys",
+            "store.journal",
+            "store.spelling",
+            "store.scripts",
+            "store.redis",
+            "store.reader",
+            "store.upkeep",
+        ),
     ],
     [
         *("bus.sockets", "bus.client", "bus.aclient", "functions", "context", "channel", "http"),
-        *("flow", "lines", "drawing", "views", "process", "servers", "slots"),
+        *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
+        *("instance", "nursery", "endpoints.runners"),
     ],
     ["daemons.loop"],
-    ["daemons.router", "daemons.worker", "daemons.slot", "daemons.controller", "daemons.rest", "daemons.web"],
+    [
+        *("daemons.router", "daemons.worker", "daemons.slot", "daemons.runner", "daemons.forkserver"),
+        *("daemons.controller", "daemons.rest", "daemons.web"),
+    ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "reach", "jobs", "cli"),
+        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "reach", "jobs", "runners", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -59,16 +76,17 @@ OWNERS = {
     "redis": {
         *("store.redis", "store.reader", "store.upkeep"),  # job state
         *("context", "doctor"),  # a function's data; what is wrong with it
+        "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
     },
     "hiredis": {"store.redis"},
     "zmq": {
-        *("bus.sockets", "bus.client", "daemons.loop", "daemons.router", "daemons.worker"),
+        *("bus.sockets", "bus.client", "daemons.loop", "daemons.router", "daemons.worker", "daemons.runner"),
         "doctor",  # its version
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "doctor"},
-    "bottle": {"http", "daemons.rest", "daemons.web"},
+    "bottle": {"http", "endpoints.runners", "daemons.rest", "daemons.web"},
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
@@ -83,8 +101,9 @@ WORLDLY = {
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "config", "bus.messages", "turn"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
-    *("bus.slate", "bus.intake", "bus.crew", "bus.broker"),
-    *("bus.inflight", "store.keys", "store.journal", "flow", "lines", "drawing", "views"),
+    *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.board", "bus.broker"),
+    *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
+    *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {
     ("config", "pathlib"),  # a path is a value; nothing is looked up

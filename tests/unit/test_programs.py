@@ -45,7 +45,7 @@ def test_supervisord_reads_what_was_meant(tmp_path, name):
     [group] = options.process_group_configs
     assert group.name == "exesys"
     found = {each.name: each for each in group.process_configs}
-    assert list(found) == ["redis", "mongo", "router", "controller", "worker", "rest", "web"]
+    assert list(found) == ["redis", "mongo", "router", "controller", "worker", "runner", "rest", "web"]
     worker = found["worker"]
     assert worker.directory == str(root)
     assert worker.environment["EXESYS_HOME"] == str(config.home)

@@ -50,6 +50,15 @@ TO_ROUTER: list[tuple[m.Message, bytes]] = [
     ),
     (m.Change(5, "cancel", "j"), b"\x94\xa6CHANGE\x05\xa6cancel\xa1j"),
     (
+        m.Start(6, "cam", "7", "f", b"\xc0", -1, "a:j"),
+        b"\x98\xa5START\x06\xa3cam\xa17\xa1f\xc4\x01\xc0\xff\xa3a:j",
+    ),
+    (
+        m.Telling("s", (m.Told("cam:7", 2, 99, 5, -1, "", 0, 8, 1, "hi"),)),
+        b"\x93\xa4TOLD\xa1s\x91\x9a\xa5cam:7\x02\x63\x05\xff\xa0\x00\x08\x01\xa2hi",
+    ),
+    (m.Exits("s", (m.Exit("cam:7", 2, 4, b"", 9),)), b"\x93\xa4EXIT\xa1s\x91\x95\xa5cam:7\x02\x04\xc4\x00\x09"),
+    (
         m.Heartbeat("s", 3, 2, 34, (HELD,), (m.Note("a:j", 2, 0.5, "half", ""),)),
         b"\x97\xa2HB\xa1s\x03\x02\x22\x91\x92\xa3a:j\x02\x91\x95\xa3a:j\x02\xcb?\xe0\x00\x00\x00\x00\x00\x00\xa4half\xa0",
     ),
@@ -88,6 +97,11 @@ TO_PEER: list[tuple[m.Message, bytes]] = [
         m.HeartbeatAck("s", 3, 9, (m.StopName("cam", "7"),)),
         b"\x95\xa6HB_ACK\xa1s\x03\x09\x91\x92\xa3cam\xa17",
     ),
+    (
+        m.Launches((m.Launch("cam:7", 2, "f", b"\xc0", -1),)),
+        b"\x92\xa6LAUNCH\x91\x95\xa5cam:7\x02\xa1f\xc4\x01\xc0\xff",
+    ),
+    (m.Stop("cam", "7"), b"\x93\xa4STOP\xa3cam\xa17"),
     (m.Snapshot(5, 3, 9, {"stops": []}), b"\x95\xa8SNAPSHOT\x05\x03\x09\x81\xa5stops\x90"),
     (m.Event(3, 9, ["cam", "7"]), b"\x94\xa5EVENT\x03\x09\x92\xa3cam\xa17"),
     (m.Bye("s", "silent for too long"), b"\x93\xa3BYE\xa1s\xb3silent for too long"),
@@ -246,11 +260,11 @@ def test_what_is_wrong_with_a_message_is_said(value: Any, sentence: str) -> None
 
 def test_each_side_understands_only_what_the_other_may_say() -> None:
     for message, frame in TO_PEER:
-        if not isinstance(message, (m.Bye, m.StatusReply)):
+        if not isinstance(message, (m.Bye, m.StatusReply, m.Stop)):
             with pytest.raises(ProtocolError, match="is unknown here"):
                 wire.decode_at_router(frame)
     for message, frame in TO_ROUTER:
-        if not isinstance(message, (m.Bye, m.Status)):
+        if not isinstance(message, (m.Bye, m.Status, m.Stop)):
             with pytest.raises(ProtocolError, match="is unknown here"):
                 wire.decode_at_peer(frame)
 
