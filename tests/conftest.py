@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import hypothesis
+import pymongo
 import pytest
 import redis
 
@@ -128,3 +131,38 @@ def _start(product: str) -> tuple[RedisServer, subprocess.Popen[bytes], Path]:
 def redis_server(request: pytest.FixtureRequest, server_of: Callable[[str], RedisServer]) -> RedisServer:
     """An empty real server; a test runs once on each product there is."""
     return server_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def mongo_at() -> Iterator[Callable[..., tuple[str, subprocess.Popen[bytes]]]]:
+    """Give `mongo_at(storage, port)`: starts a SecantusDB; returns its address and its process."""
+    program = Path(sys.executable).with_name("secantusd-py")
+    if not program.is_file():
+        missing("SecantusDB")
+    home = Path(tempfile.mkdtemp(prefix="exesys-"))
+    running: list[subprocess.Popen[bytes]] = []
+
+    def mongo_at(storage: str = ":memory:", port: int = 0) -> tuple[str, subprocess.Popen[bytes]]:
+        if not port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+        command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--storage-path", storage, "--standalone"]
+        with (home / "log").open("ab") as log:
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=home))
+        uri = f"mongodb://127.0.0.1:{port}"
+        with pymongo.MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=30_000) as client:
+            client.admin.command("ping")  # waits until the server is there
+        return uri, running[-1]
+
+    yield mongo_at
+    for process in running:
+        process.kill()  # nobody wants its data any more
+        process.wait()
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(mongo_at: Callable[..., tuple[str, subprocess.Popen[bytes]]]) -> str:
+    """A MongoDB for tests that remove what they store."""
+    return mongo_at()[0]

