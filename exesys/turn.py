@@ -128,9 +128,10 @@ class Noted(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Load a runner's stop. Without a uuid: forget the stop that was loaded for all of a type."""
+    """Load a runner's stop, or heed it if it is `loaded`. Without a uuid: forget that of all of a type."""
 
     name: Name
+    loaded: bool = False
 
 
 class Revive(NamedTuple):

@@ -57,6 +57,11 @@ class Runner:
     stop_sent_at: float = float("-inf")
     told: m.Told | None = None
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether its life is to end."""
+        return self.restarting or self.state is RunnerState.stopping
+
 
 @dataclass
 class Host:
@@ -109,12 +114,16 @@ class Board:
     def restore(self, found: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
         """Take in what the store remembers, and expect the sessions that may still host some."""
         for name, fields in found.items():
-            self._adopt(from_store(name, fields))
-        self._slate.roster.expect(sorted({each.session for each in self.runners.values() if each.session}), now)
+            self._adopt(from_store(name, fields), now)
 
-    def _adopt(self, runner: Runner) -> None:
+    def _adopt(self, runner: Runner, now: float) -> None:
+        """Take in a runner as the store has it."""
         self.runners[runner.name] = runner
-        if not runner.session:
+        if runner.session in self.hosts:
+            self.hosts[runner.session].names.add(runner.name)
+        elif runner.session:
+            self._slate.roster.expect([runner.session], now)
+        else:
             self._waiting[runner.name] = None
 
     # --- what clients and the controller ask -------------------------------
@@ -157,30 +166,28 @@ class Board:
 
     def halt(self, stopped: Name) -> None:
         """A stop was loaded in Redis by somebody: heed it. Without a uuid it is for all of a type."""
-        names = [stopped]
+        runner = self.runners.get(stopped)
         if not stopped.uuid:
+            self._stops.announce(stopped)
             self._ops.append((Halt(stopped), None))
-            names = runners.of_type(list(self.runners), stopped.type)
-        self._ops += [(Halt(name), None) for name in names if name in self.runners]
-
-    def stops(self, name: Name) -> bool:
-        """Tell whether a runner is known to stop."""
-        runner = self.runners.get(name)
-        return runner is not None and runner.state is RunnerState.stopping
+            self._ops += [(Halt(name), None) for name in runners.of_type(list(self.runners), stopped.type)]
+        elif runner is None:
+            self._stops.announce(stopped)  # it is of none of our daemons, or about to be
+        elif runner.state is not RunnerState.stopping:
+            # Looked at once more: it may have been started anew since that was seen.
+            self._ops.append((Halt(stopped, loaded=True), None))
 
     def _restart(self, name: Name, origin: Origin, now: float) -> None:
         runner = self.runners.get(name)
-        if runner is None:
+        if runner is None or not runner.session or runner.ending:
+            # It has ended, or is about to, or waits. The store knows.
             self._ops.append((Revive(name), origin))
             return
         if runner.state is RunnerState.stopping:
             raise StateError(f"the runner {name} is stopping.", fix="Restart it when it has stopped.")
         runner.life = Life(0, 0)
-        if runner.session:
-            runner.restarting = True
-            self._tell_to_stop(runner, now)
-        else:
-            runner.due = now
+        runner.restarting = True
+        self._tell_to_stop(runner, now)
         self._answer(origin, 1)
 
     # --- what the hosts say -------------------------------------------------
@@ -216,15 +223,28 @@ class Board:
         held = {each.ref: each.attempt for each in beat.held}
         for name in host.names:
             runner = self.runners[name]
-            if held.pop(str(name), None) == runner.epoch:
-                if runner.state is RunnerState.stopping or runner.restarting:
+            if held.get(str(name)) == runner.epoch:
+                del held[str(name)]
+                if runner.unwanted:
                     self._tell_to_stop(runner, now)
             elif not runner.ending and now - runner.launched_at >= RESEND_S:
-                runner.launched_at = NEVER
-                self._ops.append((Assign(name, runner.epoch, peer.session, _host_of(host.info)), None))
+                self._launch_again(runner, host, now)
         if held:
             unwanted = tuple(m.Held(ref, epoch) for ref, epoch in held.items())
             self._slate.say(host.peer.address, m.Cancel(unwanted))
+
+    def _launch_again(self, runner: Runner, host: Host, now: float) -> None:
+        """A daemon does not have what it was sent: it was lost, or is still on its way."""
+        if runner.unwanted:
+            self._withdraw(runner, host, now)
+        else:
+            runner.launched_at = NEVER
+            self._ops.append((Assign(runner.name, runner.epoch, runner.session, _host_of(host.info)), None))
+
+    def _withdraw(self, runner: Runner, host: Host, now: float) -> None:
+        """Have a daemon say that a life is over there, or never will be; it ends then as any other."""
+        runner.launched_at = now
+        self._slate.say(host.peer.address, m.Cancel((m.Held(str(runner.name), runner.epoch),)))
 
     def told(self, peer: Peer, telling: m.Telling, now: float) -> None:
         """Take what runners tell of themselves."""
@@ -262,7 +282,7 @@ class Board:
         """Decide what follows the end of a life, and store it."""
         runner.ending = True
         stopping = runner.state is RunnerState.stopping
-        if stopping or ending is Ending.returned:
+        if stopping or (ending is Ending.returned and not runner.restarting):
             self._note(runner, final=True, state=RunnerState.stopped, how=runners.HOW[ending])
             return
         if not runner.restarting:
@@ -337,25 +357,25 @@ class Board:
         for (op, origin), answer in zip(underway, done, strict=True):
             match op:
                 case Enlist():
-                    self._enlisted(op, answer, origin)
+                    self._enlisted(op, answer, origin, now)
                 case Assign():
                     self._assigned(op, answer, now)
                 case Noted():
-                    self._noted(op)
+                    self._noted(op, answer, now)
                 case Halt():
                     self._halted(op.name, answer.verdict, origin, now)
                 case Revive():
-                    self._revived(op.name, answer, origin)
+                    self._revived(op.name, answer, origin, now)
                 case Loglines():
                     pass
 
-    def _enlisted(self, op: Enlist, answer: RunnerDone, origin: Group | Origin | None) -> None:
+    def _enlisted(self, op: Enlist, answer: RunnerDone, origin: Group | Origin | None, now: float) -> None:
         verdict, name = answer.verdict, op.name
         if verdict in ("new", "same"):
             # Also one that is here `already`: the answer to the first try was lost.
             if name not in self.runners and not _state(answer).final:
                 self._stops.forget(name)
-                self._adopt(from_store(name, answer.fields))
+                self._adopt(from_store(name, answer.fields), now)
             self._answer(origin, int(verdict == "new"))
         elif verdict == "conflict":
             fix = "Start it with the same target and data, or give it another uuid."
@@ -373,13 +393,15 @@ class Board:
             return
         host = self.hosts.get(op.session)
         if answer.verdict == "stale":
-            self._forget_launch(runner, int(answer.fields.get(b"epoch", b"0")))
-        elif answer.verdict != "launched":
+            self._adopt_anew(runner, answer, now)
+        elif answer.verdict not in ("launched", "stopping"):
             self._drop(runner)
         elif host is None or runner.ending:
             return
-        elif runner.restarting or runner.state is RunnerState.stopping:
-            self._end(runner, Ending.handed_back, b"", 0.0, now)  # it never began
+        elif answer.verdict == "stopping" or runner.unwanted:
+            if answer.verdict == "stopping":
+                self._stop(runner)
+            self._withdraw(runner, host, now)
         else:
             runner.launched_at = now
             fields = answer.fields
@@ -388,22 +410,26 @@ class Board:
             )
             self._slate.say(host.peer.address, m.Launches((launch,)))
 
-    def _forget_launch(self, runner: Runner, epoch: int) -> None:
-        """The store knows of a later life than we do: count on from there."""
-        self._leave_host(runner)
-        runner.epoch, runner.session = max(runner.epoch, epoch), ""
-        self._waiting[runner.name] = None
+    def _adopt_anew(self, runner: Runner, answer: RunnerDone, now: float) -> None:
+        """The store knows of another life than we do: it is the truth."""
+        self._drop(runner)
+        self._adopt(from_store(runner.name, answer.fields), now)
 
-    def _noted(self, op: Noted) -> None:
+    def _noted(self, op: Noted, answer: RunnerDone, now: float) -> None:
         """A life's end was stored: acknowledge it, and forget the runner or let it wait for the next."""
         runner = self.runners.get(op.name)
-        if runner is None or runner.epoch != op.epoch or not runner.ending:
+        ends = op.final or "session" in op.fields
+        if runner is None or runner.epoch != op.epoch or not (runner.ending and ends):
             return
         session = runner.session
-        if op.final:
+        if op.final or answer.verdict == "ended":
             self._drop(runner)
+        elif answer.verdict == "stale":
+            self._adopt_anew(runner, answer, now)
         else:
             self._leave_host(runner)
+            if runner.state is RunnerState.stopping:
+                self._ops.append((Halt(op.name), None))  # it was to stop after this was decided
             runner.state, runner.session = RunnerState.starting, ""
             runner.ending = runner.restarting = False
             self._waiting[runner.name] = None
@@ -412,27 +438,40 @@ class Board:
     def _halted(self, name: Name, verdict: str, origin: Group | Origin | None, now: float) -> None:
         runner = self.runners.get(name)
         changed = 0
-        if runner is not None and verdict == "stopping":
-            changed = int(runner.state is not RunnerState.stopping)
-            runner.state, runner.restarting = RunnerState.stopping, False
-            if changed:
-                self._stops.announce(name)
-        elif verdict == "stopped":
-            changed = 1
-            if runner is not None and not runner.session:
-                self._drop(runner)
-            self._stops.announce(name)
-        elif verdict == "none" and isinstance(origin, Origin):
+        if verdict == "refused" and isinstance(origin, Origin):
+            self._refuse(origin, _why_not(verdict))
+            return
+        if verdict == "none" and isinstance(origin, Origin):
             fix = "It was never started, or its record has expired. `exesys runner list` shows those there are."
             self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
             return
+        if verdict == "stopping" and runner is not None:
+            changed = self._stop(runner)
+        elif verdict in ("stopped", "ended"):
+            changed = int(verdict == "stopped")
+            if runner is not None and runner.session:
+                self._stop(runner)  # what is under way with it will find that it has ended
+            elif runner is not None:
+                self._drop(runner)
+            if changed:
+                self._stops.announce(name)
         self._answer(origin, changed)
 
-    def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None) -> None:
+    def _stop(self, runner: Runner) -> int:
+        """A runner is to stop: tell its daemon. Returns whether that is news."""
+        if runner.state is RunnerState.stopping:
+            return 0
+        runner.state, runner.restarting = RunnerState.stopping, False
+        self._stops.announce(runner.name)
+        return 1
+
+    def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None, now: float) -> None:
         if answer.verdict in ("started", "active"):
             if name not in self.runners:
                 self._stops.forget(name)
-                self._adopt(from_store(name, answer.fields))
+                self._adopt(from_store(name, answer.fields), now)
+            else:
+                self.runners[name].life, self.runners[name].due = Life(0, 0), now
             self._answer(origin, 1)
         elif answer.verdict == "none":
             fix = "It was never started, or its record has expired."

@@ -207,11 +207,8 @@ class Broker:
         part.change(peer, change, now)
 
     def _on_stop(self, peer: Peer, stop: m.Stop, now: float) -> None:
-        """The controller saw a stop in Redis. One that we wrote ourselves is published already."""
-        name = Name(stop.type, stop.uuid)
-        if not self._board.stops(name):
-            self._stops.announce(name)
-            self._board.halt(name)
+        """The controller saw a stop in Redis."""
+        self._board.halt(Name(stop.type, stop.uuid))
 
     def _on_sync(self, peer: Peer, sync: m.Sync, now: float) -> None:
         slate = self._slate

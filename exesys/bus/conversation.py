@@ -54,7 +54,6 @@ class Conversation:
         self.epoch = welcome.epoch
         self._beat_at = NEVER
         self._heard_at = now
-        self._asked_at.clear()
         if self._greeted_at is not None:
             self._sure_at, self._greeted_at = self._greeted_at, None
 

@@ -24,7 +24,7 @@ from exesys.bus.conversation import NEVER, Conversation
 from exesys.runner import Ending
 
 RESEND_S = 1.0
-RETELL_S = 3.0  # what was told in this time before a router was lost may be lost with it
+RETELL_S = 3.0  # what was told in this time before a connection was lost may be lost with it
 MARGIN = 0.1  # of the lease: so long before its end all is over
 MOST_TOLD = 500
 
@@ -49,7 +49,6 @@ class HostSession(Conversation):
     _untold: list[m.Told] = field(default_factory=list)
     _retell: list[tuple[float, m.Told]] = field(default_factory=list)
     _told_capacity: int = -1
-    _greeted_epoch: int = 0
     _lease_s: float = 0.0  # as the router last said
 
     @property
@@ -76,16 +75,13 @@ class HostSession(Conversation):
 
     def greeted(self, welcome: m.Welcome, now: float) -> None:
         """WELCOME came: what the router may not know goes out again."""
-        again = welcome.epoch != self._greeted_epoch
-        self._greeted_epoch = welcome.epoch
         self._lease_s = welcome.heartbeat_s * welcome.misses
         super().greeted(welcome, now)
         for each in self.lives.values():
             each.sent_at = NEVER
-        if again:
-            logs = [told for at, told in self._retell if now - at < RETELL_S and told.log]
-            present = [each.told for each in self.lives.values() if each.told is not None]
-            self._untold = [*logs, *present, *self._untold]
+        logs = [told for at, told in self._retell if now - at < RETELL_S]
+        present = [each.told for each in self.lives.values() if each.told is not None]
+        self._untold, self._retell = [*logs, *present, *self._untold], []
 
     def launched(self, launches: Iterable[m.Launch]) -> list[m.Launch]:
         """LAUNCH came. Returns what is to begin."""
@@ -100,6 +96,21 @@ class HostSession(Conversation):
             else:
                 fresh.append(launch)
         return fresh
+
+    def cancelled(self, cancel: m.Cancel) -> list[tuple[str, int]]:
+        """CANCEL came: these are not to live here. Returns those that do, which are to be ended.
+
+        One that is not here never will be, for a LAUNCH that was sent before
+        has come before; so it can be said to be over.
+        """
+        alive = []
+        for name, epoch in cancel.attempts:
+            if self.living(name, epoch):
+                alive.append((name, epoch))
+            elif name not in self.lives:
+                self.lives[name] = Hosted(m.Launch(name, epoch, "", b"", 0.0))
+                self.ended(m.Exit(name, epoch, Ending.handed_back, b"", 0))
+        return alive
 
     def living(self, name: str, epoch: int) -> bool:
         """Whether this life goes on here, as far as is known."""

@@ -146,8 +146,8 @@ class RunnerDaemon:
                     self.loop.watch(self.nursery.begin(launch, now))
             case m.Stop():
                 self._stop([message], now)
-            case m.Cancel(attempts):
-                for name, epoch in attempts:
+            case m.Cancel():
+                for name, epoch in session.cancelled(message):
                     log.warning("%s, life %d, is not to be here: it is killed", name, epoch)
                     self.nursery.kill(name, epoch)
             case m.ResultAck():

@@ -134,15 +134,20 @@ class Store:
                 asked = [("HMGET", self.keys("runner", name), *RUNNER_FIELDS) for name in chunk]
                 self._write(b"".join(map(_packed, asked)))
                 for name in chunk:
-                    values = self._connection.read_response(disable_decoding=True)
-                    fields = {
-                        field.encode(): value for field, value in zip(RUNNER_FIELDS, values, strict=True) if value
-                    }
+                    fields = self._read_fields(name)
                     if b"state" in fields:
                         found[parse_name(name)] = fields
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
         return found
+
+    def _read_fields(self, name: str) -> dict[bytes, bytes]:
+        try:
+            values = self._connection.read_response(disable_decoding=True)
+        except redis.ResponseError as error:  # a key of another kind stands in its place
+            log.error("the record of the runner %s cannot be read: %s", name, error)
+            return {}
+        return {field.encode(): value for field, value in zip(RUNNER_FIELDS, values, strict=True) if value}
 
     def begin(self, turn: Turn) -> None:
         """Send a turn. Raises StoreAway; the turn is kept and `again` sends it once more."""

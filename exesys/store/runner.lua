@@ -9,15 +9,17 @@
 --
 -- The operations, their arguments, and their verdicts:
 --   enlist  digest, then fields and values     new, same, conflict, stopped, full
---   assign  epoch, session, host               launched, stopped, stale, gone
---   note    epoch, 1 if it has ended, then fields and values    noted, stale
+--   assign  epoch, session, host               launched, stopping, stopped, stale, gone
+--   note    epoch, 1 if it has ended, then fields and values    noted, ended, stale
 --   halt    (none)                             stopping, stopped, ended, none
+--   heed    (none)                             the same, or unloaded
 --   forget  (none)                             noted
 --   revive  (none)                             started, active, full, none
 --   log     epoch, chunk, text                 noted, stale, gone
 --
 -- All are idempotent. The stop key belongs to whoever wants a stop: it is read
--- in the moment in which a life is given away, so that none begins after it.
+-- in the moment in which a life is given away, so that none begins after it. A
+-- life that was given away before may have begun: it is only told to stop.
 
 local EARLY, STOPPED = 'a stop was loaded before it ran', 'a stop was loaded before it ran again'
 
@@ -61,14 +63,19 @@ function DO.assign(env, record, run, name, epoch, session, host)
   local state, now_epoch, now_session = unpack(call('HMGET', record, 'state', 'epoch', 'session'))
   if not state or final(state) then
     return 'gone'
+  end
+  local given = now_epoch == epoch and now_session == session
+  if not given and tonumber(now_epoch) >= tonumber(epoch) then
+    return 'stale', true
   elseif call('GET', run) == '0' then
+    if given then
+      call('HSET', record, 'state', 'stopping')
+      return 'stopping'
+    end
     call('HSET', record, 'state', 'stopped', 'how', tonumber(now_epoch) == 0 and EARLY or STOPPED)
     close(env, record, run, name, 'stopped')
     return 'stopped'
-  elseif tonumber(now_epoch) > tonumber(epoch) or (now_epoch == epoch and now_session ~= session) then
-    return 'stale', true
-  end
-  if now_epoch ~= epoch then
+  elseif not given then
     call('HSET', record, 'state', 'starting', 'epoch', epoch, 'session', session, 'host', host)
     call('HDEL', record, 'began')
   end
@@ -78,8 +85,10 @@ end
 
 function DO.note(env, record, run, name, epoch, ended, ...)
   local state, now_epoch = unpack(call('HMGET', record, 'state', 'epoch'))
-  if now_epoch ~= epoch or final(state) then
-    return 'stale'
+  if not state or final(state) then
+    return 'ended'
+  elseif now_epoch ~= epoch then
+    return 'stale', true
   end
   local fields = { ... }
   for i = 1, #fields, 2 do
@@ -111,6 +120,13 @@ function DO.halt(env, record, run, name)
   return 'stopped'
 end
 
+function DO.heed(env, record, run, name)
+  if call('GET', run) ~= '0' then
+    return 'unloaded'
+  end
+  return DO.halt(env, record, run, name)
+end
+
 function DO.forget(env, record, run)
   call('DEL', run)
   return 'noted'
@@ -136,9 +152,9 @@ function DO.revive(env, record, run, name)
 end
 
 function DO.log(env, record, run, name, epoch, chunk, text)
-  local last, number = unpack(call('HMGET', record, 'log_epoch', 'log_chunk'))
+  local state, last, number = unpack(call('HMGET', record, 'state', 'log_epoch', 'log_chunk'))
   last, number = tonumber(last or 0), tonumber(number or 0)
-  if call('EXISTS', record) == 0 then
+  if not state then
     return 'gone'
   elseif last > tonumber(epoch) or (last == tonumber(epoch) and number >= tonumber(chunk)) then
     return 'stale'
@@ -148,6 +164,9 @@ function DO.log(env, record, run, name, epoch, chunk, text)
   local log = key.runner_log(name)
   if call('APPEND', log, text) > 2 * env.log_bytes then
     call('SET', log, call('GETRANGE', log, -env.log_bytes, -1))
+  end
+  if final(state) then  -- told late: it expires with its record all the same
+    call('EXPIRE', log, call('TTL', record))
   end
   return 'noted'
 end

@@ -70,8 +70,8 @@ def runner_op(op: RunnerOp) -> list[Argument]:
             return ["assign", epoch, session, host]
         case Noted(_, epoch, final, fields):
             return ["note", epoch, int(final), *(part for pair in fields.items() for part in pair)]
-        case Halt(name):
-            return ["halt" if name.uuid else "forget"]
+        case Halt(name, loaded):
+            return ["forget" if not name.uuid else "heed" if loaded else "halt"]
         case Revive():
             return ["revive"]
         case Loglines(_, epoch, chunk, text):

@@ -13,12 +13,14 @@ import select
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from store.fake_graph import UNDER_WAY, Moves, error_body, failed
+from store.fake_graph import UNDER_WAY, error_body, failed
+from store.fake_runners import Lives
 from store.space import raw
 
 from exesys.bus.messages import Held, Job, Outcome
 from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE, END, parts_of
 from exesys.config import Limits
+from exesys.runner import Name
 from exesys.states import State
 from exesys.store.keys import Keys
 from exesys.store.redis import Store
@@ -55,6 +57,8 @@ class Turns(Protocol):
 
     def boot(self) -> tuple[int, list[str], bytes]: ...
 
+    def runners(self) -> dict[Name, dict[bytes, bytes]]: ...
+
     def run(self, turn: Turn) -> Answers: ...
 
     def dump(self) -> Dump:
@@ -66,7 +70,7 @@ class Turns(Protocol):
         ...
 
 
-class FakeStore(Moves):
+class FakeStore(Lives):
     """Runs turns as the scripts do."""
 
     def boot(self) -> tuple[int, list[str], bytes]:
@@ -107,6 +111,8 @@ class FakeStore(Moves):
             due = together and at + CHUNK >= len(turn.placed)
             yield lambda at=at, due=due: self._submit(turn.placed[at : at + CHUNK], due, answers)  # type: ignore[misc]  # no types for a lambda
         yield from (lambda change=change: answers.changed.append(self._change(change)) for change in turn.changes)
+        for at in range(0, len(turn.runners), CHUNK):
+            yield lambda at=at: answers.runners.extend(self._live(turn.runners[at : at + CHUNK]))  # type: ignore[misc]  # no types for a lambda
         if turn.claims:
             yield claim
         yield lambda: answers.found.extend(map(self._lookup, turn.lookups))
@@ -580,6 +586,9 @@ class RealStore:
     def boot(self) -> tuple[int, list[str], bytes]:
         epoch, sessions, catalogue = self.store.boot()
         return epoch, sorted(sessions), catalogue
+
+    def runners(self) -> dict[Name, dict[bytes, bytes]]:
+        return self.store.runners()
 
     def run(self, turn: Turn) -> Answers:
         self.store.begin(turn)
