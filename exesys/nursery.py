@@ -38,7 +38,7 @@ from exesys.runner import Ending
 MOST_BEGINNING = 4
 BEGINNING_S = 2.0  # one that takes longer (a slow import) does not hold up others
 MOST_STOPPED, STOPPED_EACH_S = 8, 0.01  # so many are told to stop in so many seconds
-SAMPLE_S = 5.0
+SAMPLE_S, FIRST_SAMPLE_S = 5.0, 0.5
 ORPHANS_S = 5.0
 NEVER = float("inf")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -207,6 +207,7 @@ class Nursery:
                 began_ms = time.time_ns() // 1_000_000
                 at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_ms / 1000))
                 name, epoch, *_ = child.launch
+                self._sample_at = min(self._sample_at, now + FIRST_SAMPLE_S)
                 child.told = Told(name, epoch, child.pid, began_ms, -1.0, "", 0.0, 0, 0, "")
                 yield self._tell(child, log=f"--- life {epoch}, {at} ---\n")
             elif kind == "note":

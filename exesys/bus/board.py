@@ -160,7 +160,7 @@ class Board:
             raise BadCommand("one runner is restarted at a time.", field="name", fix="Name it as type:uuid.")
         names = runners.of_type(list(self.runners), type_)
         if not names:
-            raise NotFound(f"no runner of type {type_} runs.", fix="`exesys runner list` shows those there are.")
+            raise NotFound(f"no runner of type {type_} runs.", fix="`bin/exesys runner list` shows those there are.")
         group = Group(origin, len(names))
         self._ops += [(Halt(name), group) for name in names]
 
@@ -442,7 +442,7 @@ class Board:
             self._refuse(origin, _why_not(verdict))
             return
         if verdict == "none" and isinstance(origin, Origin):
-            fix = "It was never started, or its record has expired. `exesys runner list` shows those there are."
+            fix = "It was never started, or its record has expired. `bin/exesys runner list` shows those there are."
             self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
             return
         if verdict == "stopping" and runner is not None:

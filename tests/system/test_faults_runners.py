@@ -16,14 +16,14 @@ from harness import alive, until
 
 RUNNERS = 6
 ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "20"))
-KINDS = ("instance", "runner", "controller", "redis")
+KINDS = ("instance", "runner", "controller", "redis", "router")
 BACK_S = 10.0
-FROZEN_S = 8.0
+FROZEN_S = 4.0
 
 
 @pytest.fixture
 def system(make):
-    return make()
+    return make(bus_heartbeat_s=0.5)  # a lease of 2.5 s
 
 
 class Lives:

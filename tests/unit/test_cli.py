@@ -358,7 +358,7 @@ def test_a_bad_setting_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: 
     ],
 )
 def test_data_is_json_or_else_text(text: str | None, value: Any) -> None:
-    assert jobs._data(text) == value
+    assert reach.data(text) == value
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_data_is_json_or_else_text(text: str | None, value: Any) -> None:
 def test_data_that_looks_like_json_and_is_none_is_noted(
     text: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs._data(text)
+    reach.data(text)
     told = capsys.readouterr()
     assert told.out == ""
     assert (told.err == "") if not why else ("sent as text" in told.err and why in told.err)
@@ -386,21 +386,21 @@ def test_data_that_looks_like_json_and_is_none_is_noted(
 
 def test_data_nested_too_deep_is_refused() -> None:
     with pytest.raises(BadCommand, match="nested too deep"):
-        jobs._data("[" * 200_000)
+        reach.data("[" * 200_000)
 
 
 def test_text_that_begins_with_an_at_is_told_how_to_be_sent() -> None:
     with pytest.raises(BadCommand, match="""'"@nobody"'""") as caught:
-        jobs._data("@nobody")
-    assert jobs._data(caught.value.fix.partition("'")[2].partition("'")[0]) == "@nobody"
+        reach.data("@nobody")
+    assert reach.data(caught.value.fix.partition("'")[2].partition("'")[0]) == "@nobody"
 
 
 def test_data_from_a_file_or_from_standard_input_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "data.json"
     file.write_text('{"a": ["città"]}', "utf-8")
-    assert jobs._data(f"@{file}") == {"a": ["città"]}
+    assert reach.data(f"@{file}") == {"a": ["città"]}
     monkeypatch.setattr(sys, "stdin", io.StringIO("[1, 2]"))
-    assert jobs._data("-") == [1, 2]
+    assert reach.data("-") == [1, 2]
 
 
 @pytest.mark.parametrize("content", [None, b"plain text", b"\xff", b""])
@@ -409,7 +409,7 @@ def test_data_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: by
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(BadCommand) as caught:
-        jobs._data(f"@{file}")
+        reach.data(f"@{file}")
     assert str(file) in caught.value.message
     assert caught.value.field == "data"
 
