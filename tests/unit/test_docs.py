@@ -178,10 +178,11 @@ def curls_of_readme() -> list[list[str]]:
 def python_modules() -> dict[str, str]:
     """Return the modules that the pages show: those of functions.md, and the README's here-document."""
     shown = {}
-    for block in blocks("docs/functions.md", "python"):
-        name = re.match(r"# modules/(\w+)\.py\n", block)
-        assert name, f"a block of functions.md does not begin with its file: {block[:40]!r}"
-        shown[name[1]] = block
+    for page in ("docs/functions.md", "docs/runners.md"):
+        for block in blocks(page, "python"):
+            name = re.match(r"# modules/(\w+)\.py\n", block)
+            assert name, f"a block of {page} does not begin with its file: {block[:40]!r}"
+            shown[name[1]] = block
     for line in readme_commands():
         here = re.match(r"cat > modules/(\w+)\.py <<'PYTHON'\n(.*\n)PYTHON$", line, re.DOTALL)
         if here:
@@ -204,7 +205,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[functions.Libr
 
 
 def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> None:
-    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello"}
+    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello", "count", "watch"}
     assert library.catalogue.broken == {}
     for page, words in all_commands():
         if words[:2] == ["bin/exesys", "submit"]:
