@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,21 @@ def connect(config: Config) -> Client:
     """Return a client that the router has greeted. Raises Unavailable."""
     from exesys.bus.client import Client
 
-    client = Client(config)
-    if not client.wait_connected(CONNECT_S):
+    if _is_there(config.bus_endpoint):
+        client = Client(config)
+        if client.wait_connected(CONNECT_S):
+            return client
         client.close()
-        raise Unavailable(
-            f"no router answers at {config.bus_endpoint}.",
-            fix=f"Is the system up? See `{PROGRAM} status`, or start it with `{PROGRAM} up`.",
-        )
-    return client
+    raise Unavailable(
+        f"no router answers at {config.bus_endpoint}.",
+        fix=f"Is the system up? See `{PROGRAM} status`, or start it with `{PROGRAM} up`.",
+    )
+
+
+def _is_there(endpoint: str) -> bool:
+    """Tell whether it is worth waiting: where a router is, or was killed, there is its socket."""
+    path = endpoint.removeprefix("ipc://")
+    return path == endpoint or os.path.exists(path)
 
 
 def reader(config: Config) -> Reader:

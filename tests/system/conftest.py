@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from harness import System, missing_services, mongo_path, valkey_path
+from harness import FORKS, System, missing_services, mongo_path, valkey_path
 
 _SEED = pytest.StashKey[int]()
 _SYSTEMS = pytest.StashKey[list[System]]()
@@ -26,6 +26,10 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section(f"system tests, EXESYS_SEED={config.stash[_SEED]}")
         for line in config.stash[_TOLD]:
             terminalreporter.write_line(line)
+
+
+def pytest_unconfigure():
+    FORKS.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import redis as redis_library
+from forks import Forks
 
 from exesys import Client, bootstrap, codec, environment
 from exesys.config import Config
@@ -36,6 +37,7 @@ MODULES = (Path(__file__).resolve().parent / "modules", CHECKOUT / "modules")
 DEADLINE_S = 60.0
 UP_S = 120.0
 SHORT_CHARS = 40  # what a directory may have for the names of unix sockets in it to fit
+FORKS = Forks()  # the session's end closes it
 STATES = ("start", "standby", "processing", "data_available", "error")
 T = TypeVar("T")
 
@@ -183,18 +185,7 @@ class System:
         self, *words: str, stdin: str | None = None, within_s: float = UP_S, environ: Mapping[str, str] | None = None
     ) -> Said:
         """Run `bin/exesys WORDS…` to its end."""
-        done = subprocess.run(
-            [sys.executable, "-m", "exesys.cli", *words],
-            cwd=self.root,
-            env={**self.environ, **(environ or {})},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return Said(*FORKS.run(words, self.root, {**self.environ, **(environ or {})}, stdin, within_s))
 
     def up(self) -> Said:
         said = self.exesys("up")
@@ -207,16 +198,16 @@ class System:
         return said
 
     def end(self) -> None:
-        """Stop everything and remove it, whatever state it is in."""
-        if (self.home / "run").exists():
-            for pid in self.belonging():
+        """Kill everything and remove it, whatever state it is in: nobody asks for its data any more."""
+
+        def is_gone() -> bool:
+            left = self.belonging()
+            for pid in left:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-            self.exesys("down")
-        for pid in self.belonging():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.belonging(), "everything that was killed is gone")
+                    os.kill(pid, signal.SIGKILL)
+            return not left
+
+        until(is_gone, "everything that was killed is gone")
         shutil.rmtree(self.root)
 
     def belonging(self) -> list[int]:
@@ -327,8 +318,11 @@ class System:
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=timeout)
         try:
             # A server that has read enough may answer and close while we still send.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
                 connection.request(method, path, body, dict(headers or {}))
+            except (BrokenPipeError, ConnectionResetError):
+                if connection.sock is None:  # it was not even connected
+                    raise
             answer = connection.getresponse()
             text = answer.read()
         finally:

@@ -144,11 +144,14 @@ class System:
         return belonging_to(self.home) == {}
 
     def end(self):
-        if (self.home / "run").exists():
-            self.call("down")
-        for pid in belonging_to(self.home):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        def is_gone():
+            left = belonging_to(self.home)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not left
+
+        until(is_gone, "everything that was killed is gone")
         shutil.rmtree(self.root)
 
 

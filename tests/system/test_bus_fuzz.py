@@ -26,7 +26,7 @@ TEXTS = ["", "a", "client", "worker", "a:b", "x" * 5000, "é☂😀", "\0", "exe
 
 @pytest.fixture(scope="module")
 def system(make_module):
-    return make_module()
+    return make_module(bus_heartbeat_s=0.5)  # so that what is waited for, a lease, is half of the usual
 
 
 class Honest(threading.Thread):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from harness import until
-from test_faults import KINDS, RECOVERY_S, ROUNDS, mend, nothing_under_way, runs_of, strike
+from test_faults import HEARTBEAT_S, KINDS, RECOVERY_S, ROUNDS, mend, nothing_under_way, runs_of, strike
 
 WORKFLOWS = 200
 BEFORE = 40
@@ -26,7 +26,7 @@ PARTS = 3
 
 @pytest.fixture(scope="module")
 def system(make_module):
-    return make_module()
+    return make_module(bus_heartbeat_s=HEARTBEAT_S)
 
 
 def targets(to):

@@ -237,6 +237,21 @@ def test_a_stop_key_set_to_0_becomes_an_event(client, system):
     assert client.next("stop", uuid=runner)["type"] == "mail"
 
 
+def test_the_stop_of_a_runner_that_runs_is_heard_and_ends_it(client, system):
+    """Started by a function, stopped by a message of this client, and heard as a topic."""
+    uuid = new_id()
+    [tag] = client.submit({"cmd": "lives.start", "data": {"target": "idle", "options": {"type": "cam", "uuid": uuid}}})
+    assert client.ended(tag)["result"] == {"EOJ": f"cam:{uuid}"}
+    with system.redis() as store:
+        record = f"exesys:runner:cam:{uuid}"
+        until(lambda: store.hget(record, "state") == b"running", "it runs")
+        client.ask("send", message=["CHANGE", 901, "stop", f"cam:{uuid}"])
+        event = client.next("event", topic=f"stop.cam.{uuid}")
+        assert event["body"] == ["cam", uuid]
+        assert store.get(f"run:cam:{uuid}") == b"0"
+        until(lambda: store.hget(record, "state") == b"stopped", "it ended")
+
+
 def test_busy_while_the_store_is_away_then_done(client, system):
     pid = system.pids()["redis"]
     os.kill(pid, signal.SIGSTOP)

@@ -76,8 +76,26 @@ def test_a_directory_of_something_else_is_not_touched(checkout):
     assert (checkout / ".venv" / "precious").read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A virtual environment without packages."""
+    venv = tmp_path_factory.mktemp("made") / "venv"
+    subprocess.run([sys.executable, "-I", "-m", "venv", str(venv)], check=True)
+    return venv
+
+
+def copying_python(directory, made):
+    """A Python that makes a virtual environment by copying one, which is many times faster."""
+    path = directory / "python"
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in "-I -m venv "*) exec cp -a "{made}/." "$4" ;; esac\nexec "{sys.executable}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
 @pytest.mark.parametrize("half", ["nothing but the lock", "no Python", "unfinished"])
-def test_what_a_killed_start_left_is_made_again(checkout, half):
+def test_what_a_killed_start_left_is_made_again(checkout, made, tmp_path, half):
     """As far as the base: the packages are asked of an index that is not there."""
     venv = checkout / ".venv"
     if half == "nothing but the lock":
@@ -91,7 +109,8 @@ def test_what_a_killed_start_left_is_made_again(checkout, half):
         (venv / "unfinished").touch()
         (venv / "stale").touch()
     offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": str(checkout)}
-    code, out, err = run(checkout / "bin/start_exe_sys.sh", EXESYS_PYTHON=sys.executable, **offline)
+    python = sys.executable if half == "no Python" else copying_python(tmp_path, made)
+    code, out, err = run(checkout / "bin/start_exe_sys.sh", EXESYS_PYTHON=python, **offline)
     assert code == 1
     assert "Making the virtual environment" in out
     assert "The packages could not be installed" in err

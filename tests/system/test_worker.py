@@ -22,6 +22,22 @@ def system(make_module):
     return make_module(worker_memory_bytes=f"{MEMORY_MB}m", worker_max_jobs=500)
 
 
+@pytest.fixture(scope="module")
+def plain_module(make_module):
+    return make_module(worker_slots=2)
+
+
+@pytest.fixture
+def plain(plain_module):
+    """A system with the usual limits, all there and idle, whose worker has learned that jobs are short."""
+    until(plain_module.ready, "all is there")
+    until(lambda: idle(plain_module), "nothing is held")
+    with plain_module.client() as client:
+        for handle in client.submit_many("noop", [None] * 200):
+            handle.result(20)
+    return plain_module
+
+
 @pytest.fixture
 def job_id():
     return f"worker-{uuid.uuid4()}"
@@ -116,12 +132,9 @@ def test_a_slot_is_renewed_after_so_many_jobs(make):
 # --- order ------------------------------------------------------------------------
 
 
-def test_a_long_job_does_not_hold_up_short_ones_behind_it(make):
+def test_a_long_job_does_not_hold_up_short_ones_behind_it(plain):
     """Fetched ahead into one slot's line, they go on as soon as the first turns out to be long."""
-    system = make(worker_slots=2)
-    with system.client() as client:
-        for handle in client.submit_many("noop", [None] * 200):
-            handle.result(20)
+    with plain.client() as client:
         long = client.submit("sleep", 3.0)
         short = client.submit_many("noop", [None] * 30)
         since = time.monotonic()
@@ -209,14 +222,11 @@ def test_a_cancelled_job_that_heeds_nothing_is_killed(system, job_id):
         until(system.ready, "there is another slot")
 
 
-def test_what_waits_in_the_worker_is_cancelled_without_running(make):
+def test_what_waits_in_the_worker_is_cancelled_without_running(plain):
     """Two jobs hold both slots; of those fetched ahead, every other one is cancelled."""
-    system = make(worker_slots=2)
-    marks = system.root / "marks"
-    with system.client() as client:
-        for handle in client.submit_many("noop", [None] * 200):
-            handle.result(20)
-        running = [start_tidy(system, client, f"hold-{number}") for number in range(2)]
+    marks = plain.root / "waiting"
+    with plain.client() as client:
+        running = [start_tidy(plain, client, f"hold-{number}") for number in range(2)]
         waiting = [
             client.submit("marked", {"runs": str(marks), "number": number, "seconds": 0}, job_id=f"wait-{number}")
             for number in range(20)
@@ -229,25 +239,22 @@ def test_what_waits_in_the_worker_is_cancelled_without_running(make):
         assert [cancelled(handle) for handle in waiting[::2]] == [True] * 10
         assert not running[1].done()
         client.cancel(running[1].job_id)
-        until(lambda: idle(system), "nothing is held")
+        until(lambda: idle(plain), "nothing is held")
     runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
     assert runs == {f"wait-{number}": 1 for number in range(1, 20, 2)}
 
 
-def test_cancelled_at_any_moment_a_job_ends_in_one_way(make, seed, tell):
+def test_cancelled_at_any_moment_a_job_ends_in_one_way(plain, seed, tell):
     """Short jobs, each cancelled by another thread at about the time of its end; the others run once, and well."""
-    system = make(worker_slots=2)
     rng = random.Random(seed)
-    marks = system.root / "marks"
+    marks = plain.root / "races"
     count = 300
-    with system.client() as client, system.client() as other:
+    with plain.client() as client, plain.client() as other:
 
         def send(number):
             data = {"runs": str(marks), "number": number, "seconds": rng.choice([0, 0.002, 0.01])}
             return client.submit("marked", data, job_id=f"race-{number}")
 
-        for handle in client.submit_many("noop", [None] * 200):
-            handle.result(20)
         handles, cancelling = [], []
         for number in range(count):
             handles.append(send(number))
@@ -259,14 +266,14 @@ def test_cancelled_at_any_moment_a_job_ends_in_one_way(make, seed, tell):
         for timer in cancelling:
             timer.join()
         ended = ["cancelled" if cancelled(handle) else handle.result(0)["value"] for handle in handles]
-        until(lambda: idle(system), "nothing is held")
-        until(system.ready, "all slots are there")
+        until(lambda: idle(plain), "nothing is held")
+        until(plain.ready, "all slots are there")
         # No credit is lost: as many run at once as there are slots.
         since = time.monotonic()
         for handle in client.submit_many("sleep", [0.5] * 2):
             handle.result(10)
         assert time.monotonic() - since < 0.9
-    states = [state for state, _ in system.records([f"client:race-{number}" for number in range(count)])]
+    states = [state for state, _ in plain.records([f"client:race-{number}" for number in range(count)])]
     assert states == ["error" if value == "cancelled" else "data_available" for value in ended]
     runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
     for number, value in enumerate(ended):
@@ -275,21 +282,20 @@ def test_cancelled_at_any_moment_a_job_ends_in_one_way(make, seed, tell):
         assert runs[f"race-{number}"] == 1 or value == "cancelled"
     assert max(runs.values()) == 1
     gone = ended.count("cancelled")
-    cut = system.log_of("worker").count("it was cancelled; it is dropped")
+    cut = plain.log_of("worker").count("it was cancelled; it is dropped")
     assert gone > 10
     tell(f"of {count // 3} jobs cancelled at about their end {gone} were, {cut} of them while they ran")
 
 
-def test_a_worker_that_ends_lets_a_cancelled_job_clean_up(make):
-    system = make(worker_slots=2)
-    with system.client() as client:
-        handle = start_tidy(system, client, "ending", lingers=0.3)
+def test_a_worker_that_ends_lets_a_cancelled_job_clean_up(plain):
+    with plain.client() as client:
+        handle = start_tidy(plain, client, "ending", lingers=0.3)
         client.cancel(handle.job_id)
-        worker = system.pids()["worker"]
+        worker = plain.pids()["worker"]
         os.kill(worker, signal.SIGTERM)
         until(lambda: not alive(worker), "the worker ended", within_s=5)
-        assert tidied(system, "ending") == ["began", "cancelled"]
-        assert "not acknowledged" not in system.log_of("worker")
+        assert tidied(plain, "ending") == ["began", "cancelled"]
+        assert "not acknowledged" not in plain.log_of("worker")
 
 
 def test_retried_at_once_a_cancelled_job_runs_beside_what_is_left_of_it(system, job_id):
@@ -312,13 +318,10 @@ def test_retried_at_once_a_cancelled_job_runs_beside_what_is_left_of_it(system, 
 # --- leaving ------------------------------------------------------------------------
 
 
-def test_a_worker_told_to_end_ends_in_order(make, tell):
+def test_a_worker_told_to_end_ends_in_order(plain, tell):
     """What runs ends, what has not begun goes back, nothing runs twice, and no attempt is lost to a lease."""
-    system = make(worker_slots=2)
-    marks = system.root / "marks"
-    with system.client() as client:
-        for handle in client.submit_many("noop", [None] * 200):
-            handle.result(20)
+    marks = plain.root / "leaving"
+    with plain.client() as client:
         long = [
             client.submit("marked", {"runs": str(marks), "number": i, "seconds": 1.5}, job_id=f"long-{i}")
             for i in range(2)
@@ -328,7 +331,7 @@ def test_a_worker_told_to_end_ends_in_order(make, tell):
             for i in range(100)
         ]
         until(lambda: marks.exists() and len(marks.read_text().splitlines()) >= 2, "two run")
-        worker = system.pids()["worker"]
+        worker = plain.pids()["worker"]
         os.kill(worker, signal.SIGTERM)
         since = time.monotonic()
         until(lambda: not alive(worker), "the worker ended", within_s=10)

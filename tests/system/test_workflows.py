@@ -662,8 +662,8 @@ def test_a_step_that_is_fed_may_wait_longer(hasty, job_id):
     """The time counts only while nothing is there that feeds it."""
     send_one(hasty, job_id, step("B"), waits=True)
     send_one(hasty, job_id, step("A", "B", "fed_slowly", data=4), waits=False)
+    send(hasty, f"{job_id}-2", step("A", "B", "fed_slowly", data=4), step("B"), wait=None)
     assert ended(hasty, job_id)["EOJ"] == ["B", ["A", 4]]
-    send(hasty, f"{job_id}-2", step("A", "B", "fed_slowly", data=4), step("B"))
     assert ended(hasty, f"{job_id}-2")["EOJ"] == ["B", ["A", 4]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -130,13 +131,16 @@ def modules() -> list[str]:
     return sorted(name for name in found if not name.endswith("__init__"))
 
 
+@functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse((HOUSE / f"{module.replace('.', '/')}.py").read_text("utf-8"))
 
 
-def imports(module: str, parsed: ast.Module | None = None) -> Iterator[str]:
-    """Yield all that a module imports, also inside functions: `exesys` modules without that name before them."""
-    for node in ast.walk(parsed or tree(module)):
+@functools.cache
+def imports(module: str) -> frozenset[str]:
+    """Return all that a module imports, also inside functions: `exesys` modules without that name before them."""
+    found = set()
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -147,7 +151,8 @@ def imports(module: str, parsed: ast.Module | None = None) -> Iterator[str]:
             continue
         for name in named:
             top, _, rest = name.partition(".")
-            yield _own(rest) if top == "exesys" else top
+            found.add(_own(rest) if top == "exesys" else top)
+    return frozenset(found)
 
 
 def _own(name: str) -> str:
@@ -198,8 +203,7 @@ def test_a_pure_module_has_no_clock_no_chance_and_no_world(module: str) -> None:
 
 
 def test_only_the_facade_is_offered_by_the_package() -> None:
-    parsed = ast.parse((HOUSE / "__init__.py").read_text("utf-8"))
-    assert {name for name in imports("__init__", parsed) if name in ORDER} <= FACADE
+    assert {name for name in imports("__init__") if name in ORDER} <= FACADE
 
 
 def test_importing_the_package_loads_none_of_what_it_offers() -> None:
