@@ -29,8 +29,8 @@ def speaks(data):
     """Print twice at once, the second time without a newline, make the file, and print once more at the end."""
     print("first")
     print("second", end="")
-    pathlib.Path(data).touch()
     try:
+        pathlib.Path(data).touch()
         time.sleep(60)
     finally:
         print(", third")
@@ -39,8 +39,8 @@ def speaks(data):
 def holds_on(data):
     """Print, make the file, and end well although it is to be ended."""
     print("first", end="")
-    pathlib.Path(data).touch()
     try:
+        pathlib.Path(data).touch()
         time.sleep(60)
     except SystemExit:
         print(", caught", end="")
