@@ -1,8 +1,9 @@
 """The files of a feed: which grew, and their next lines. Knows nothing of what becomes of these.
 
 A file is known by its device and inode. It is read in batches, whose size is
-bounded whatever stands in it. Held open is what grows, so that it can be read
-to its end also after it was renamed or deleted.
+bounded whatever stands in it. It is held open, so that it can be read to its
+end also after it was renamed or deleted; where there are very many, each is
+opened when it grows, and found by its inode if it was renamed meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ class File:
         self.gone = gone  # it is not, or no longer, where we look
         self.complete = False  # and nothing more comes
         self.due = True
-        self.fd = -1  # open while it grows
+        self.fd = -1  # where it is open
         self.state: State | None = None
         self.seen = (0, 0)  # size and time, when it was last looked at
         self.quiet_at = time.monotonic()  # since when it does not grow
@@ -126,15 +127,23 @@ class Watch:
                 if status is not None and (inode := _inode(status)) in left and inode not in self._files:
                     self._add(path, status, gone=True)
 
-    def due(self) -> list[File]:
-        """Look at all files once; return those to be read."""
+    def due(self) -> Iterator[File]:
+        """Look at all files once; give those to be read, which are open for so long."""
+        self.look()
+        for file in list(self._files.values()):
+            if file.due and (file.fd >= 0 or self._open(file)):
+                yield file
+                if len(self._files) > MOST_OPEN and not file.gone:
+                    file.close()
+
+    def look(self) -> None:
+        """See which files there are, and which grew."""
         now = time.monotonic()
         if now >= self._list_at:
             self._paths = self._list()
             self._list_at = now + max(LIST_S, IDLE * (time.monotonic() - now))
-        self._look(now)
+        self._look_at_paths(now)
         self.pause_s = max(POLL_S, IDLE * (time.monotonic() - now))
-        return [file for file in self._files.values() if file.due and (file.fd >= 0 or self._open(file))]
 
     def read(self, file: File) -> None:
         """A file was read to its end, or to the beginning of a line."""
@@ -164,7 +173,7 @@ class Watch:
             progress(*news)
             self._told = news
 
-    def _look(self, now: float) -> None:
+    def _look_at_paths(self, now: float) -> None:
         there = set()
         for path in self._paths:
             status = _status(path)
@@ -183,8 +192,6 @@ class Watch:
                 self._look_after(file, now)
         if lost:
             self.find(lost)
-        if len(self._files) > MOST_OPEN:
-            self._close_idle()
 
     def _look_after(self, file: File, now: float) -> None:
         """A file that is no longer where it was may still grow, for as long as its writer has it open."""
@@ -221,13 +228,6 @@ class Watch:
             return False
         file.fd = fd
         return True
-
-    def _close_idle(self) -> None:
-        """Keep open those that grew last; the others are opened again when they grow."""
-        idle = [file for file in self._files.values() if file.fd >= 0 and not (file.due or file.gone)]
-        idle.sort(key=lambda file: file.quiet_at, reverse=True)
-        for file in idle[MOST_OPEN:]:
-            file.close()
 
 
 def _status(path: str) -> os.stat_result | None:

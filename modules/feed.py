@@ -132,7 +132,7 @@ def _persist(feed: Feed, watch: Watch, ctx: _Running) -> None:
         try:
             if not owned:
                 feed.claim(ctx.runner)
-                watch.due()  # those that are where they were need not be searched for
+                watch.look()  # those that are where they were need not be searched for
                 watch.find(feed.known())
                 owned = True
             busy = _turn(feed, watch, ctx)
