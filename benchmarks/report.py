@@ -13,6 +13,8 @@ LEAST_STEPS_PER_S = 5_000
 LEAST_REST_JOBS_PER_S = 3_000
 LEAST_ARRAY_JOBS_PER_S = 10_000
 MOST_BYTES_PER_JOB = 700
+MOST_CALL_P50_MS = 0.5
+LEAST_CALLS_PER_S = 4_000
 MOST_ROUTER_GROWTH_BYTES = 20 << 20
 _COLUMNS = ("jobs_per_s", "p50_ms", "p90_ms", "p99_ms")
 _Row = tuple[str, ...]
@@ -73,6 +75,12 @@ def targets(runs: Sequence[Measurement], peers: Sequence[str]) -> list[Target]:
         if rates:
             rate = median(rates)
             found.append(Target(goal, f"≥ {least:,} {unit}", f"{rate:,.0f} {unit}", rate >= least))
+    call_p50_ms = values(runs, OURS, "call_p50_ms")
+    if call_p50_ms:
+        found.append(_most("app call p50", median(call_p50_ms), MOST_CALL_P50_MS, "{:.3g} ms"))
+        rate = median(values(runs, OURS, "calls_per_s"))
+        wanted = f"≥ {LEAST_CALLS_PER_S:,} calls/s"
+        found.append(Target("app calls", wanted, f"{rate:,.0f} calls/s", rate >= LEAST_CALLS_PER_S))
     per_job = values(runs, OURS, "redis_bytes_per_job")
     if per_job:
         found.append(_most("Redis", median(per_job), MOST_BYTES_PER_JOB, "{:,.0f} bytes a finished job"))
@@ -109,6 +117,8 @@ def table(runs: Sequence[Measurement], peers: Sequence[str]) -> str:
         own = [run for run in runs if run.side == OURS and (run.goal == goal or goal == "")]
         own = [run for run in own if goal or run.goal in ("throughput", "latency")]
         rows += _rows(name if goal else "ExeSys", own)
+    rows += _rows("app calls (calls)", _calls(runs, "call", "calls_per_s"))
+    rows += _rows("  bare DEALER, ROUTER", _calls(runs, "floor", "floor_per_s"))
     for peer in peers:
         rows += _rows(peer, [run for run in runs if run.side == peer])
         rows.append((f"ExeSys ÷ {peer}", *(_ratio(runs, peer, figure) for figure in _COLUMNS), "", ""))
@@ -122,6 +132,16 @@ def table(runs: Sequence[Measurement], peers: Sequence[str]) -> str:
         for target in targets(runs, peers)
     ]
     return "\n".join([*(line.rstrip() for line in lines), "", *marks])
+
+
+def _calls(runs: Sequence[Measurement], side: str, rate: str) -> list[Measurement]:
+    """Return the measurements of calls, or of their floor, under the names of the columns."""
+    names = {rate: "jobs_per_s", **{f"{side}_p{percent}_ms": f"p{percent}_ms" for percent in (50, 90, 99)}}
+    return [
+        run._replace(figures={names[name]: value for name, value in run.figures.items() if name in names})
+        for run in runs
+        if names.keys() & run.figures.keys()
+    ]
 
 
 def _rows(name: str, runs: Sequence[Measurement]) -> list[_Row]:

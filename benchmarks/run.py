@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     import exesys
-    from benchmarks import http_load, load, others, ours, report, system
+    from benchmarks import apps, http_load, load, others, ours, report, system
     from exesys.config import Config
     from exesys.errors import BootError, ConfigError, ExesysError
 except ModuleNotFoundError as missing:
@@ -54,6 +54,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     number("--rounds", 3, "measure each so often")
     parser.add_argument("--rest", action="store_true", help="measure REST: single commands, and arrays of 100")
     parser.add_argument("--workflows", action="store_true", help="measure workflows: diamonds of five steps")
+    number("--calls", 10_000, "calls of an application server")
+    parser.add_argument("--apps", action="store_true", help="measure calls of an application server, and no jobs")
     parser.add_argument(
         "--memory", type=_count, nargs="?", const=MEMORY_JOBS, metavar="N", help="measure memory (100,000 jobs)"
     )
@@ -95,6 +97,10 @@ class Bench:
     def rounds(self, venv: Path) -> None:
         """Measure each peer right beside ExeSys, then what only ExeSys has, and all that again."""
         for number in range(self.options.rounds):
+            if self.options.apps:
+                self.ours("app latency", number)
+                self.ours("app rate", number)
+                continue
             for peer in self.options.peers or [""]:
                 for goal in ("throughput", "latency"):
                     self.ours(goal, number, peer)
@@ -116,6 +122,8 @@ class Bench:
             "rest": lambda: _rate(ours.rest(config, _share(jobs, 0.25), seed, array=1)),
             "rest arrays": lambda: _rate(ours.rest(config, jobs, seed, array=ours.HUNDRED)),
             "memory": lambda: ours.memory(config, options.memory, seed),
+            "app latency": lambda: apps.latency(config, options.calls),
+            "app rate": lambda: apps.rate(config, options.calls),
         }
         self._measure(report.OURS, goal, beside, number, calls[goal])
 
@@ -152,7 +160,7 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
     if options.memory:
         with system.running(home / "m") as config, system.Store(config) as store:
             Bench(options, config, store, runs).ours("memory", 0)
-    with system.running(home / "s") as config, system.Store(config) as store:
+    with system.running(home / "s", options.apps) as config, system.Store(config) as store:
         Bench(options, config, store, runs).rounds(venv)
         return runs, _about(options, versions, store.version())
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,16 +26,24 @@ def noop(data):
     """Return the data."""
     return data
 '''
+APPS = Path(__file__).resolve().parent / "modules" / "bench_apps.py"
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def running(home: Path) -> Iterator[Config]:
-    """Run a system in `home`, which must be short (unix sockets lie in it), and end it again."""
+def running(home: Path, apps: bool = False) -> Iterator[Config]:
+    """Run a system in `home`, which must be short (unix sockets lie in it), and end it again.
+
+    With `apps`, an application server runs in it too.
+    """
     modules = home / "modules"
     modules.mkdir(parents=True)
     (modules / "bench.py").write_text(MODULE)
-    config = configuration.parse("", None, _environment(home, modules), _CHECKOUT, home)
+    shutil.copy(APPS, modules)
+    environ = _environment(home, modules)
+    if apps:
+        environ["EXESYS_APPSERVER_bench_CLASS"] = "bench_apps:Bench"
+    config = configuration.parse("", None, environ, _CHECKOUT, home)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             bootstrap.up(config, as_json=True)

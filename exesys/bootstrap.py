@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exesys import home, preflight, process, programs, servers, teardown
+from exesys import apps, home, preflight, process, programs, servers, teardown
 from exesys.config import Config
 from exesys.errors import BootError, nearest
 from exesys.proof import Proof, is_ready, prove
@@ -56,7 +56,7 @@ def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({**status(config), "proof": done and done._asdict()}), flush=True)
     else:
-        tell(_welcome(config, done))
+        tell(_welcome(config, done, apps.settled(config)))
     return _stay(config, supervisord, tell) if supervisord is not None and foreground else 0
 
 
@@ -112,6 +112,12 @@ def status(config: Config) -> dict[str, Any]:
         "bus": {"endpoint": config.bus_endpoint},
         "programs": found,
     }
+
+
+def started(config: Config) -> Config:
+    """Return the settings of the system that runs in this home; those that hold now when there is none."""
+    record = home.read_record(config) if process.is_locked(home.lock(config)) else None
+    return home.as_started(config, record) if record is not None else config
 
 
 def logs(config: Config, program: str, lines: int = 50, follow: bool = False) -> int:
@@ -187,7 +193,7 @@ def _still_held(config: Config) -> bool:
 
 def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
     plan = preflight.plan(config)
-    parts = programs.programs(plan.redis is not None, plan.mongo is not None)
+    parts = programs.programs(plan.redis is not None, plan.mongo is not None, config.appservers)
     conf = config.home / "supervisord.conf"
     text = programs.render(
         home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=not foreground
@@ -258,12 +264,14 @@ def _await_ready(config: Config, environment: dict[str, str]) -> None:
                 failures[name] = failures.get(name, 0) + 1
             before[name] = state
             # Ending once may be bad luck, a port that was freed late; twice is a fault.
+            if apps.is_app(name):
+                continue  # a class that cannot be started is told, and keeps nothing else from serving
             if state in ("FATAL", "UNKNOWN") or failures.get(name, 0) > 1:
                 raise BootError(f"{name} does not start ({state}: {note}).{home.quote(config.log / f'{name}.log')}")
         for name in list(waiting):
             if name not in before or waiting[name]():
                 del waiting[name]
-        names[:] = [name for name, state, _, _ in states if state != "RUNNING"]
+        names[:] = [name for name, state, _, _ in states if state != "RUNNING" and not apps.is_app(name)]
         return not waiting and not names
 
     if not process.wait_until(settled, READY_S):
@@ -363,7 +371,7 @@ def _down_text(config: Config, root: str = "") -> str:
     return f"{'' if default else f'EXESYS_HOME={shlex.quote(str(config.home))} '}{_command(config, root)} down"
 
 
-def _welcome(config: Config, proof: Proof | None) -> str:
+def _welcome(config: Config, proof: Proof | None, listed: list[dict[str, Any]]) -> str:
     record = home.read_record(config)
     if record is None:  # it was stopped meanwhile
         return f"ExeSys in {config.home} is stopped."
@@ -380,6 +388,7 @@ def _welcome(config: Config, proof: Proof | None) -> str:
         f"  Web      {config.web_url}",
         f"  Redis    {redis}",
         f"  MongoDB  {mongo}",
+        *([f"  Apps     {apps.in_words(listed)}"] if listed else []),
         *([f"  Proof    {proof.message}"] if proof else []),
         "",
         "Try it, and send the same again for the result:",

@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exesys import environment, jobs, output, reach, runners, usage
+from exesys import apps, environment, jobs, output, reach, runners, usage
 from exesys.config import Config
 from exesys.errors import (
+    AppError,
+    AppLost,
+    AppTimeout,
     BadCommand,
     BootError,
     ConfigError,
@@ -64,11 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: ExesysError) -> int:
-    if isinstance(error, ResultTimeout):
+    if isinstance(error, (ResultTimeout, AppTimeout)):
         return 4
     if isinstance(error, Unavailable):
         return 3
-    if isinstance(error, (JobError, BootError, ConfigError, NotFound)):
+    if isinstance(error, (JobError, AppError, AppLost, BootError, ConfigError, NotFound)):
         return 1
     return 2
 
@@ -78,6 +81,8 @@ def _complain(error: ExesysError, as_json: bool) -> None:
         print(json.dumps({"error": error.problem._asdict()}))
         return
     print(f"exesys: {error}", file=sys.stderr)
+    if isinstance(error, AppError):
+        print(error.traceback.rstrip(), file=sys.stderr)
     if isinstance(error, JobError):
         if error.traceback:
             print(error.traceback.rstrip(), file=sys.stderr)
@@ -119,6 +124,8 @@ def _status(config: Config, given: argparse.Namespace) -> int:
         rows = [[each["name"], each["state"], each["pid"] or ""] for each in status["programs"]]
         if status["running"]:
             output.table(("program", "state", "pid"), rows)
+            if any(apps.is_app(each["name"]) and each["state"] != "RUNNING" for each in status["programs"]):
+                apps.tell_failed(apps.ask_rest(bootstrap.started(config)))
         else:
             print(f"Nothing runs here. Start it with `{PROGRAM} up`.")
     states = {each["state"] for each in status["programs"]}
@@ -131,24 +138,33 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
     from exesys import bootstrap
     from exesys.process import wait_until
 
-    workers = [each["pid"] for each in bootstrap.status(config)["programs"] if each["name"] == "worker" and each["pid"]]
+    programs = bootstrap.status(config)["programs"]
+    workers = [each["pid"] for each in programs if each["name"] == "worker" and each["pid"]]
     if not workers:
         raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
     with reach.connect(config) as client:
         before = _loads(client)
+        renewed = apps.renew(bootstrap.started(config), programs, lambda: client.snapshot("apps")["apps"])
         for pid in workers:
             os.kill(pid, signal.SIGHUP)
         loaded = wait_until(
-            lambda: all(_loads(client).get(session, 0) > loads for session, loads in before.items()), RELOAD_S, 0.05
+            lambda: all(_loads(client).get(session, 0) > loads for session, loads in before.items()) and renewed(),
+            RELOAD_S,
+            0.05,
         )
-        broken = client.snapshot("functions")["functions"]["broken"]
+        told = client.snapshot("functions", "apps")
+        broken = told["functions"]["broken"]
     if given.json:
-        output.show({"workers": len(workers), "loaded": loaded, "broken": broken})
-    elif loaded:
+        listed = {each["name"]: {"state": each["state"], "reason": each["reason"]} for each in told["apps"]}
+        output.show({"workers": len(workers), "loaded": loaded, "broken": broken, "apps": listed})
+        return 0
+    if loaded:
         print("The changed modules are loaded. Jobs that run go on with the old ones.")
-        output.note_broken(broken)
     else:
-        print(f"The modules are loaded anew as running jobs end. See `{PROGRAM} functions`.")
+        print(f"The modules are loaded anew as running jobs and calls end. See `{PROGRAM} functions`.")
+    if told["apps"]:
+        print(f"Application servers: {apps.in_words(told['apps'])}.")
+    output.note_broken(broken)
     return 0
 
 
@@ -240,6 +256,10 @@ def _parser() -> argparse.ArgumentParser:
             "runner stop": runners.stop,
             "runner restart": runners.restart,
             "runner logs": runners.logs,
+            "app": _help,
+            "app list": apps.list_apps,
+            "app show": apps.show_app,
+            "app call": apps.call_app,
         }
     )
 

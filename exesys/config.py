@@ -11,67 +11,27 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exesys import appconfig
+from exesys.appconfig import AppServer
 from exesys.command import NAME
-from exesys.errors import ConfigError, nearest
+from exesys.errors import ConfigError
+from exesys.rules import Rule
+from exesys.rules import key_of as _key
+from exesys.rules import line_of as _line_of
+from exesys.rules import matching as _matching
+from exesys.rules import seconds as _seconds
+from exesys.rules import size as _bytes
+from exesys.rules import unknown as _unknown
+from exesys.rules import value_of as _value
+from exesys.rules import whole as _int
 
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 UNIX_PATH_MAX_BYTES = 107
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How the text of one key becomes a value. `parse` raises ValueError."""
-
-    parse: Callable[[str], Any]
-    allowed: str
-
-
-def _int(low: int, high: int) -> Rule:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Rule(parse, f"a whole number, {low} to {high}")
-
-
-def _seconds(low: float, high: float) -> Rule:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Rule(parse, f"seconds, {low:g} to {high:g}")
-
-
-def _bytes(low: int, high: int) -> Rule:
-    def parse(text: str) -> int:
-        match = re.fullmatch(r"(\d+)\s*([kmg]?)b?", text.strip().lower())
-        if not match:
-            raise ValueError
-        value = int(match[1]) * _UNITS[match[2]]
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Rule(parse, f"bytes, {low} to {high}; k, m and g are understood")
-
-
-def _matching(pattern: str, allowed: str) -> Rule:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return Rule(parse, allowed)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -85,10 +45,6 @@ _FREE = Rule(str, "any text")
 _PORT = _int(1, 65_535)
 _AUTO_PORT = Rule(_int(0, 65_535).parse, "a port, 1 to 65535, or 0 to choose a free one")
 _HOST = _matching(LOOPBACK.pattern, "a loopback address such as 127.0.0.1 (wider needs tokens, which are not here yet)")
-
-
-def _key(default: Any, rule: Rule) -> Any:
-    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
@@ -208,6 +164,7 @@ class Config:
     worker: Worker = Worker()
     runner: Runner = Runner()
     limits: Limits = Limits()
+    appservers: tuple[AppServer, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -261,6 +218,10 @@ class Config:
         """How long a worker may be silent before its jobs go elsewhere."""
         return self.bus.heartbeat_s * self.bus.misses
 
+    def appserver(self, name: str) -> AppServer | None:
+        """Return the application server of this name, None when it is not declared."""
+        return next((each for each in self.appservers if each.name == name), None)
+
 
 SECTIONS: dict[str, type[Any]] = {
     "functions": Functions,
@@ -295,6 +256,7 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
                 line = _line_of(text, name, key.name)
                 values[key.name] = _value(key, given[name][key.name], f"{source}, line {line}: [{name}] {key.name}")
         parts[name] = section(**values)
+    parts["appservers"] = appconfig.declared(text, source, given, environ)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     return _check_paths(config)
 
@@ -306,44 +268,21 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
     except configparser.Error as error:
         raise ConfigError(f"{' '.join(str(error).split())}.", fix="See etc/exesys.ini for the form.") from error
     for name in parser.sections():
-        if name not in SECTIONS:
+        if name not in SECTIONS and name.partition(":")[0] != appconfig.APPSERVER:
             line = _line_of(text, name, None)
-            raise _unknown(f"{source}, line {line}: the section [{name}]", name, list(SECTIONS))
-        known = [key.name for key in dataclasses.fields(SECTIONS[name])]
+            raise _unknown(
+                f"{source}, line {line}: the section [{name}]", name, [*SECTIONS, f"{appconfig.APPSERVER}:NAME"]
+            )
+        if name in SECTIONS:
+            known = [key.name for key in dataclasses.fields(SECTIONS[name])]
+        else:
+            appconfig.check_section(name, f"{source}, line {_line_of(text, name, None)}")
+            known = [key.name.rstrip("_") for key in appconfig.KEYS]
         for key in parser[name]:
             if key not in known:
                 line = _line_of(text, name, key)
                 raise _unknown(f"{source}, line {line}: the key `{key}` of [{name}]", key, known)
     return {name: dict(parser[name]) for name in parser.sections()}
-
-
-def _value(key: dataclasses.Field[Any], text: str, where: str) -> Any:
-    rule: Rule = key.metadata["rule"]
-    try:
-        return rule.parse(text.strip())
-    except ValueError:
-        raise ConfigError(f"{where} is {text!r}.", field=key.name, fix=f"Allowed: {rule.allowed}.") from None
-
-
-def _unknown(what: str, word: str, known: list[str]) -> ConfigError:
-    close = nearest(word, known)
-    return ConfigError(
-        f"{what} is unknown.", fix=f"Did you mean `{close}`?" if close else f"Known: {', '.join(known)}."
-    )
-
-
-def _line_of(text: str, section: str, key: str | None) -> int:
-    """Find the line a key (or a section's head) stands on; configparser forgets it."""
-    inside = False
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            inside = stripped.startswith(f"[{section}]")
-            if inside and key is None:
-                return number
-        elif inside and key and re.match(rf"{re.escape(key)}\s*[=:]", stripped, re.IGNORECASE):
-            return number
-    return 0
 
 
 def _check_paths(config: Config) -> Config:
@@ -356,4 +295,14 @@ def _check_paths(config: Config) -> Config:
             field="EXESYS_HOME",
             fix="Choose a shorter directory.",
         )
+    if config.bus_endpoint.startswith("ipc://"):
+        for server in config.appservers:
+            path = f"{config.bus_endpoint.removeprefix('ipc://')}.a-{server.name}-{server.processes}"
+            if len(path.encode()) > UNIX_PATH_MAX_BYTES:
+                raise ConfigError(
+                    f"the application server {server.name}: its socket {path} would have {len(path.encode())} bytes,"
+                    f" and a unix socket's name holds {UNIX_PATH_MAX_BYTES}.",
+                    field=server.name,
+                    fix="Give the server a shorter name, or choose a shorter EXESYS_HOME.",
+                )
     return config

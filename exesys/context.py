@@ -54,6 +54,8 @@ class Submitter(Protocol):
 
     def stop_runner(self, type: str, uuid: str | None = None) -> int: ...
 
+    def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> Any: ...
+
     def close(self) -> None: ...
 
 
@@ -235,6 +237,13 @@ class Common:
         to run it.
         """
         return self._resources.client.submit(cmd, data, **options)
+
+    def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> Any:
+        """Return an application server, to call its methods: `ctx.app("words").suggest("serch")`.
+
+        As `exesys.Client.app` does, which also tells what a call raises.
+        """
+        return self._resources.client.app(name, timeout_s, wait)
 
     def start_runner(
         self,

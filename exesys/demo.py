@@ -34,6 +34,8 @@ def run(config: Config, client: Client, path: str | None, query: str, show: Call
         return 0
     print(f"Indexed {directory}: {_counts(indexed)}. See how: bin/exesys workflow show {handle.job_id}")
     print(f"Search for {query!r}:")
+    for word, near in found.get("did_you_mean", {}).items():
+        print(f"  No document has {word}. Did you mean {' or '.join(near)}?")
     for hit in _hits(found):
         print(f"  {hit['score']:6.2f}  {hit['title']}\n          {hit['snippet']}")
     return 0

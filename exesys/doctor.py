@@ -284,6 +284,18 @@ def _functions(config: Config, running: bool) -> Iterator[Check]:
         yield Check("functions", "ok", f"{len(told.get('functions', []))} functions, none broken.")
 
 
+def _apps(config: Config, running: bool) -> Iterator[Check]:
+    if not running or not config.appservers:
+        return
+    listed: Any = _ask(config, "apps")["apps"]
+    failed = [each for each in listed if each["reason"] or each["state"] == "away"]
+    for each in failed:
+        text = f"The application server {each['name']} does not start: {each['reason'].rstrip('.') or 'it is away'}."
+        yield Check("apps", "fail", text, f"See `bin/exesys app show {each['name']}`; then `bin/exesys reload`.")
+    if not failed:
+        yield Check("apps", "ok", f"{len(listed)} application servers: {', '.join(each['name'] for each in listed)}.")
+
+
 def _queues(config: Config, running: bool) -> Iterator[Check]:
     if not running:
         return
@@ -327,5 +339,6 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "programs": _programs,
     "leftovers": _leftovers,
     "functions": _functions,
+    "apps": _apps,
     "queues": _queues,
 }

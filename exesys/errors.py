@@ -154,6 +154,66 @@ class JobError(ExesysError):
         self.job_id = job_id
 
 
+class UnknownApp(ExesysError):
+    """No application server has this name."""
+
+    code = "unknown_app"
+    status = 404
+
+
+class UnknownMethod(ExesysError):
+    """An application server has no such method, or it is not for callers."""
+
+    code = "unknown_method"
+    status = 404
+
+
+class BadArguments(ExesysError):
+    """A method of an application server does not take these arguments. It did not run."""
+
+    code = "bad_arguments"
+    status = 400
+
+
+class AppUnavailable(Unavailable):
+    """No instance of an application server is there. The call did not run."""
+
+    code = "app_unavailable"
+
+
+class AppLost(ExesysError):
+    """The instance died while it had the call. Whether the call ran is not known."""
+
+    code = "app_lost"
+    status = 503
+
+
+class AppTimeout(ExesysError, TimeoutError):
+    """An application server did not answer in time. Unless the message says otherwise, the call may go on there."""
+
+    code = "app_timeout"
+    status = 504
+
+
+class AppError(ExesysError):
+    """A method of an application server raised. Raised where it was called.
+
+    `type` is the name of the exception class there, `text` its message,
+    `traceback` the remote one; `where` names server and method.
+    """
+
+    code = "app_failed"
+
+    def __init__(self, type: str, text: str, traceback: str = "", where: str = "") -> None:
+        raised = f"{type}: {text}" if text else type
+        super().__init__(f"{where} raised {raised}" if where else raised)
+        self.type = type
+        self.text = text
+        self.traceback = traceback
+        if traceback:
+            self.add_note(f"In the application server:\n{traceback.rstrip()}")
+
+
 class ResultTimeout(ExesysError, TimeoutError):
     """The result was not there in the time the caller gave."""
 
@@ -175,6 +235,10 @@ _BY_CODE: dict[str, type[ExesysError]] = {
         UnknownFunction,
         QueueFull,
         Unavailable,
+        UnknownMethod,
+        BadArguments,
+        AppTimeout,
+        AppUnavailable,
     )
 }
 

@@ -231,7 +231,7 @@ class _Loader:
         else:
             self._on_import(name)
             try:
-                self._offer(name, path, _import(name, path))
+                self._offer(name, path, import_file(name, path))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001  # a module may raise anything, SystemExit too
@@ -270,7 +270,7 @@ class _Loader:
 # --- modules --------------------------------------------------------------
 
 
-def _import(name: str, path: Path) -> ModuleType:
+def import_file(name: str, path: Path) -> ModuleType:
     """Import a file under its plain name, or beside what has the name already."""
     if _finds(name, path):
         return importlib.import_module(name)
@@ -329,7 +329,7 @@ def _how_to_run(target: Any) -> tuple[Run, str]:
     # Unwrapped: a decorator may have made a plain function of a coroutine function.
     if inspect.iscoroutinefunction(inspect.unwrap(target)):
         run = _awaited(run)
-    return run, _text_of(signature)
+    return run, text_of(signature)
 
 
 class _Annotation(str):
@@ -339,7 +339,9 @@ class _Annotation(str):
     __repr__ = str.__str__
 
 
-def _text_of(signature: inspect.Signature) -> str:
+def text_of(signature: inspect.Signature) -> str:
+    """Write a signature as its author did."""
+
     def readable(annotation: Any) -> Any:
         return _Annotation(annotation) if isinstance(annotation, str) else annotation
 

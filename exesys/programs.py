@@ -12,9 +12,10 @@ import re
 import shlex
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from exesys.appconfig import APPSERVERS, AppServer
 from exesys.config import SECTIONS, UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import BootError
 
@@ -36,13 +37,20 @@ class Program(NamedTuple):
         return shlex.join([sys.executable, "-m", *self.module.split()])
 
 
-def programs(redis: bool, mongo: bool) -> list[Program]:
+def programs(redis: bool, mongo: bool, appservers: Sequence[AppServer] = ()) -> list[Program]:
     """List what runs; `redis` and `mongo` tell whether these two are private."""
+    # They end after the worker: what it still runs may call them.
+    apps = [
+        Program(name, f"exesys.daemons.appserver {server.name} {number}", 250)
+        for server in appservers
+        for number, name in enumerate(server.programs, 1)
+    ]
     servers = [Program("redis", "exesys.launch redis", 100)] if redis else []
     servers += [Program("mongo", "exesys.launch mongo", 100)] if mongo else []
     return [
         *servers,
         Program("router", "exesys.daemons.router", 200),
+        *apps,
         Program("controller", "exesys.daemons.controller", 300),
         Program("worker", "exesys.daemons.worker", 300),
         Program("runner", "exesys.daemons.runner", 300),
@@ -58,6 +66,11 @@ def settings(config: Config) -> dict[str, str]:
         for key in dataclasses.fields(kind):
             value = getattr(getattr(config, section), key.name)
             found[f"EXESYS_{section}_{key.name}".upper()] = _text(value)
+    found[APPSERVERS] = ",".join(server.name for server in config.appservers)
+    for server in config.appservers:
+        for key in dataclasses.fields(server)[1:]:
+            word = key.name.rstrip("_").upper()
+            found[f"EXESYS_APPSERVER_{server.name}_{word}"] = _text(getattr(server, key.name))
     return found
 
 
@@ -67,6 +80,11 @@ def _text(value: Any) -> str:
 
 def key_of(variable: str) -> str:
     """Turn EXESYS_REST_PORT into "[rest] port"."""
+    if variable == APPSERVERS:
+        return "the list of application servers"
+    app = re.fullmatch(r"EXESYS_APPSERVER_(.+)_(CLASS|PROCESSES|THREADS|TIMEOUT_S)", variable)
+    if app:
+        return f"[appserver:{app[1]}] {app[2].lower()}"
     section, _, key = variable.removeprefix("EXESYS_").lower().partition("_")
     return f"[{section}] {key}"
 

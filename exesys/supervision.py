@@ -14,6 +14,7 @@ TIMEOUT_S = 10.0
 # What these are: https://supervisord.org/api.html and https://supervisord.org/subprocess.html
 _ENDING = 6
 _ALREADY_STARTED = 60
+_NOT_RUNNING = 70
 _RUNNING_SUPERVISOR = "RUNNING"
 
 
@@ -85,6 +86,11 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a program of the group, without waiting for it."""
         self._call("startProcess", f"exesys:{name}", False, passing=_ALREADY_STARTED)
+
+    def restart(self, name: str) -> None:
+        """Start a program of the group that does not run at once, also when it would be tried later."""
+        self._call("stopProcess", f"exesys:{name}", True, passing=_NOT_RUNNING)
+        self.start(name)
 
     def shutdown(self) -> None:
         """Have it stop all programs, in order, and end. Returns at once."""

@@ -96,7 +96,8 @@ def _bus_sockets(endpoint: str) -> list[Path]:
     front = Path(endpoint.removeprefix("ipc://"))
     beside = [front.with_name(f"{front.name}.{name}") for name in ("events", "results")]
     pushes = front.parent.glob(f"{glob.escape(front.name)}.w-*")
-    return [front, *beside, *pushes]
+    apps = front.parent.glob(f"{glob.escape(front.name)}.a-*")
+    return [front, *beside, *pushes, *apps]
 
 
 def _is_left_over(path: Path) -> bool:

@@ -63,7 +63,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     add("down", "stop the system; running jobs get their grace period", "down")
     add("restart", "stop and start the system, with the settings that hold now", "restart")
     add("status", "show addresses and programs", "status --json")
-    add("reload", "load changed modules as running jobs end", "reload")
+    add("reload", "load changed modules as running jobs and calls end", "reload")
     _logs(add("logs", "show a program's log, or a job's", "logs worker --follow"))
     add("doctor", "check this machine and this system, and say what to do", "doctor")
     # Its options, and their help, are those of benchmarks/run.py.
@@ -106,6 +106,13 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         child.set_defaults(what=name)
     add("functions", "list what can be called, and what is broken", "functions")
     _runner(add)
+    app = add("app", "list application servers, and call their methods", "app list")
+    of_app = app.add_subparsers(metavar="COMMAND", title="commands")
+    add("app list", "list application servers, and which do not start", "app list", under=of_app)
+    _app(
+        add("app show", "show one: instances, methods, why it does not start", "app show words", under=of_app),
+        add("app call", "call a method, and print its value", "app call words size '[\"demo\"]'", under=of_app),
+    )
     return top
 
 
@@ -149,6 +156,15 @@ def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:
             )
         if name == "logs":
             _tail(child)
+
+
+def _app(show: argparse.ArgumentParser, call: argparse.ArgumentParser) -> None:
+    for child in (show, call):
+        child.add_argument("name", metavar="NAME", help="as in [appserver:NAME]")
+    call.add_argument("method", metavar="METHOD", help="a public method of its class")
+    args = "JSON: an array of arguments, an object of named ones, or the one argument; @FILE or - as in submit"
+    call.add_argument("args", nargs="?", metavar="ARGS", help=f"{args} (default: none)")
+    call.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds (default: its timeout_s)")
 
 
 def _logs(logs: argparse.ArgumentParser) -> None:

@@ -14,6 +14,9 @@ What is counted is kept in Redis, the documents themselves in MongoDB:
     text:<index>:words         hash         document -> how many words it has
     text:<index>:of:<document> text         its digest, how many words it has, its terms
     text:<index>:total         number       words of all documents together
+    text:<index>:terms         sorted set   term -> how many documents have it
+    text:<index>:changed       text         another one after each change
+    text:indexes               set          the indexes there are
     text_documents             collection   _id, index, root, path, title, text, digest
 
 A document's counts change in one transaction together with the list of its
@@ -21,16 +24,22 @@ terms, which is watched: so jobs may write to an index side by side, and what
 one has put in, any can take out. A document is left alone only while it has
 the same digest in both places: so indexing may be cut off at any point; done
 again, it sets right what was half done.
+
+The application server `words` (`word_dict.py`), where there is one, reads the
+last three and knows words that are spelt almost alike: `search` then says what
+may have been meant by a word that no document has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import re
 import stat
 import unicodedata
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +56,8 @@ MAX_TITLE_CHARS = 120
 SNIPPET_CHARS = 200
 LEAD_CHARS = 40
 BATCH = 50
+DICTIONARY = "words"  # [appserver:words]
+DICTIONARY_S = 0.5  # it is a help, not worth a longer wait
 # Okapi BM25, as in Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009):
 # how soon more of the same word stops counting, and how far long documents are held back.
 K1 = 1.2
@@ -69,7 +80,7 @@ def index_directory(data: Any, ctx: Context) -> dict[str, Any]:
     root = _directory(asked["path"])
     paths = _matching(root, asked["glob"])
     index = _Index(asked["index"], ctx)
-    return _finished(index, root, asked["glob"], [_put(index, root, paths, ctx)])
+    return _finished(index, root, asked["glob"], [_put(index, root, paths, ctx)], ctx)
 
 
 def search(data: Any, ctx: Context) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def search(data: Any, ctx: Context) -> dict[str, Any]:
     if not 1 <= asked["limit"] <= 100:
         raise ValueError(f"`limit` is {asked['limit']}; give 1 to 100.")
     index = _Index(asked["index"], ctx)
-    scores = index.scores(terms)
+    scores, missing = index.scores(terms)
     best = sorted(scores, key=lambda document: (-scores[document], document))[: asked["limit"]]
     hits = [
         {
@@ -97,13 +108,17 @@ def search(data: Any, ctx: Context) -> dict[str, Any]:
         }
         for document in index.fetch(best)
     ]
-    return {"query": asked["query"], "index": index.name, "found": len(scores), "hits": hits}
+    found = {"query": asked["query"], "index": index.name, "found": len(scores), "hits": hits}
+    meant = _meant(missing, index.name, ctx)
+    return {**found, "did_you_mean": meant} if meant else found
 
 
 def forget(data: Any, ctx: Context) -> dict[str, Any]:
     """Remove an index with all its documents. The data is its name, or a map with `index`."""
     index = _Index(_asked(data, "index", {})["index"], ctx)
-    return {"index": index.name, "removed": index.clear()}
+    removed = index.clear()
+    _tell_dictionary(index.name, ctx)
+    return {"index": index.name, "removed": removed}
 
 
 # --- the workflow ---------------------------------------------------------
@@ -139,7 +154,7 @@ def merge_index(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     [split] = [told for told in data.values() if "glob" in told]
     parts = [told for told in data.values() if "glob" not in told]
     index = _Index(split["index"], ctx)
-    return {**_finished(index, Path(split["path"]), split["glob"], parts), "parts": len(parts)}
+    return {**_finished(index, Path(split["path"]), split["glob"], parts, ctx), "parts": len(parts)}
 
 
 def report_index(data: dict[str, Any]) -> str:
@@ -174,16 +189,22 @@ def _put(index: _Index, root: Path, paths: Sequence[str], ctx: Context) -> dict[
         ctx.progress(done / len(paths), f"{done} of {len(paths)} files")
         if ctx.cancelled:
             raise RuntimeError(f"cancelled after {done} of {len(paths)} files")
+    if indexed:
+        _tell_dictionary(index.name, ctx)
     return {"indexed": indexed, "unchanged": kept, "skipped": skipped}
 
 
-def _finished(index: _Index, root: Path, pattern: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _finished(
+    index: _Index, root: Path, pattern: str, parts: Sequence[Mapping[str, Any]], ctx: Context
+) -> dict[str, Any]:
     """Take out what is no longer there, or no longer text, and tell what was done in all."""
     skipped = [each for part in parts for each in part["skipped"]]
     no_text = {_id(each["path"], index.name) for each in skipped}
     known = index.documents_of(root)  # before what is there: so nothing is taken out that comes meanwhile
     gone = known - ({_id(path, index.name) for path in _matching(root, pattern)} - no_text)
     index.remove(sorted(gone))
+    if gone:
+        _tell_dictionary(index.name, ctx)
     return {
         "index": index.name,
         "path": str(root),
@@ -193,6 +214,24 @@ def _finished(index: _Index, root: Path, pattern: str, parts: Sequence[Mapping[s
         "removed": len(gone),
         "skipped": skipped,
     }
+
+
+# --- the dictionary -------------------------------------------------------
+
+
+def _meant(words: Sequence[str], index: str, ctx: Context) -> dict[str, list[str]]:
+    """Return what may have been meant by words that no document has, as far as the dictionary is there."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(exesys.ExesysError):
+        for word in words:
+            found[word] = ctx.app(DICTIONARY, timeout_s=DICTIONARY_S, wait=False).suggest(word, index)
+    return {word: near for word, near in found.items() if near}
+
+
+def _tell_dictionary(index: str, ctx: Context) -> None:
+    """Have the dictionary read what has changed. If it is away, it finds out by itself."""
+    with contextlib.suppress(exesys.ExesysError):
+        ctx.app(DICTIONARY, timeout_s=DICTIONARY_S, wait=False).refresh(index)
 
 
 # --- the index ------------------------------------------------------------
@@ -258,6 +297,9 @@ class _Index:
             self._take_out(pipe, document.id)
             for term, count in counts.items():
                 pipe.zadd(self._key("term", term), {document.id: count})
+                pipe.zincrby(self._key("terms"), 1, term)
+            pipe.sadd("text:indexes", self.name)
+            self._mark(pipe)
             pipe.set(self._key("of", document.id), " ".join([document.digest, str(words), *counts]))
             pipe.hset(self._key("words"), document.id, words)
             pipe.incrby(self._key("total"), words)
@@ -282,22 +324,24 @@ class _Index:
             rest = int(pipe.get(total) or 0)  # of what others put in meanwhile
             pipe.multi()
             if not rest:
-                pipe.delete(total)
+                pipe.delete(total, self._key("changed"))
+                pipe.srem("text:indexes", self.name)
 
         self._redis.transaction(tidy, total)
         return len(ids)
 
-    def scores(self, terms: Sequence[str]) -> dict[str, float]:
-        """Return the score of each document that has any of the terms."""
+    def scores(self, terms: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+        """Return the score of each document that has any of the terms, and the terms that none has."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.hlen(self._key("words"))
         pipe.get(self._key("total"))
         for term in terms:
             pipe.zrange(self._key("term", term), 0, -1, withscores=True)
         size, total, *postings = pipe.execute()
+        missing = [term for term, posting in zip(terms, postings, strict=True) if not posting]
         found = sorted({document for posting in postings for document, _ in posting})
         if not found:
-            return {}
+            return {}, missing
         words = dict(zip(found, self._redis.hmget(self._key("words"), found), strict=True))
         mean = int(total or 0) / size if size else 1.0
         scores: defaultdict[str, float] = defaultdict(float)
@@ -306,7 +350,7 @@ class _Index:
             for document, count in posting:
                 length = int(words[document] or 0) / mean
                 scores[document.decode()] += rarity * count * (K1 + 1) / (count + K1 * (1 - B + B * length))
-        return scores
+        return scores, missing
 
     def fetch(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
         """Return documents with their text, in the order of their ids."""
@@ -326,9 +370,16 @@ class _Index:
             _, words, *terms = line.decode().split(" ")
             for term in terms:
                 pipe.zrem(self._key("term", term), document)
+                pipe.zincrby(self._key("terms"), -1, term)
+            pipe.zremrangebyscore(self._key("terms"), "-inf", 0)
             pipe.delete(self._key("of", document))
             pipe.hdel(self._key("words"), document)
             pipe.decrby(self._key("total"), int(words))
+            self._mark(pipe)
+
+    def _mark(self, pipe: Any) -> None:
+        """Say that the index has changed. Not by a number: after a `clear` that would come again."""
+        pipe.set(self._key("changed"), uuid.uuid4().hex)
 
 
 # --- words and files ------------------------------------------------------

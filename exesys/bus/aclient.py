@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from exesys import command
+from exesys.bus.appcall import App
 from exesys.bus.client import WINDOW, Client, Steps
 from exesys.bus.handle import Handle
 from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
 from exesys.errors import ResultTimeout
 from exesys.states import State
+
+MOST_CALLS = 64  # of application servers, under way from one AsyncClient
 
 
 class AsyncHandle:
@@ -68,11 +73,32 @@ class AsyncJobHandle:
         return self.result().__await__()
 
 
+class AsyncApp:
+    """An application server: each attribute is one of its methods, for `await`."""
+
+    __slots__ = ("_app", "_callers")
+
+    def __init__(self, app: App, callers: Executor) -> None:
+        self._app = app
+        self._callers = callers
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        call = getattr(self._app, method)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._callers, partial(call, *args, **kwargs))
+
+        return awaited
+
+
 class AsyncClient:
     """`Client` with await: the same calls, on the same desk and thread."""
 
     def __init__(self, config: Config | None = None, *, window: int = WINDOW) -> None:
         self._client = Client(config, window=window)
+        # Not asyncio's own threads: a server that is slow must not hold up what else uses those.
+        self._callers = ThreadPoolExecutor(MOST_CALLS, "exesys-app")
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -129,7 +155,12 @@ class AsyncClient:
         """Start a runner anew, as `Client.restart_runner` does."""
         await asyncio.to_thread(self._client.restart_runner, type, uuid)
 
+    def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> AsyncApp:
+        """Return an application server, as `Client.app` does; its methods are awaited."""
+        return AsyncApp(self._client.app(name, timeout_s, wait), self._callers)
+
     async def close(self) -> None:
+        self._callers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._client.close)
 
     async def _unblocked(self, call: Callable[[], Handle]) -> Handle:

@@ -9,7 +9,7 @@ again and a worker that says HELLO again bring it all back.
 Here is who may speak (HELLO, BYE, silence), which part a message goes to, the
 order of a turn, and events. What is said is dealt with by the parts, which
 share a `slate`: `intake` for what clients ask, `crew` for the workers, `board`
-for runners and the daemons that host them.
+for runners and the daemons that host them, `apps` for application servers.
 
 Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from exesys.bus import messages as m
+from exesys.bus.apps import Lobby
 from exesys.bus.board import Board
 from exesys.bus.crew import Crew
 from exesys.bus.door import Door
@@ -79,10 +80,12 @@ class Broker:
         self._crew = Crew(self._slate, jitter)
         self._stops = Stops(self._slate)
         self._board = Board(self._slate, self._stops, jitter)
+        self._lobby = Lobby(self._slate)
         self._parts: dict[str, Part | None] = {
             "client": None,
             "worker": self._crew,
             "runner": self._board,
+            "app": self._lobby,
             "controller": None,
         }
         self._underway = Pending()
@@ -217,6 +220,7 @@ class Broker:
             "workers": lambda: self._crew.describe(now),
             "runners": lambda: self._board.describe(now),
             "functions": slate.door.catalogue.to_wire,
+            "apps": self._lobby.apps.to_wire,
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
         }
         wanted = {name: parts[name]() for name in sync.parts if name in parts}
@@ -227,6 +231,7 @@ class Broker:
             self._crew.left(peer.session)
         if peer.role == "runner":
             self._board.lost(peer.session, now)
+        self._lobby.apps.gone(peer.session)
 
     # --- in: time and the store's health ---------------------------------
 
@@ -246,6 +251,7 @@ class Broker:
         silent, lost = self.roster.overdue(now)
         for peer in silent:
             self._slate.say(peer.address, m.Bye(peer.session, "silent for too long"))
+            self._lobby.apps.gone(peer.session)
         self._crew.lost([session for session in lost if not self._board.lost(session, now)])
 
     def _tell(self, now: float) -> None:

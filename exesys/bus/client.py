@@ -29,6 +29,7 @@ import zmq
 from exesys import codec, command, environment, runner
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
+from exesys.bus.appcall import App, Apps
 from exesys.bus.handle import Handle, job_error
 from exesys.bus.inflight import Desk
 from exesys.bus.jobhandle import JobHandle
@@ -65,11 +66,18 @@ class Client:
     """
 
     def __init__(
-        self, config: Config | None = None, *, window: int = WINDOW, patient: bool = True, role: str = "client"
+        self,
+        config: Config | None = None,
+        *,
+        window: int = WINDOW,
+        patient: bool = True,
+        role: str = "client",
+        info: dict[str, Any] | None = None,
     ) -> None:
         self.config = config if config is not None else environment.load()
         self.patient = patient
         self._desk = Desk(secrets.token_hex(8), window, role)
+        self._desk.info = info or {}
         self._room = threading.Condition(self._desk.lock)
         self._asleep = False
         self._closing = False
@@ -79,6 +87,8 @@ class Client:
         self._driver = threading.RLock()  # a callback may wait or submit, and then drives on
         self._drove_at = float("-inf")
         self._unpark = threading.Event()
+        self.apps = Apps(self.config, self._ask_for)
+        self._apps_tag = 0
         self._context = zmq.Context[sockets.Socket]()
         self._poller = zmq.Poller()
         self._poller.register(self._wake_read, zmq.POLLIN)
@@ -283,6 +293,43 @@ class Client:
             self._desk.tell(message)
         self._wake()
 
+    def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> App:
+        """Return an application server: `client.app("words").suggest("serch", limit=3)`.
+
+        A call may take `timeout_s` seconds (default: the server's own limit),
+        the wait for an instance included; with `wait=False` it fails at once
+        when none is there. It raises UnknownApp, UnknownMethod, BadArguments,
+        TooLarge, AppError (the method raised), AppTimeout, AppUnavailable (it
+        did not run) or AppLost (it is not known whether it ran).
+        """
+        return self.apps.app(name, timeout_s, wait)
+
+    def _ask_for(self, parts: tuple[str, ...], then: Callable[[dict[str, Any]], None]) -> bool:
+        """Ask for a SNAPSHOT, and give up the question before. False when the router is away."""
+        with self._desk.lock:
+            if self._desk.welcome is None:
+                return False
+            self._desk.forget(self._apps_tag)
+            self._apps_tag = self._desk.ask(
+                lambda tag: m.Sync(tag, parts), lambda told: then(getattr(told, "parts", {}))
+            )
+        self._wake()
+        return True
+
+    @property
+    def session(self) -> str:
+        """By which the router knows this peer."""
+        return self._desk.session
+
+    def introduce(self, info: dict[str, Any]) -> None:
+        """Say HELLO again, with what there is to tell of this peer now."""
+        desk = self._desk
+        with desk.lock:
+            desk.info = info
+            # Also where the WELCOME of the one before is still on its way.
+            desk.tell(m.Hello(m.VERSION, desk.role, desk.session, "", info))
+        self._wake()
+
     @property
     def connected(self) -> bool:
         """Whether the router has greeted this client and is heard."""
@@ -314,6 +361,7 @@ class Client:
                 return
             self._closing = True
         self._closed.set()
+        self.apps.close()
         self._asleep = False  # from here on nobody else writes to the pipe
         os.write(self._wake_write, b"\0")
         self._unpark.set()

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from exesys.bus import messages as m
 from exesys.bus.handle import Handle
@@ -45,6 +46,7 @@ class Desk:
     def __init__(self, session: str, window: int, role: str = "client") -> None:
         self.session = session
         self.role = role
+        self.info: dict[str, Any] = {}  # what HELLO tells of this peer
         self.window = window
         self.lock = threading.Lock()
         self.welcome: m.Welcome | None = None
@@ -195,7 +197,7 @@ class Desk:
             if now - self._hello_at < HELLO_AGAIN_S:
                 return []
             self._hello_at = now
-            return [m.Hello(m.VERSION, self.role, self.session, "", {})]
+            return [m.Hello(m.VERSION, self.role, self.session, "", self.info)]
         messages: list[m.Message] = []
         self._call_back(now)
         if self._outbox:

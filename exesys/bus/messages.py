@@ -33,7 +33,7 @@ class Hello(NamedTuple):
     """The first message of every peer, and again after a router's restart."""
 
     version: int
-    role: str  # client, worker, runner, controller
+    role: str  # client, worker, runner, app, controller
     session: str  # made new at each boot of the peer
     token: str  # reserved for access rules
     info: dict[str, Any]
@@ -322,6 +322,28 @@ class Exits(NamedTuple):
     exits: tuple[Exit, ...]
 
 
+# --- application servers --------------------------------------------------
+#
+# These two go straight between a caller and an instance, not through the router.
+
+
+class Call(NamedTuple):
+    """Call a method. `args` is msgpack of [positional arguments, named ones]."""
+
+    tag: int
+    method: str
+    args: bytes
+    timeout_s: float  # a call that could not begin for so long is not run
+
+
+class Return(NamedTuple):
+    """The end of a call. `body` is msgpack: the value, or the map of what went wrong."""
+
+    tag: int
+    ok: bool
+    body: bytes
+
+
 # --- events ---------------------------------------------------------------
 
 
@@ -337,7 +359,7 @@ class Stop(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Ask for a SNAPSHOT of the named parts: stops, workers, functions, figures."""
+    """Ask for a SNAPSHOT of the named parts: stops, workers, functions, apps, figures."""
 
     tag: int
     parts: tuple[str, ...]
@@ -383,6 +405,8 @@ Message = (
     | Launches
     | Telling
     | Exits
+    | Call
+    | Return
     | Stop
     | Sync
     | Snapshot

@@ -8,6 +8,7 @@ message to whoever took its name.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import zmq
@@ -21,6 +22,17 @@ DRAIN = 256
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 _AT_ONCE, _MORE_TO_COME = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+
+# What a line's monitor tells: first that it is up, then that it is down.
+_UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DOWN = int(
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_EVENT_NUMBER = struct.Struct("=H")
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -69,8 +81,32 @@ def connect(context: Context, kind: int, endpoint: str) -> Socket:
     return socket
 
 
+def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
+    """Connect a DEALER to one process, and never again to another: returns it and its monitor.
+
+    What it was sent when its peer dies must not reach the one that is started
+    in its place. The monitor tells when the line is up, and when it is down
+    (`ups`).
+    """
+    socket = _make(context, zmq.DEALER)
+    socket.linger = 0
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    address = f"inproc://line-{id(socket)}"
+    socket.monitor(address, _UP | _DOWN)
+    monitor = context.socket(zmq.PAIR)
+    monitor.linger = 0
+    monitor.connect(address)
+    socket.connect(endpoint)
+    return socket, monitor
+
+
+def ups(monitor: Socket) -> list[bool]:
+    """Read what a line's monitor has to tell: True for up, False for down."""
+    return [bool(_EVENT_NUMBER.unpack_from(frames[0])[0] & _UP) for frames in drain(monitor)]
+
+
 def beside(endpoint: str, name: str) -> str:
-    """Return where a further socket of the router goes: a sibling path, or a free port."""
+    """Return where a further socket of the bus goes: a sibling path, or a free port."""
     if endpoint.startswith("ipc://"):
         return f"{endpoint}.{name}"
     return endpoint.rpartition(":")[0] + ":*"

@@ -55,7 +55,10 @@ _FROM_ROUTER: dict[str, type[Any]] = {
     "EVENT": m.Event,
     "BYE": m.Bye,
 }
-_KIND_OF = {kind: name for table in (_TO_ROUTER, _FROM_ROUTER) for name, kind in table.items()}
+# Between a caller and an application server, without the router.
+_TO_APP: dict[str, type[Any]] = {"CALL": m.Call}
+_FROM_APP: dict[str, type[Any]] = {"RETURN": m.Return, "ERROR": m.Error}
+_KIND_OF = {kind: name for table in (_TO_ROUTER, _FROM_ROUTER, _TO_APP, _FROM_APP) for name, kind in table.items()}
 
 Check = Callable[[Any, str], Any]
 Checks = Mapping[str, Check]
@@ -75,6 +78,16 @@ def decode_at_router(frame: bytes) -> m.Message:
 def decode_at_peer(frame: bytes) -> m.Message:
     """Read a frame that the router sent. Raises ProtocolError."""
     return _decode(frame, _PEER_CHECKS)
+
+
+def decode_at_app(frame: bytes) -> m.Message:
+    """Read a frame that a caller sent to an application server. Raises ProtocolError."""
+    return _decode(frame, _APP_CHECKS)
+
+
+def decode_at_caller(frame: bytes) -> m.Message:
+    """Read a frame that an application server sent. Raises ProtocolError."""
+    return _decode(frame, _CALLER_CHECKS)
 
 
 def _decode(frame: bytes, checks: Checks) -> m.Message:
@@ -151,3 +164,5 @@ def _array_of(kind: Any) -> Check:
 
 _ROUTER_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _TO_ROUTER.items()})
 _PEER_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _FROM_ROUTER.items()})
+_APP_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _TO_APP.items()})
+_CALLER_CHECKS: Checks = MappingProxyType({name: _array_of(kind) for name, kind in _FROM_APP.items()})

@@ -22,6 +22,7 @@ from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
+from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.runners import Endpoint, Runners
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
 from exesys.http import (
@@ -77,6 +78,7 @@ class Api:
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
             *runners.endpoints(),
+            *AppsApi(self.config, self.client, self._waiting).endpoints(),
             ("GET", "/healthz", self.healthz, ()),
             ("GET", "/readyz", self.readyz, ()),
         )

@@ -23,7 +23,11 @@ import pytest
 import redis
 
 from exesys import codec, config
+from exesys.appconfig import AppServer
+from exesys.appservice import Service
+from exesys.config import Limits
 from exesys.context import Context, JobInfo, Resources
+from exesys.errors import UnknownApp
 from exesys.functions import Library
 
 HOUSE = Path(codec.__file__).parent.parent
@@ -44,11 +48,22 @@ class Desk:
         environ = {"EXESYS_REDIS_URL": redis_url, "EXESYS_MONGO_URI": mongo_uri}
         settings = config.parse("", None, environ, HOUSE, HOUSE)
         self.library = library
-        self.resources = Resources(settings, lambda: pytest.fail("nothing here submits"))
+        self.dictionary: Any = None
+        self.resources = Resources(settings, lambda: self)
         self.told: list[tuple[float, str]] = []
         self.cancelled = False
         job = JobInfo("id", "client", "end_job", "cmd", 1)
         self.ctx = Context(job, self.resources, lambda *note: self.told.append(note), lambda: self.cancelled)
+
+    def app(self, name: str, timeout_s: float, wait: bool) -> Any:
+        """Stand in for the bus: the dictionary, where a test has made one."""
+        assert (name, timeout_s < 1, wait) == ("words", True, False), "it never waits long"
+        if self.dictionary is None:
+            raise UnknownApp("there is none.")
+        return self.dictionary
+
+    def close(self) -> None:
+        """It has nothing to close."""
 
     def run(self, cmd: str, data: Any) -> Any:
         return codec.unpack(self.library.call(cmd, data, lambda: self.ctx))["EOJ"]
@@ -71,6 +86,10 @@ class Desk:
                 found[key.decode()] = server.hgetall(key)
             elif kind == b"zset":
                 found[key.decode()] = server.zrange(key, 0, -1, withscores=True)
+            elif kind == b"set":
+                found[key.decode()] = server.smembers(key)
+            elif key.endswith(b":changed"):
+                found[key.decode()] = len(server.get(key))  # another one each time
             else:
                 found[key.decode()] = server.get(key)
         return found
@@ -81,7 +100,7 @@ def library() -> Iterator[Library]:
     path, modules = list(sys.path), set(sys.modules)
     yield Library.load([HOUSE / "modules"])
     sys.path[:] = path
-    for name in {"text", "exesys_test"} & (set(sys.modules) - modules):
+    for name in {"text", "exesys_test", "word_dict"} & (set(sys.modules) - modules):
         del sys.modules[name]
 
 
@@ -456,3 +475,80 @@ def test_connections_are_made_once_and_survive_being_cut(desk: Desk, redis_url: 
     with redis.Redis.from_url(redis_url) as state:
         state.client_kill_filter(skipme=True)
     assert desk.ctx.redis.get("a") == b"1"
+
+
+# --- the dictionary -------------------------------------------------------
+
+
+@pytest.fixture
+def dictionary(desk: Desk) -> Any:
+    """The application server's own class, on the same Redis."""
+    service = Service(AppServer("words", "word_dict:Dictionary"), Limits(), [HOUSE / "modules"])
+
+    class Bare:
+        redis, log = desk.resources.redis, desk.resources.log
+
+    service.start(lambda: Bare())  # type: ignore[arg-type]  # as much of a context as it uses
+    desk.dictionary = service._instance
+    return desk.dictionary
+
+
+def test_a_search_says_what_may_have_been_meant(desk: Desk, books: Path, dictionary: Any) -> None:
+    desk.run("index_directory", str(books))
+    assert desk.run("search", "quikc brwon fox")["did_you_mean"] == {"brwon": ["brown"], "quikc": ["quick"]}
+    assert "did_you_mean" not in desk.run("search", "fox")
+    assert "did_you_mean" not in desk.run("search", "fox zzzzzzzz")
+    desk.dictionary = None
+    assert "did_you_mean" not in desk.run("search", "quikc")
+
+
+def test_the_dictionary_knows_what_the_index_holds(desk: Desk, books: Path, dictionary: Any) -> None:
+    desk.run("index_directory", str(books))
+    assert dictionary.known(["the", "Fox", "fxo"]) == {"the": 2, "Fox": 1, "fxo": 0}
+    (books / "fox.txt").write_text("The wolf\n")
+    desk.run("index_directory", str(books))
+    assert dictionary.known(["the", "fox", "wolf"]) == {"the": 2, "fox": 0, "wolf": 1}
+    assert dictionary.suggest("wolfe") == ["wolf"]
+    assert dictionary.suggest("foxx") == []
+    size = dictionary.size()
+    assert size == len(desk.resources.redis.keys("text:default:term:*"))  # a test may
+    desk.run("forget", "default")
+    assert (dictionary.size(), dictionary.suggest("wolfe")) == (0, [])
+
+
+def test_a_dictionary_begun_anew_knows_the_same(desk: Desk, books: Path, dictionary: Any) -> None:
+    desk.run("index_directory", {"path": str(books), "index": "a"})
+    again = type(dictionary)(type("Bare", (), {"redis": desk.resources.redis, "log": desk.resources.log})())
+    again.start()
+    assert set(again._indexes) == {"a"}
+    assert again.size("a") == dictionary.size("a") > 0
+    assert not again.refresh("a")
+    desk.run("forget", "a")
+    assert again.refresh("a")
+
+
+def test_near_words_are_those_that_differ_little(desk: Desk, tmp_path: Path, dictionary: Any) -> None:
+    """Compared with the distance worked out for every pair."""
+    chance = random.Random(7)
+    words = {"".join(chance.choices("abcde", k=chance.randint(2, 9))) for _ in range(300)}
+    (tmp_path / "words.txt").write_text(" ".join(words))
+    desk.run("index_directory", str(tmp_path))
+    missed = 0
+    for word in sorted(words)[:60]:
+        most = 1 if len(word) <= 4 else 2
+        expected = {each for each in words if 0 < _apart(word, each) <= most}
+        found = set(dictionary.suggest(word, limit=100))
+        assert found <= expected
+        missed += len(expected - found)
+    assert missed == 0
+
+
+def _apart(one: str, other: str) -> int:
+    """Damerau's distance, letter by letter, by its definition."""
+    table = {(i, -1): i + 1 for i in range(-1, len(one))} | {(-1, j): j + 1 for j in range(-1, len(other))}
+    for i, a in enumerate(one):
+        for j, b in enumerate(other):
+            table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (a != b))
+            if i and j and a == other[j - 1] and one[i - 1] == b:
+                table[i, j] = min(table[i, j], table[i - 2, j - 2] + 1)
+    return table[len(one) - 1, len(other) - 1]

@@ -149,13 +149,13 @@ class Said(NamedTuple):
 
 
 class System:
-    """One private system. `keys` are settings: worker_slots=4 is EXESYS_WORKER_SLOTS."""
+    """One private system. `keys` are settings: worker_slots=4 is EXESYS_WORKER_SLOTS; `ini` is the text of its ini."""
 
-    def __init__(self, modules: Sequence[Path] = MODULES, **keys: Any) -> None:
+    def __init__(self, modules: Sequence[Path] = MODULES, ini: str = "", **keys: Any) -> None:
         self.root = short_directory()
         self.home = self.root / "h"
         self.ini = self.root / "exesys.ini"
-        self.ini.write_text("")  # a checkout's own settings do not count here
+        self.ini.write_text(ini)  # a checkout's own settings do not count here
         self.rest_port, self.web_port = free_ports(2)
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("EXESYS_")}
         self.environ |= {

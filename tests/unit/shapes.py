@@ -17,11 +17,13 @@ FROM_ROUTER = (
     *(m.Welcome, m.SubmitAck, m.StatusReply, m.Done, m.Changed, m.Cancel, m.Busy, m.Error, m.Moved, m.Jobs),
     *(m.ResultAck, m.HeartbeatAck, m.Launches, m.Stop, m.Snapshot, m.Event, m.Bye),
 )
+TO_APPS = (m.Call,)
+FROM_APPS = (m.Return, m.Error)
 numbers = st.integers(-3, 9) | st.integers(-(2**63), 2**64 - 1)
 # What means something here comes up more often than chance would have it.
-texts = st.sampled_from(["a", "end_job", "a:j", "a>x:j", "a,b", "1" * 16, "2" * 16, "client", "worker"]) | st.text(
-    max_size=12
-)
+texts = st.sampled_from(
+    ["a", "end_job", "a:j", "a>x:j", "a,b", "1" * 16, "2" * 16, "client", "worker", "app"]
+) | st.text(max_size=12)
 floats = st.floats(allow_nan=False) | st.integers(-3, 9)
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.floats(allow_nan=False) | texts | st.binary(max_size=8),

@@ -113,6 +113,21 @@ def test_targets_are_reached_or_not() -> None:
     assert [target.reached for target in report.targets([memory], [])] == [False, False]
 
 
+def test_calls_of_an_application_server_stand_beside_their_floor() -> None:
+    floor = {"floor_p50_ms": 0.1, "floor_p99_ms": 0.2}
+    runs = [
+        measured("exesys", "", 0, "app latency", call_p50_ms=0.2, call_p99_ms=0.4, **floor),
+        measured("exesys", "", 0, "app rate", calls_per_s=3_999, floor_per_s=20_000),
+    ]
+    assert {target.name: target.reached for target in report.targets(runs, [])} == {
+        "app call p50": True,
+        "app calls": False,
+    }
+    lines = {line[:22].strip(): line.split() for line in report.table(runs, []).splitlines()}
+    assert {"3,999", "0.20", "0.40"} <= set(lines["app calls (calls)"])
+    assert {"20,000", "0.10", "0.20"} <= set(lines["bare DEALER, ROUTER"])
+
+
 def test_the_table_has_a_line_for_each_side_and_ratio() -> None:
     text = report.table(RUNS, ["huey", "celery"])
     lines = {line[:16].strip(): line for line in text.splitlines()}

@@ -27,6 +27,8 @@ S = m.Outcome
 LEASE_S = CONFIG.lease_s
 STRANGER = b"stranger"
 LAZY_S = 0.02
+APP = {"app": "words", "number": 1, "state": "ready", "endpoint": "ipc:///w", "threads": 1, "methods": []}
+APP |= {"host": "here", "pid": 7, "since_ms": 5, "reason": "", "traceback": ""}
 FAILURE = codec.pack({"type": "ValueError", "message": "no"})
 
 
@@ -66,6 +68,8 @@ def test_a_worker_is_welcomed_with_the_endpoint_of_its_jobs(bench: Bench) -> Non
         (m.VERSION, "client", "E" * 16, {}, "bad_hello"),
         (m.VERSION, "client", "e" * 17, {}, "bad_hello"),
         (m.VERSION, "client", "e" * 16 + "\n", {}, "bad_hello"),
+        (m.VERSION, "app", "e" * 16, {}, "bad_hello"),
+        (m.VERSION, "app", "e" * 16, {**APP, "state": "well"}, "bad_hello"),
         (m.VERSION, "worker", "e" * 16, {}, "bad_hello"),
         (m.VERSION, "worker", "e" * 16, {"queues": ["default"]}, "bad_hello"),
         (m.VERSION, "worker", "e" * 16, {**HELLO, "queues": []}, "bad_hello"),
@@ -104,6 +108,28 @@ def test_a_session_that_comes_by_a_new_connection_leaves_its_old_one(bench: Benc
     bench.said(old)
     bench.tell(old, m.Sync(1, ("stops",)))
     assert codes(bench.said(old)) == ["unknown_session"]
+
+
+def test_application_servers_are_introduced_and_forgotten(bench: Bench) -> None:
+    client = bench.client()
+
+    def there() -> list[Any]:
+        bench.tell(client, m.Sync(1, ("apps",)))
+        [answer] = [message for message in bench.said(client) if isinstance(message, m.Snapshot)]
+        return [[one["state"] for one in app["instances"]] for app in answer.parts["apps"]]
+
+    assert there() == []
+    for session, number in (("d" * 16, 1), ("e" * 16, 2)):
+        bench.tell(session.encode(), m.Hello(m.VERSION, "app", session, "", {**APP, "number": number}))
+        assert [type(message) for message in bench.said(session.encode())] == [m.Welcome]
+    assert there() == [["ready", "ready"]]
+    bench.tell(b"d" * 16, m.Drain("d" * 16))
+    assert there() == [["leaving", "ready"]]
+    bench.tell(b"d" * 16, m.Bye("d" * 16, "ending"))
+    assert there() == [["ready"]]
+    bench.wait(LEASE_S + 1)  # one that is silent is given up, as every peer is
+    bench.tell(client, m.Hello(m.VERSION, "client", client.decode(), "", {}))
+    assert there() == []
 
 
 def test_only_the_controller_may_stop_runners(bench: Bench) -> None:

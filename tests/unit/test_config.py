@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exesys import config
+from exesys import appconfig, config
 from exesys.errors import ConfigError
 
 ROOT = Path("/srv/project")
@@ -188,9 +188,93 @@ def test_the_ini_shows_every_key_with_its_default() -> None:
     text = "\n".join(lines)
     section, found = "", []
     for line in lines:
-        if match := re.match(r"\[(\w+)\]", line):
+        if match := re.match(r"\[([\w:]+)\]", line):
             section = match[1]
         elif match := re.match(r"(\w+) =", line):
             found.append((section, match[1]))
-    assert sorted(found) == sorted(KEYS)
-    assert config.parse(text, INI, {}, ROOT, ROOT) == parse()
+    app_keys = [("appserver:words", key) for key in ("class", "processes", "threads", "timeout_s")]
+    assert sorted(found) == sorted([*KEYS, *app_keys])
+    shown_whole = config.parse(text, INI, {}, ROOT, ROOT)
+    assert shown_whole.appservers == (appconfig.AppServer("words", "word_dict:Dictionary"),)
+    assert dataclasses.replace(shown_whole, appservers=()) == parse()
+
+
+# --- application servers --------------------------------------------------
+
+WORDS = "[appserver:words]\nclass = word_dict:Dictionary\n"
+
+
+def test_an_application_server_is_declared_in_the_ini() -> None:
+    [words] = parse(f"{WORDS}processes = 3\nthreads = 2\ntimeout_s = 0.5\n").appservers
+    assert words == appconfig.AppServer("words", "word_dict:Dictionary", 3, 2, 0.5)
+    assert words.programs == ("appserver-words-1", "appserver-words-2", "appserver-words-3")
+    assert appconfig.AppServer("x", "a:B").programs == ("appserver-x",)
+    assert parse(WORDS).appserver("words") == appconfig.AppServer("words", "word_dict:Dictionary")
+    assert parse(WORDS).appserver("other") is None
+
+
+@pytest.mark.parametrize("name", ["words", "WORDS"])
+def test_the_environment_sets_a_declared_one_as_written_or_in_capitals(name: str) -> None:
+    [words] = parse(WORDS, **{f"EXESYS_APPSERVER_{name}_THREADS": "4"}).appservers
+    assert (words.name, words.threads) == ("words", 4)
+    both = {"EXESYS_APPSERVER_words_THREADS": "2", "EXESYS_APPSERVER_WORDS_THREADS": "4"}
+    assert parse(WORDS, **both).appservers[0].threads == 2
+
+
+def test_the_environment_alone_declares_one() -> None:
+    environ = {"EXESYS_APPSERVER_my-app_CLASS": "a:B", "EXESYS_APPSERVER_other_app_CLASS": "c:D"}
+    environ["EXESYS_APPSERVER_other_app_TIMEOUT_S"] = "2"
+    assert parse(**environ).appservers == (
+        appconfig.AppServer("my-app", "a:B"),
+        appconfig.AppServer("other_app", "c:D", timeout_s=2.0),
+    )
+
+
+def test_the_list_says_which_of_those_declared_there_are() -> None:
+    assert parse(WORDS, EXESYS_APPSERVERS="").appservers == ()
+    assert len(parse(WORDS, EXESYS_APPSERVERS="words").appservers) == 1
+    assert "'wrods' is unknown. Did you mean `words`?" in problem(WORDS, EXESYS_APPSERVERS="wrods")
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        ("[appserver:9a]\nclass = a:B\n", {}, "line 1: the section [appserver:9a] names no application server"),
+        ("[appserver]\nclass = a:B\n", {}, "the section [appserver] names no application server"),
+        (f"[appserver:{'x' * 33}]\nclass = a:B\n", {}, "at most 32"),
+        ("[appserver:a]\n", {}, "line 1: the application server a has no `class`"),
+        ("", {"EXESYS_APPSERVER_a_THREADS": "2"}, "the environment: the application server a has no `class`"),
+        (
+            "[appserver:a]\nclas = a:B\n",
+            {},
+            "line 2: the key `clas` of [appserver:a] is unknown. Did you mean `class`?",
+        ),
+        ("[appserver:a]\nclass = os.path:B\n", {}, "line 2: [appserver:a] class is 'os.path:B'. Allowed: module:Class"),
+        ("[appserver:a]\nclass = a:_B\n", {}, "Allowed: module:Class"),
+        ("[appserver:a]\nclass = a.py\n", {}, "Allowed: module:Class"),
+        (f"{WORDS}threads = 0\n", {}, "line 3: [appserver:words] threads is '0'. Allowed: a whole number, 1 to 256."),
+        (f"{WORDS}processes = 65\n", {}, "Allowed: a whole number, 1 to 64."),
+        (f"{WORDS}timeout_s = nan\n", {}, "Allowed: seconds"),
+        (WORDS, {"EXESYS_APPSERVER_WORDS_THREADS": "x"}, "variable EXESYS_APPSERVER_WORDS_THREADS is 'x'. Allowed"),
+        (WORDS, {"EXESYS_APPSERVER_words_TREADS": "2"}, "the key `treads` is unknown. Did you mean `threads`?"),
+        (f"{WORDS}[appserver:Words]\nclass = a:B\n", {}, "cannot be told apart"),
+        ("[appserver:a]\nclass = a:B\nprocesses = 2\n[appserver:a-1]\nclass = a:B\n", {}, "cannot be told apart"),
+        ("[apserver:a]\nclass = a:B\n", {}, "Did you mean `appserver:NAME`?"),
+    ],
+)
+def test_a_bad_application_server_is_told_what_is_wrong(text: str, environ: dict[str, str], said: str) -> None:
+    assert said in problem(text, **environ)
+
+
+def test_the_sockets_of_application_servers_must_fit() -> None:
+    name = "x" * 32
+    environ = {f"EXESYS_APPSERVER_{name}_CLASS": "a:B"}
+    longest = config.UNIX_PATH_MAX_BYTES - len(f"/run/bus.a-{name}-1")
+    assert parse(EXESYS_HOME="/" + "h" * (longest - 1), **environ).appservers
+    assert f"the application server {name}: its socket" in problem(EXESYS_HOME="/" + "h" * longest, **environ)
+
+
+@given(st.text(st.sampled_from("aA_-1CLS:"), max_size=12), st.text(max_size=12))
+def test_any_variable_of_an_application_server_is_read_or_refused_in_one_way(name: str, value: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(**{f"EXESYS_APPSERVER_{name}": value, f"EXESYS_APPSERVER_{name}_CLASS": value})

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from exesys import cli, codec, command, config, functions
+from exesys import appconfig, cli, codec, command, config, functions
 from exesys.bus import messages, wire
 from exesys.errors import ExesysError
 from exesys.programs import settings
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Variables that are no keys of the ini: etc/exesys.ini and bin/_venv.sh name them.
-OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV"}
+OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV", "EXESYS_APPSERVERS"}
 
 
 def text_of(page: Path | str) -> str:
@@ -140,10 +140,24 @@ def test_curl_sends_what_is_accepted(page: str, words: list[str], library: funct
     assert url.startswith(f"http://127.0.0.1:{config.Rest().port}/")
     if "-d" not in words:
         return
+    if "/apps/" in url:
+        name, method = url.partition("/apps/")[2].split("/")
+        assert callable(getattr(example(name), method)), url
+        json.loads(words[words.index("-d") + 1])
+        return
     body = json.loads(words[words.index("-d") + 1])
     for item in body if isinstance(body, list) else [body]:
         built = command.from_json(item, command.Limits(), lambda: str(uuid.uuid4()))
         assert library.catalogue.resolve(built.cmd)
+
+
+def example(name: str) -> Any:
+    """Return the class of an application server that etc/exesys.ini declares."""
+    ini = ROOT / "etc" / "exesys.ini"
+    server = config.parse(ini.read_text("utf-8"), ini, {}, ROOT, ROOT).appserver(name)
+    assert server is not None, name
+    module, _, kind = server.class_.partition(":")
+    return getattr(sys.modules[module], kind)
 
 
 def test_the_first_curl_is_the_one_everybody_knows() -> None:
@@ -158,7 +172,7 @@ def test_the_first_curl_is_the_one_everybody_knows() -> None:
 
 
 def test_the_answers_shown_have_the_form_of_answers(library: functions.Library) -> None:
-    first, second = (json.loads(block) for block in blocks("README.md", "json"))
+    first, second = (json.loads(block) for block in blocks("README.md", "json")[:2])
     assert (first["status"], first["state"]) == (State.start, State.start.name)
     assert (second["status"], second["state"]) == (State.data_available, State.data_available.name)
     sent = json.loads(curls_of_readme()[0][-1])
@@ -216,7 +230,7 @@ def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> N
 
 
 def test_python_shown_compiles() -> None:
-    for page in ("README.md", "docs/workflows.md"):
+    for page in ("README.md", "docs/workflows.md", "docs/appservers.md"):
         assert blocks(page, "python")
         for block in blocks(page, "python"):
             compile(block, page, "exec")
@@ -226,11 +240,12 @@ def test_python_shown_compiles() -> None:
 
 
 def test_operations_lists_every_key_with_its_default() -> None:
-    parts = re.split(r"^### \[(\w+)\]$", text_of("docs/operations.md").partition("\n## supervisord")[0], flags=re.M)
+    parts = re.split(r"^### \[([\w:]+)\]$", text_of("docs/operations.md").partition("\n## supervisord")[0], flags=re.M)
     shown = {
         section: dict(re.findall(r"^\| `(\w+)` \|(.*?)\| ", body, re.MULTILINE))
         for section, body in zip(parts[1::2], parts[2::2], strict=True)
     }
+    apps = shown.pop("appserver:NAME")
     assert list(shown) == list(config.SECTIONS)
     for name, section in config.SECTIONS.items():
         known = dataclasses.fields(section)
@@ -238,6 +253,10 @@ def test_operations_lists_every_key_with_its_default() -> None:
         for key in known:
             text = shown[name][key.name].strip("` ")
             assert key.metadata["rule"].parse(text) == key.default, f"[{name}] {key.name}"
+    known = dataclasses.fields(appconfig.AppServer)[1:]
+    assert list(apps) == [key.name.rstrip("_") for key in known]
+    for key in known[1:]:
+        assert key.metadata["rule"].parse(apps[key.name].strip("` ")) == key.default, key.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -247,7 +266,9 @@ def test_settings_named_exist(page: Path) -> None:
         if section in config.SECTIONS:
             assert key in {field.name for field in dataclasses.fields(config.SECTIONS[section])}, f"[{section}] {key}"
     known = {*settings(config.Config(ROOT, ROOT / "var")), *OTHER_VARIABLES}
-    for variable in re.findall(r"EXESYS_[A-Z_]+[A-Z]", text.replace("EXESYS_<SECTION>_<KEY>", "")):
+    for variable in re.findall(
+        r"EXESYS_[A-Z_]+[A-Z]", re.sub(r"EXESYS_<SECTION>_<KEY>|EXESYS_APPSERVER_<NAME>_<KEY>", "", text)
+    ):
         assert variable in known, variable
 
 
@@ -347,7 +368,12 @@ def parts_of(kind: Any) -> Iterator[Any]:
             yield typing.get_args(hint)[0]
 
 
-MESSAGES = [*wire._TO_ROUTER.items(), *wire._FROM_ROUTER.items()]
+MESSAGES = [
+    *wire._TO_ROUTER.items(),
+    *wire._FROM_ROUTER.items(),
+    *wire._TO_APP.items(),
+    *wire._FROM_APP.items(),
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), MESSAGES, ids=lambda value: value if isinstance(value, str) else "")
@@ -371,7 +397,9 @@ def test_the_protocol_has_the_codes_of_errors() -> None:
     assert len(told) > 5
     listed = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/protocol.md"), re.MULTILINE))
     assert told <= listed
-    known = {kind.code for kind in ExesysError.__subclasses__()} | {"internal"}
+    kinds = [*ExesysError.__subclasses__()]
+    kinds += [lower for kind in kinds for lower in kind.__subclasses__()]
+    known = {kind.code for kind in kinds} | {"internal"}
     assert listed - told <= known
 
 

@@ -19,7 +19,7 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "runner", "codec", "command", "workflow", "catalogue", "config"],
+    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "appconfig", "config"],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -34,6 +34,7 @@ LAYERS: list[list[str]] = [
             "bus.crew",
             "bus.stops",
             "bus.board",
+            "bus.apps",
             "bus.broker",
             "bus.conversation",
             "bus.session",
@@ -52,18 +53,28 @@ LAYERS: list[list[str]] = [
         ),
     ],
     [
-        *("bus.sockets", "bus.client", "bus.aclient", "functions", "context", "channel", "http"),
+        *(
+            "bus.sockets",
+            "bus.applines",
+            "bus.appcall",
+            "bus.client",
+            "bus.aclient",
+            "functions",
+            "context",
+            "channel",
+            "http",
+        ),
         *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
-        *("instance", "nursery", "endpoints.runners"),
+        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.apps"),
     ],
     ["daemons.loop"],
     [
         *("daemons.router", "daemons.worker", "daemons.slot", "daemons.runner", "daemons.forkserver"),
-        *("daemons.controller", "daemons.rest", "daemons.web"),
+        *("daemons.controller", "daemons.appserver", "daemons.rest", "daemons.web"),
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("waiting", "bootstrap", "doctor", "demo", "usage", "output", "reach", "jobs", "runners", "cli"),
+        *("usage", "output", "reach", "jobs", "runners", "apps", "waiting", "bootstrap", "doctor", "demo", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -76,18 +87,19 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 OWNERS = {
     "redis": {
         *("store.redis", "store.reader", "store.upkeep"),  # job state
-        *("context", "doctor"),  # a function's data; what is wrong with it
+        *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
     },
     "hiredis": {"store.redis"},
     "zmq": {
-        *("bus.sockets", "bus.client", "daemons.loop", "daemons.router", "daemons.worker", "daemons.runner"),
+        *("bus.sockets", "bus.applines", "bus.client", "daemons.loop", "daemons.router", "daemons.worker"),
+        *("daemons.runner", "daemons.appserver"),
         "doctor",  # its version
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
-    "pymongo": {"context", "doctor"},
-    "bottle": {"http", "endpoints.runners", "daemons.rest", "daemons.web"},
+    "pymongo": {"context", "appservice", "doctor"},
+    "bottle": {"http", "endpoints.runners", "endpoints.apps", "daemons.rest", "daemons.web"},
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
@@ -100,7 +112,8 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "workflow", "catalogue", "config", "bus.messages", "turn"),
+    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "appconfig", "config"),
+    *("bus.messages", "turn", "bus.apps"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),

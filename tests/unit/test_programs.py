@@ -10,6 +10,7 @@ from supervisor.options import ServerOptions
 
 from exesys import config as configuration
 from exesys import doctor, home, programs
+from exesys.appconfig import AppServer
 from exesys.config import SECTIONS
 from exesys.errors import BootError
 
@@ -67,9 +68,19 @@ def test_the_programs_read_the_same_settings(tmp_path):
         "EXESYS_WEB_PATH": "my pages (all=of, them)",
     }
     config = make_config(tmp_path, environ)
-    options = parse_as_supervisord(render(config), tmp_path)
-    given = options.process_group_configs[0].process_configs[0].environment
-    assert configuration.parse("", None, given, tmp_path, tmp_path) == config
+    environ |= {"EXESYS_APPSERVER_my-words_CLASS": "a:B", "EXESYS_APPSERVER_other_CLASS": "c:D"}
+    environ["EXESYS_APPSERVER_other_PROCESSES"] = "2"
+    config = make_config(tmp_path, environ)
+    parts = programs.programs(redis=True, mongo=True, appservers=config.appservers)
+    options = parse_as_supervisord(render(config, parts=parts), tmp_path)
+    found = {each.name: each for each in options.process_group_configs[0].process_configs}
+    given = found["router"].environment
+    # Also when another was declared meanwhile: a running system keeps its own.
+    ini = "[appserver:new]\nclass = a:B\n"
+    assert configuration.parse(ini, None, given, tmp_path, tmp_path) == config
+    assert found["appserver-my-words"].command.endswith("-m exesys.daemons.appserver my-words 1")
+    assert found["appserver-other-2"].command.endswith("-m exesys.daemons.appserver other 2")
+    assert found["router"].priority < found["appserver-other-1"].priority < found["worker"].priority
 
 
 @pytest.mark.parametrize("value", ["it's", 'a"b', "a\nb", "a #b", "a ;b"])
@@ -115,6 +126,8 @@ def test_servers_that_are_not_private_are_no_programs():
 
 def test_a_variable_is_named_as_in_the_ini():
     assert programs.key_of("EXESYS_WORKER_KILL_GRACE_S") == "[worker] kill_grace_s"
+    assert programs.key_of("EXESYS_APPSERVER_my_app_TIMEOUT_S") == "[appserver:my_app] timeout_s"
+    assert programs.key_of("EXESYS_APPSERVERS") == "the list of application servers"
 
 
 # -- etc/exesys.ini -----------------------------------------------------------------
@@ -124,7 +137,7 @@ def keys_in_the_file():
     """Every key that etc/exesys.ini names, also those behind a `#`."""
     found, section = {}, ""
     for line in (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8").splitlines():
-        head = re.fullmatch(r"\[(\w+)\]", line)
+        head = re.fullmatch(r"\[([\w:]+)\]", line)
         key = re.fullmatch(r"#? ?(\w+) =(?: (.*))?", line)
         if head:
             section = head[1]
@@ -135,6 +148,7 @@ def keys_in_the_file():
 
 def test_the_file_and_the_code_name_the_same_keys():
     in_code = {(name, key.name) for name, kind in SECTIONS.items() for key in dataclasses.fields(kind)}
+    in_code |= {("appserver:words", key.name.rstrip("_")) for key in dataclasses.fields(AppServer)[1:]}
     assert set(keys_in_the_file()) == in_code
 
 
@@ -142,12 +156,17 @@ def test_the_file_and_the_code_have_the_same_defaults(tmp_path):
     sections: dict[str, str] = {}
     for (section, key), value in keys_in_the_file().items():
         sections[section] = sections.get(section, f"[{section}]\n") + f"{key} = {value}\n"
-    assert make_config(tmp_path, text="".join(sections.values())) == make_config(tmp_path)
+    assert make_config(tmp_path, text="".join(sections.values())) == with_the_example(tmp_path)
+
+
+def with_the_example(tmp_path):
+    """The defaults, and the one application server that the file declares."""
+    return make_config(tmp_path, {"EXESYS_APPSERVER_words_CLASS": "word_dict:Dictionary"})
 
 
 def test_the_file_as_it_is_changes_nothing(tmp_path):
     text = (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8")
-    assert make_config(tmp_path, text=text) == make_config(tmp_path)
+    assert make_config(tmp_path, text=text) == with_the_example(tmp_path)
 
 
 # -- setup.py -----------------------------------------------------------------------

@@ -106,11 +106,25 @@ TO_PEER: list[tuple[m.Message, bytes]] = [
     (m.Event(3, 9, ["cam", "7"]), b"\x94\xa5EVENT\x03\x09\x92\xa3cam\xa17"),
     (m.Bye("s", "silent for too long"), b"\x93\xa3BYE\xa1s\xb3silent for too long"),
 ]
+TO_APP: list[tuple[m.Message, bytes]] = [
+    (
+        m.Call(1, "add", b"\x92\x91\x05\x80", 1.5),
+        b"\x95\xa4CALL\x01\xa3add\xc4\x04\x92\x91\x05\x80\xcb?\xf8\x00\x00\x00\x00\x00\x00",
+    )
+]
+TO_CALLER: list[tuple[m.Message, bytes]] = [
+    (m.Return(1, True, b"\x05"), b"\x94\xa6RETURN\x01\xc3\xc4\x01\x05"),
+    (m.Error("bad_message", "no", "", ""), b"\x95\xa5ERROR\xabbad_message\xa2no\xa0\xa0"),
+]
 CASES: list[tuple[m.Message, bytes, Decode]] = [
     *((message, frame, wire.decode_at_router) for message, frame in TO_ROUTER),
     *((message, frame, wire.decode_at_peer) for message, frame in TO_PEER),
+    *((message, frame, wire.decode_at_app) for message, frame in TO_APP),
+    *((message, frame, wire.decode_at_caller) for message, frame in TO_CALLER),
 ]
-DECODERS = pytest.mark.parametrize("decode", [wire.decode_at_router, wire.decode_at_peer])
+DECODERS = pytest.mark.parametrize(
+    "decode", [wire.decode_at_router, wire.decode_at_peer, wire.decode_at_app, wire.decode_at_caller]
+)
 
 
 @pytest.mark.parametrize(("message", "frame", "decode"), CASES)
@@ -124,7 +138,10 @@ def test_each_message_has_its_bytes(message: m.Message, frame: bytes, decode: De
 def test_every_kind_of_message_stands_in_the_list() -> None:
     assert {type(message) for message, _ in TO_ROUTER} == set(shapes.FROM_PEERS)
     assert {type(message) for message, _ in TO_PEER} == set(shapes.FROM_ROUTER)
-    assert {*shapes.FROM_PEERS, *shapes.FROM_ROUTER} == set(m.Message.__args__)
+    assert {type(message) for message, _ in TO_APP} == set(shapes.TO_APPS)
+    assert {type(message) for message, _ in TO_CALLER} == set(shapes.FROM_APPS)
+    told = {*shapes.FROM_PEERS, *shapes.FROM_ROUTER, *shapes.TO_APPS, *shapes.FROM_APPS}
+    assert told == set(m.Message.__args__)
 
 
 @settings(max_examples=60)
@@ -141,6 +158,13 @@ def test_whatever_the_router_says_arrives_at_a_peer(message: m.Message) -> None:
     decoded = wire.decode_at_peer(wire.encode(message))
     assert decoded == message
     assert type(decoded) is type(message)
+
+
+@settings(max_examples=60)
+@given(shapes.any_of(shapes.TO_APPS), shapes.any_of(shapes.FROM_APPS))
+def test_whatever_caller_and_application_server_say_arrives(call: m.Message, answer: m.Message) -> None:
+    assert wire.decode_at_app(wire.encode(call)) == call
+    assert wire.decode_at_caller(wire.encode(answer)) == answer
 
 
 def test_what_is_nested_comes_back_as_its_type() -> None:

@@ -1,0 +1,135 @@
+"""The threads of an application server: all of the user's code runs in them, and nothing else does.
+
+The first one makes the instance and ends it; with one thread everything of a
+class happens in the same one, as some libraries want it. Calls are run in the
+order in which they came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from exesys.appservice import AppContext, Service, refusal
+from exesys.bus import messages as m
+from exesys.bus import wire
+from exesys.errors import AppTimeout, AppUnavailable, ExesysError, QueueFull
+from exesys.functions import describe_failure
+
+MOST_WAITING = 1000  # calls
+MOST_WAITING_BYTES = 64 << 20
+log = logging.getLogger(__name__)
+
+
+class Waiting(NamedTuple):
+    """A call that came, and where from."""
+
+    address: bytes
+    call: m.Call
+    came: float
+
+
+class Crew:
+    """Runs the calls of one instance. Everything but `wake` is called by the thread that has the sockets."""
+
+    def __init__(self, service: Service, make_context: Callable[[], AppContext], wake: Callable[[], None]) -> None:
+        """`wake` is called, in a thread of the crew, when there is something new to look at."""
+        self.answers: deque[tuple[bytes, bytes]] = deque()  # address and frame, to be sent
+        self.ready = False
+        self.failure: tuple[str, str, str] | None = None  # why it could not start: type, message, traceback
+        self.ended = False
+        self._service = service
+        self._make_context = make_context
+        self._wake = wake
+        self._calls: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._bytes = 0  # of what was put in and taken out, each counted by one thread alone
+        self._taken_bytes = [0] * service.server.threads
+        self._busy = [False] * service.server.threads
+        self._leaving = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), daemon=True, name=f"calls-{number + 1}")
+            for number in range(service.server.threads)
+        ]
+
+    def begin(self) -> None:
+        """Make the instance, in the first thread; `ready` or `failure` tells how that went."""
+        self._threads[0].start()
+
+    def take(self, address: bytes, call: m.Call, now: float) -> None:
+        """Have a call run, or refuse it."""
+        waiting = self._calls.qsize()
+        held = self._bytes - sum(self._taken_bytes)
+        name = self._service.server.name
+        if self._leaving or not self.ready:
+            error: ExesysError = AppUnavailable(f"this instance of {name} is leaving; the call was not run.")
+        elif waiting >= MOST_WAITING or held + len(call.args) > MOST_WAITING_BYTES:
+            fix = f"Send less at a time, or give it more processes: [appserver:{name}] processes."
+            error = QueueFull(f"{waiting:,} calls wait at this instance of {name}.", fix=fix)
+        else:
+            self._bytes += len(call.args)
+            self._calls.put(Waiting(address, call, now))
+            return
+        self.answers.append((address, wire.encode(m.Return(call.tag, False, refusal(error)))))
+
+    def leave(self) -> None:
+        """Take no more calls, give back those that did not begin, and end the instance after those that run."""
+        self._leaving = True
+        error = AppUnavailable(f"this instance of {self._service.server.name} is leaving; the call was not run.")
+        with contextlib.suppress(Empty):
+            while (waiting := self._calls.get_nowait()) is not None:
+                frame = wire.encode(m.Return(waiting.call.tag, False, refusal(error)))
+                self.answers.append((waiting.address, frame))
+        for _ in self._threads:
+            self._calls.put(None)
+
+    @property
+    def running(self) -> int:
+        """How many calls run."""
+        return sum(self._busy)
+
+    def _run(self, number: int) -> None:
+        if number == 0 and not self._start():
+            return
+        while (waiting := self._calls.get()) is not None:
+            self._busy[number] = True
+            self._taken_bytes[number] += len(waiting.call.args)
+            self.answers.append((waiting.address, wire.encode(self._answer(waiting))))
+            self._busy[number] = False
+            self._wake()
+        if number == 0:
+            self._stop()
+
+    def _answer(self, waiting: Waiting) -> m.Return:
+        call = waiting.call
+        if not time.monotonic() - waiting.came < call.timeout_s:
+            text = f"{self._service.server.name}.{call.method:.80} waited {call.timeout_s:g} s and was not run."
+            return m.Return(call.tag, False, refusal(AppTimeout(text)))
+        return m.Return(call.tag, *self._service.call(call.method, call.args))
+
+    def _start(self) -> bool:
+        try:
+            self._service.start(self._make_context)
+        except BaseException as error:  # noqa: BLE001  # whatever a class raises is told
+            self.failure = describe_failure(error)
+        else:
+            self.ready = True
+            for thread in self._threads[1:]:
+                thread.start()
+        self._wake()
+        return self.ready
+
+    def _stop(self) -> None:
+        for thread in self._threads[1:]:
+            thread.join()
+        try:
+            self._service.stop()
+        except BaseException:  # it ends all the same
+            log.exception("stop() failed")
+        self.ended = True
+        self._wake()
