@@ -83,6 +83,8 @@ class Catalogue:
         if sharing:
             text = f"{len(sharing)} modules have a function `{cmd}`: {', '.join(sharing)}."
             return _unknown(text, f"Name one of them in full, such as {sharing[0]}.")
+        if cmd.rpartition(".")[2].startswith("_"):
+            return _unknown(f"`{cmd}` is private: no name that begins with _ can be called.", SEE)
         failed = [key for key in self.broken if not _is_function(key)]
         module = cmd.partition(".")[0]
         if module in failed:
