@@ -65,6 +65,7 @@ class Faults:
     stop_worker: float = 0.0  # per second, TERM
     freeze_worker: float = 0.0  # per second, for a while around the lease
     kill_router: float = 0.0  # per second
+    stutter_store: float = 0.0  # of the turns that Redis has lost: the first one was kept, and is sent again all the same
 
 
 class Deed(NamedTuple):
@@ -214,6 +215,9 @@ class World:
 
         self.carry(deliver)
 
+    def publish(self, frame: bytes) -> None:
+        """Bring an event to whoever subscribed: here nobody."""
+
     def job_to(self, endpoint: str, frame: bytes) -> None:
         def deliver() -> None:
             for worker in self.workers:
@@ -253,6 +257,7 @@ class Router(Actor):
         epoch, sessions, known = world.store.boot()
         catalogue = Catalogue.from_wire(codec.unpack(known)) if known else Catalogue.merge([])
         self.core = broker.Broker(world.config, epoch, sessions, catalogue, world.now, world.rng.random)
+        self.core.restore(world.store.runners(), world.now)
         self.core.endpoints = {"results": f"results-{world.generation}", "events": "events"}
         self.front: list[tuple[bytes, bytes]] = []
         self.results: list[bytes] = []
@@ -320,6 +325,8 @@ class Router(Actor):
                         self.core.worker_opened(session, endpoint)
                     case effects.CloseWorker(session):
                         self.pushes.pop(session, None)
+                    case effects.Publish(_, message):
+                        self.world.publish(wire.encode(message))
             due = self.core.effects()
 
 
@@ -368,6 +375,8 @@ class Connection:
         elif self._journal and world.chance(world.faults.forget_store):
             back = rng.randint(1, len(self._journal))
             store.db, store.finished = self._journal[-back][0]
+            if world.chance(world.faults.stutter_store):
+                store.run(copy.deepcopy(self._journal[-back][1]))  # it was kept, but not that it was
             for _, turn in self._journal[-back:]:
                 store.run(copy.deepcopy(turn))
             self._journal = []
