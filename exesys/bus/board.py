@@ -153,7 +153,7 @@ class Board:
     def _change(self, what: str, text: str, origin: Origin, now: float) -> None:
         if ":" in text:
             name = runners.parse_name(text)
-            self._ops.append((Halt(name), origin)) if what == "stop" else self._restart(name, origin, now)
+            self._ops.append((Halt(name), origin)) if what == "stop" else self._restart(name, origin)
             return
         type_ = runners.check_type(text)
         if what != "stop":
@@ -177,18 +177,11 @@ class Board:
             # Looked at once more: it may have been started anew since that was seen.
             self._ops.append((Halt(stopped, loaded=True), None))
 
-    def _restart(self, name: Name, origin: Origin, now: float) -> None:
+    def _restart(self, name: Name, origin: Origin) -> None:
         runner = self.runners.get(name)
-        if runner is None or not runner.session or runner.ending:
-            # It has ended, or is about to, or waits. The store knows.
-            self._ops.append((Revive(name), origin))
-            return
-        if runner.state is RunnerState.stopping:
-            raise StateError(f"the runner {name} is stopping.", fix="Restart it when it has stopped.")
-        runner.life = Life(0, 0)
-        runner.restarting = True
-        self._tell_to_stop(runner, now)
-        self._answer(origin, 1)
+        if runner is not None and runner.state is RunnerState.stopping and not runner.ending:
+            raise _stops(name)
+        self._ops.append((Revive(name), origin))
 
     # --- what the hosts say -------------------------------------------------
 
@@ -467,11 +460,18 @@ class Board:
 
     def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None, now: float) -> None:
         if answer.verdict in ("started", "active"):
-            if name not in self.runners:
+            runner = self.runners.get(name)
+            if runner is None:
                 self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields), now)
+            elif runner.state is RunnerState.stopping:
+                self._refuse(origin, _stops(name))
+                return
             else:
-                self.runners[name].life, self.runners[name].due = Life(0, 0), now
+                runner.life, runner.due = Life(0, 0), now
+                if runner.session and not runner.ending:
+                    runner.restarting = True
+                    self._tell_to_stop(runner, now)
             self._answer(origin, 1)
         elif answer.verdict == "none":
             fix = "It was never started, or its record has expired."
@@ -562,6 +562,10 @@ def from_store(name: Name, fields: Mapping[bytes, bytes]) -> Runner:
         number[b"restarts"],
         launched_at=float("-inf") if session else NEVER,
     )
+
+
+def _stops(name: Name) -> ExesysError:
+    return StateError(f"the runner {name} is stopping.", fix="Restart it when it has stopped.")
 
 
 def _why_not(verdict: str) -> ExesysError:
