@@ -42,6 +42,7 @@ class Bench:
         """Start a new router on the same store, and let it `look` at once for steps that nothing feeds."""
         epoch, sessions, _ = self.store.boot()
         self.broker = Broker(self.config, epoch, sessions, known, self.now, lambda: 0.0)
+        self.broker.restore(self.store.runners(), self.now)
         self.broker.endpoints = {"results": "r", "events": "e"}
         self.broker.tick(self.now)
         self._said: defaultdict[bytes, list[m.Message]] = defaultdict(list)

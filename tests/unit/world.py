@@ -65,7 +65,7 @@ class Faults:
     stop_worker: float = 0.0  # per second, TERM
     freeze_worker: float = 0.0  # per second, for a while around the lease
     kill_router: float = 0.0  # per second
-    stutter_store: float = 0.0  # of the turns that Redis has lost: the first one was kept, and is sent again all the same
+    stutter_store: float = 0.0  # of the turns that Redis lost: the first was kept, and is sent again
 
 
 class Deed(NamedTuple):

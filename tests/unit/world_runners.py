@@ -55,8 +55,8 @@ class Pipe:
 class RunnerWorld(World):
     """Hosts stand in the place of workers, askers in that of clients."""
 
-    def __init__(self, seed: int, faults: Faults = Faults()) -> None:  # frozen
-        super().__init__(seed, faults, RUNNER_CONFIG)
+    def __init__(self, seed: int, faults: Faults | None = None) -> None:
+        super().__init__(seed, faults or Faults(), RUNNER_CONFIG)
         self.alive: dict[Name, tuple[Host, int]] = {}
         self.epochs: defaultdict[Name, int] = defaultdict(int)  # of the newest life of each
         self.begun: defaultdict[Name, int] = defaultdict(int)
@@ -79,7 +79,7 @@ class RunnerWorld(World):
     @property
     def board(self) -> Board:
         assert self.router is not None
-        return self.router.core._board  # noqa: SLF001  # what it remembers is compared with the store
+        return self.router.core._board  # what it remembers is compared with the store
 
     def add_host(self, capacity: int) -> Host:
         host = Host(self, capacity)
@@ -587,14 +587,14 @@ def check_rest(world: RunnerWorld) -> None:
         fields = found[name]
         mine = (str(runner.state), runner.epoch, runner.session)
         assert mine == (fields[b"state"].decode(), int(fields[b"epoch"]), fields.get(b"session", b"").decode())
-        assert not (runner.ending or runner.restarting)
-    assert not board._waiting  # noqa: SLF001  # nothing leaks
-    assert not board._ops  # noqa: SLF001  # the same
+        assert (runner.ending, runner.restarting) == (False, False)
+    assert not board._waiting  # nothing leaks
+    assert not board._ops  # the same
     assert board.hosts.keys() == {host.session.session for host in world.hosts}
     for host in world.hosts:
         names = {str(name) for name in board.hosts[host.session.session].names}
         assert host.session.lives.keys() == host.lives.keys() == names
-        assert not host.session._untold  # noqa: SLF001  # the same
+        assert not host.session._untold  # the same
     assert not [asker.asks for asker in world.askers if asker.asks]
 
 
