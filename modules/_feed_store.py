@@ -11,6 +11,7 @@ from _feed_files import Batch, Line, State, shown
 
 MOST_FILES = 1000  # whose offsets are kept after they are gone
 MOST_SHOWN = 1000
+DUPLICATE = 11000  # MongoDB's code for an _id that is there
 
 
 class Data(Protocol):
@@ -34,6 +35,7 @@ class Feed:
         self._redis = ctx.redis
         self._lines = ctx.mongo["feed_lines"]
         self._me: list[bytes] = []
+        self._turn = 0  # grows with each owner, so that an earlier one writes over nothing
 
     def _key(self, *parts: str) -> str:
         return ":".join(("feed", self.name, *parts))
@@ -41,20 +43,22 @@ class Feed:
     def claim(self, runner: Any) -> None:
         """Become the owner. Raises Superseded when a later epoch is."""
         self._lines.create_index([("feed", 1), ("number", -1)])
-        me = {"runner": f"{runner.type}:{runner.uuid}", "epoch": runner.epoch}
+        name = f"{runner.type}:{runner.uuid}"
 
-        def write(pipe: Any) -> None:
-            other, epoch = pipe.hmget(self._key("owner"), "runner", "epoch")
+        def write(pipe: Any) -> int:
+            other, epoch, last = pipe.hmget(self._key("owner"), "runner", "epoch", "turn")
             if int(epoch or 0) > runner.epoch:
                 raise Superseded(f"{other.decode()} follows the feed {self.name}, in a later epoch.")
+            turn = max(int(last or 0) + 1, int(time.time() * 1000))  # also after the feed was forgotten
             pipe.multi()
-            pipe.hset(self._key("owner"), mapping=me)
+            pipe.hset(self._key("owner"), mapping={"runner": name, "epoch": runner.epoch, "turn": turn})
+            return turn
 
-        self._redis.transaction(write, self._key("owner"))
-        self._me = [str(part).encode() for part in me.values()]
+        self._turn = self._redis.transaction(write, self._key("owner"), value_from_callable=True)
+        self._me = [name.encode(), str(self._turn).encode()]
 
     def _check(self, pipe: Any) -> None:
-        owner = pipe.hmget(self._key("owner"), "runner", "epoch")
+        owner = pipe.hmget(self._key("owner"), "runner", "turn")
         if owner != self._me:
             other = owner[0].decode() if owner[0] else "nobody: it was forgotten"
             raise Superseded(f"the feed {self.name} is followed by {other}.")
@@ -113,6 +117,7 @@ class Feed:
 
     def _store(self, inode: str, path: str, run: int, lines: Sequence[Line]) -> None:
         from pymongo import ReplaceOne  # as in `away`
+        from pymongo.errors import BulkWriteError
 
         # Those of a batch that was stored and not counted get the same numbers, or are replaced by and by.
         first = int(self._redis.hget(self._key("counts"), "lines") or 0) + 1
@@ -120,9 +125,15 @@ class Feed:
         for number, line in enumerate(lines, first):
             name = f"{self.name}/{inode}/{run}/{line.offset}"
             stored = {"feed": self.name, "number": number, "path": shown(path), "at": at, "text": line.text}
-            writes.append(ReplaceOne({"_id": name}, {**stored, **({"cut": True} if line.cut else {})}, upsert=True))
-        if writes:
-            self._lines.bulk_write(writes, ordered=False)
+            stored |= {"turn": self._turn, **({"cut": True} if line.cut else {})}
+            writes.append(ReplaceOne({"_id": name, "turn": {"$lte": self._turn}}, stored, upsert=True))
+        try:
+            if writes:
+                self._lines.bulk_write(writes, ordered=False)
+        except BulkWriteError as error:
+            if any(each["code"] != DUPLICATE for each in error.details["writeErrors"]):
+                raise
+            # A later owner has stored them: the transaction that follows will say so.
 
     def _state(self, pipe: Any, key: str) -> State | None:
         run, offset, mark, rest = pipe.hmget(key, "run", "offset", "mark", "rest")
@@ -160,7 +171,7 @@ class Feed:
         """Return the last lines that were counted."""
         counted = int(self._redis.hget(self._key("counts"), "lines") or 0)
         wanted = {"feed": self.name, "number": {"$lte": counted}}
-        return list(self._lines.find(wanted, {"_id": 0, "feed": 0}).sort("number", -1).limit(limit))
+        return list(self._lines.find(wanted, {"_id": 0, "feed": 0, "turn": 0}).sort("number", -1).limit(limit))
 
     def clear(self) -> int:
         """Remove all of it; returns how many lines it had. The owner goes first, so that nobody counts meanwhile."""

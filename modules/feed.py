@@ -7,12 +7,12 @@
 
 The lines are kept in MongoDB, how far they were read and how many there are in Redis:
 
-    feed:<feed>:owner          hash        runner, epoch: which runner may write
+    feed:<feed>:owner          hash        runner, epoch, turn: which runner may write
     feed:<feed>:counts         hash        lines, bytes, cut: of all files ever
     feed:<feed>:runs           hash        inode -> how many contents it has had
     feed:<feed>:files          sorted set  inode -> when it last grew
     feed:<feed>:file:<inode>   hash        path, run, offset, mark, rest, lines, bytes
-    feed_lines                 collection  _id, feed, number, path, at, text, and cut: true
+    feed_lines                 collection  _id, feed, number, path, at, turn, text, and cut: true
 
 A file is known by its device and inode, so that it stays itself when it is
 renamed, and by its *run*: what was truncated, or lies at an inode used before,
@@ -22,6 +22,8 @@ offset. First a batch of lines is stored, then the offset and all counts move
 in one transaction, which looks whether the owner and the offset still are what
 they were. So the process may be killed at any point: what was stored and not
 counted is stored again, in its place. Redis or MongoDB may be away: it waits.
+Of two runners of one feed the later epoch has it, and no line that it stored is
+written over by the other, whose turn was before.
 
 What it cannot see: bytes that are gone before they were read (a file truncated
 or deleted within half a second of a write), a content that is replaced by one

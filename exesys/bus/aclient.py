@@ -165,6 +165,6 @@ class AsyncClient:
 
     async def _unblocked(self, call: Callable[[], Handle]) -> Handle:
         """Call at once when the window has room, else in a thread that may wait for it."""
-        if self._client._desk.full:
+        if self._client.full:
             return await asyncio.to_thread(call)
         return call()

@@ -21,7 +21,7 @@ JOBS = 2000
 BEFORE, AFTER = 200, 200  # so many more have ended, at most, or are sent when the blow has fallen
 ARRAYS, PER_ARRAY = 8, 50
 RECOVERY_S = 60
-ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "3"))
 HEARTBEAT_S = 0.5  # half of the usual, and so is the lease that is waited for when a worker was killed
 KINDS = ["slot", "worker", "router", "rest", "redis", "supervisord"]
 

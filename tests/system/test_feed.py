@@ -351,6 +351,22 @@ def test_what_was_counted_is_not_counted_again(desk):
     assert (counts["lines"], counts["bytes"]) == (1, 2)
 
 
+def test_an_earlier_owner_writes_over_nothing(urls, desk):
+    early, late = (feed_lives.RunnerDesk(*urls, uuid=name) for name in ("early", "late"))
+    stores = [_feed_store.Feed("both", each) for each in (early, late)]
+    for store, each in zip(stores, (early, late), strict=True):
+        store.claim(each.runner)
+    before = stores[1].begin("1.2", "here")
+    batch = _feed_files.Batch([_feed_files.Line(0, "a", False)], before._replace(offset=2, mark=b"a\n"))
+    assert stores[1].keep("1.2", "here", before, batch) == batch.after
+    with pytest.raises(_feed_store.Superseded, match="feed:late"):
+        stores[0].keep("1.2", "here", before, batch)
+    assert [line["number"] for line in stored(desk, "both")] == [1]
+    assert [line["text"] for line in feed.feed_lines("both", desk)] == ["a"]
+    for each in (early, late):
+        each.close()
+
+
 def texts_by_mongo(desk):
     return [line["text"] for line in desk.mongo["feed_lines"].find({"feed": "default", "number": 1})]
 

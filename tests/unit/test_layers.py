@@ -55,6 +55,7 @@ LAYERS: list[list[str]] = [
     [
         *(
             "bus.sockets",
+            "bus.connection",
             "bus.applines",
             "bus.appcall",
             "bus.client",
@@ -93,7 +94,7 @@ OWNERS = {
     },
     "hiredis": {"store.redis"},
     "zmq": {
-        *("bus.sockets", "bus.applines", "bus.client", "daemons.loop", "daemons.router", "daemons.worker"),
+        *("bus.sockets", "bus.applines", "bus.connection", "daemons.loop", "daemons.router", "daemons.worker"),
         *("daemons.runner", "daemons.appserver"),
         "doctor",  # its version
     },
