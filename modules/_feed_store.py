@@ -5,22 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from _feed_files import Batch, Line, State, shown
+
+from exesys.context import Common
 
 MOST_FILES = 1000  # whose offsets are kept after they are gone
 MOST_SHOWN = 1000
 DUPLICATE = 11000  # MongoDB's code for an _id that is there
-
-
-class Data(Protocol):
-    """The databases of a context."""
-
-    @property
-    def redis(self) -> Any: ...
-    @property
-    def mongo(self) -> Any: ...
 
 
 class Superseded(Exception):
@@ -30,9 +23,9 @@ class Superseded(Exception):
 class Feed:
     """One feed. Nothing else here names a key or the collection."""
 
-    def __init__(self, name: str, ctx: Data) -> None:
+    def __init__(self, name: str, ctx: Common) -> None:
         self.name = name
-        self._redis = ctx.redis
+        self._redis: Any = ctx.redis
         self._lines = ctx.mongo["feed_lines"]
         self._me: list[bytes] = []
         self._turn = 0  # grows with each owner, so that an earlier one writes over nothing

@@ -34,17 +34,17 @@ the renamed ones too.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from _feed_files import AnotherContent, Watch, read
-from _feed_store import MOST_SHOWN, Data, Feed, Superseded, away
+from _feed_store import MOST_SHOWN, Feed, Superseded, away
+
+from exesys.context import Context, RunnerContext
 
 AWAY_S = (0.25, 5.0)  # the first and the longest pause while a server is away
 TELL_S = 5.0
@@ -52,29 +52,10 @@ FEED_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEFAULTS = {"glob": "*", "feed": "default", "quiet_s": 60.0}
 
 
-class _Starter(Protocol):
-    """What `start_feed` needs of its context."""
-
-    def start_runner(self, target: str, data: Any = None, *, type: str | None = None) -> str: ...
-
-
-class _Running(Data, Protocol):
-    """What `follow` needs of its context."""
-
-    @property
-    def log(self) -> logging.Logger: ...
-    @property
-    def stopping(self) -> threading.Event: ...
-    @property
-    def runner(self) -> Any: ...
-    def wait_stop(self, seconds: float) -> bool: ...
-    def progress(self, fraction: float, text: str = "") -> None: ...
-
-
 # --- the commands -----------------------------------------------------------
 
 
-def start_feed(data: Any, ctx: _Starter) -> str:
+def start_feed(data: Any, ctx: Context) -> str:
     """Start to follow a file or a directory; return the name of the runner.
 
     The data is a path, or a map: `path`, `glob` ("*", for a directory), `feed`
@@ -87,7 +68,7 @@ def start_feed(data: Any, ctx: _Starter) -> str:
     return ctx.start_runner("feed.follow", asked, type="feed")
 
 
-def follow(data: Any, ctx: _Running) -> dict[str, Any]:
+def follow(data: Any, ctx: RunnerContext) -> dict[str, Any]:
     """Follow until told to stop, or until a later runner follows the same feed. The data is that of `start_feed`."""
     asked = _asked(data)
     feed = Feed(asked["feed"], ctx)
@@ -101,12 +82,12 @@ def follow(data: Any, ctx: _Running) -> dict[str, Any]:
     return {"feed": feed.name, "path": asked["path"]}
 
 
-def feed_counts(data: Any, ctx: Data) -> dict[str, Any]:
+def feed_counts(data: Any, ctx: Context) -> dict[str, Any]:
     """Return how much a feed has, in all and of each file. The data is its name, or a map with `feed`."""
     return Feed(_named(data, {})["feed"], ctx).counts()
 
 
-def feed_lines(data: Any, ctx: Data) -> list[dict[str, Any]]:
+def feed_lines(data: Any, ctx: Context) -> list[dict[str, Any]]:
     """Return the newest lines, newest first. The data is a feed's name, or a map: `feed`, `limit` (10)."""
     asked = _named(data, {"limit": 10})
     if not 1 <= asked["limit"] <= MOST_SHOWN:
@@ -114,7 +95,7 @@ def feed_lines(data: Any, ctx: Data) -> list[dict[str, Any]]:
     return Feed(asked["feed"], ctx).newest(asked["limit"])
 
 
-def forget_feed(data: Any, ctx: Data) -> dict[str, Any]:
+def forget_feed(data: Any, ctx: Context) -> dict[str, Any]:
     """Remove a feed with all its lines. Stop its runner first: one that still runs ends by it.
 
     The data is its name, or a map with `feed`.
@@ -126,7 +107,7 @@ def forget_feed(data: Any, ctx: Data) -> dict[str, Any]:
 # --- following --------------------------------------------------------------
 
 
-def _persist(feed: Feed, watch: Watch, ctx: _Running) -> None:
+def _persist(feed: Feed, watch: Watch, ctx: RunnerContext) -> None:
     """Go on, also when a server is away for a while."""
     absent = away()
     pause_s, told, owned = AWAY_S[0], 0.0, False
@@ -153,7 +134,7 @@ def _persist(feed: Feed, watch: Watch, ctx: _Running) -> None:
             ctx.wait_stop(watch.pause_s)
 
 
-def _turn(feed: Feed, watch: Watch, ctx: _Running) -> bool:
+def _turn(feed: Feed, watch: Watch, ctx: RunnerContext) -> bool:
     """Take one batch of each file that grew. Returns whether there may be more."""
     busy = False
     for file in watch.due():
