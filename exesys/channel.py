@@ -75,8 +75,11 @@ class Channel:
             packed, ancillary, _, _ = self._socket.recvmsg(
                 INLINE_BYTES, _ONE_DESCRIPTOR, 0 if wait else socket.MSG_DONTWAIT
             )
-        except (BlockingIOError, ConnectionResetError):
+        except BlockingIOError:
             return None, None
+        except ConnectionResetError:
+            # Told once: the other end went and had not read all. What it said before is still to be read.
+            return self.receive_with(wait)
         if not packed:
             return None, None
         descriptor = array.array("i", ancillary[0][2])[0] if ancillary else None
@@ -93,8 +96,8 @@ class Channel:
             return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
-        except ConnectionResetError:
-            return True
+        except ConnectionResetError:  # told once
+            return self.at_end()
 
     def close(self) -> None:
         self._socket.close()

@@ -232,6 +232,8 @@ class Nursery:
             kind, *fields = message
             if kind == "forked":
                 self._forked(*fields)
+            elif kind == "unborn":
+                yield self._unborn(fields[0], fields[1], now)
             else:
                 yield from self._over(fields[0], fields[1], now)
         if self._line.at_end():
@@ -243,6 +245,13 @@ class Nursery:
         self._by_pid[pid] = child
         if child.signalled:
             self._signal(child, child.signalled)
+
+    def _unborn(self, number: int, errno: int, now: float) -> Ended:
+        """There are no processes to be had: the life is lost, and may be tried again later."""
+        why = f"its process could not be made: {os.strerror(errno)}"
+        ended = self._forget(self._children[number], -signal.SIGKILL, now)
+        body = codec.pack({"type": "Crashed", "message": why, "traceback": ""})
+        return Ended(ended.exit._replace(ending=int(Ending.killed), body=body), why)
 
     def _over(self, pid: int, status: int, now: float) -> Iterator[Happening]:
         """A process ended: end what is left of its group, and let it be reaped."""
@@ -256,17 +265,18 @@ class Nursery:
     def _lost(self, now: float) -> Iterator[Happening]:
         """The fork server is gone: so are all instances, in a moment. Start another."""
         self._server.wait()
-        self._line.close()
-        left = [os.pidfd_open(pid) for pid in self._by_pid if os.path.exists(f"/proc/{pid}")]
         until = time.monotonic() + ORPHANS_S
-        for pidfd in left:
-            with open(pidfd, closefd=True):
-                select.select([pidfd], [], [], max(until - time.monotonic(), 0.0))
+        for pid in self._by_pid:
+            _await_end(pid, until - time.monotonic())
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what they have started
         for child in list(self._children.values()):
             yield from self._hear(child, now)
             yield self._forget(child, -signal.SIGKILL, now)
         self._by_pid.clear()
+        lost = self._line
         self._start()
+        lost.close()  # only now: a new line with the same number would not be noticed as one
 
     def _forget(self, child: Child, status: int, now: float) -> Ended:
         if child.far is not None:
@@ -349,6 +359,18 @@ def _judge(child: Child, status: int) -> tuple[Ending, bytes, str]:
     how = how_it_ended(status)
     body = codec.pack({"type": "Crashed", "message": f"its process was {how}", "traceback": ""})
     return Ending.killed if status == -signal.SIGKILL else Ending.failed, body, f"its process was {how}"
+
+
+def _await_end(pid: int, within_s: float) -> None:
+    """Wait for the end of a process that is no child of ours."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with open(pidfd, closefd=True):
+        poll = select.poll()  # not select: it takes no descriptor above 1023
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(max(within_s, 0.0) * 1000)
 
 
 def _cpu_s(pid: int) -> float:

@@ -58,7 +58,12 @@ class ForkServer:
 
     def _fork(self, number: int, descriptor: int) -> Channel | None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no more processes, or no memory: those there are go on
+            os.close(descriptor)
+            self.line.send(["unborn", number, error.errno])
+            return None
         if pid:
             os.close(descriptor)
             pidfd = os.pidfd_open(pid)

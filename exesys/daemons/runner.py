@@ -210,6 +210,7 @@ class RunnerDaemon:
                 self.loop.send(self._front, wire.encode(message))
         if not (self.session.idle and self.nursery.empty) and now < self.ending_at:
             return False
+        self.nursery.close()  # before BYE: after it, others may start what was here
         self.loop.send(self._front, wire.encode(m.Bye(self.session.session, "ending")))
         return True
 

@@ -153,3 +153,15 @@ def test_each_message_goes_to_the_slot_or_back_and_never_both(line: Line) -> Non
     assert begun == sorted(begun)
     assert taken_back == sorted(taken_back)
     assert taken_back, "both had their share"
+
+
+def test_what_was_said_before_an_end_went_is_heard_though_it_had_not_read_all(line: Line) -> None:
+    near, far = line
+    assert near.send(["stop"])
+    assert far.send(["ended", 1])
+    assert far.send(["note"])
+    far.close()
+    assert near.receive() == ("ended", 1)
+    assert near.receive(wait=False) == ("note",)
+    assert near.receive() is None
+    assert near.receive(wait=False) is None
