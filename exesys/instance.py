@@ -91,9 +91,10 @@ class Scribe(io.TextIOBase):
             if not self._parts and not self._changed:
                 return
             text = "".join(self._parts)
-            if len(text.encode("utf-8", "replace")) > CHUNK_BYTES:
-                self._left_out += len(text) - CHUNK_BYTES // 4
+            size = len(text.encode("utf-8", "replace"))
+            if size > CHUNK_BYTES:
                 text = text[-CHUNK_BYTES // 4 :]  # a character has at most four bytes
+                self._left_out += size - len(text.encode("utf-8", "replace"))
             if self._left_out:
                 text = CUT.format(self._left_out) + text
             self._parts, self._bytes, self._left_out, self._changed = [], 0, 0, False

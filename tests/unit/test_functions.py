@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -627,3 +628,171 @@ def test_no_loop_is_left_behind(shipped: Library) -> None:
     value(shipped, "slow_async", 0)
     with pytest.raises(RuntimeError):
         asyncio.get_running_loop()
+
+
+# --- runners ------------------------------------------------------------------
+
+
+class Stopper:
+    """What a runner is told by: the calls it asked for, and a context."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.stopped = threading.Event()
+
+    def on_stop(self, call: Callable[[], None]) -> None:
+        if self.stopped.is_set():
+            call()
+        else:
+            self.calls.append(call)
+
+    def stop(self) -> None:
+        self.stopped.set()
+        for call in self.calls:
+            call()
+
+
+LIVES = """
+    import asyncio, functools
+    seen = []
+    def plain(data, ctx): seen.append((data, ctx)); return 7
+    def alone(data): seen.append(data)
+    def nothing(): seen.append("called")
+    def fails(data): raise ValueError("no")
+    async def ends(data): seen.append(data); await asyncio.sleep(0); return 7
+    async def waits(data, ctx):
+        seen.append("waits")
+        ctx.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append("cleaned up")
+    async def holds_on(data, ctx):
+        ctx.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("held on")
+    async def never_waits(data): seen.append("done")
+    async def breaks(data): await asyncio.sleep(0); raise ValueError("no")
+    @functools.wraps(ends)
+    def wrapped(data): return ends(data)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cmd", "seen"),
+    [
+        ("plain", [(5, "ctx")]),
+        ("alone", [5]),
+        ("nothing", ["called"]),
+        ("ends", [5]),
+        ("lives.ends", [5]),
+        ("wrapped", [5]),
+        ("never_waits", ["done"]),
+    ],
+)
+def test_a_runner_runs_until_it_returns(load: Load, cmd: str, seen: list[Any]) -> None:
+    library, stopper = load(lives=LIVES), Stopper()
+    library.live(cmd, 5, lambda: "ctx", stopper.on_stop)
+    assert sys.modules["lives"].seen == seen
+    stopper.stop()  # of one that has ended it is nothing
+
+
+@pytest.mark.parametrize("cmd", ["fails", "breaks"])
+def test_what_a_runner_raises_is_raised(load: Load, cmd: str) -> None:
+    with pytest.raises(ValueError, match="no"):
+        load(lives=LIVES).live(cmd, None, no_context, Stopper().on_stop)
+
+
+def test_a_plain_runner_asks_for_no_call(load: Load) -> None:
+    stopper = Stopper()
+    load(lives=LIVES).live("alone", None, no_context, stopper.on_stop)
+    assert stopper.calls == []
+
+
+def test_an_unknown_runner_is_refused(load: Load) -> None:
+    with pytest.raises(UnknownFunction):
+        load(lives=LIVES).live("nobody", None, no_context, Stopper().on_stop)
+
+
+def stop_when(ready: threading.Event, stopper: Stopper) -> threading.Thread:
+    """Stop a runner from another thread as soon as it is ready."""
+
+    def wait_and_stop() -> None:
+        assert ready.wait(20)
+        stopper.stop()
+
+    thread = threading.Thread(target=wait_and_stop)
+    thread.start()
+    return thread
+
+
+def test_a_stop_cancels_a_coroutine_which_may_clean_up(load: Load) -> None:
+    library, stopper, ready = load(lives=LIVES), Stopper(), threading.Event()
+    thread = stop_when(ready, stopper)
+    with pytest.raises(asyncio.CancelledError):
+        library.live("waits", None, lambda: ready, stopper.on_stop)
+    thread.join()
+    assert sys.modules["lives"].seen == ["waits", "cleaned up"]
+
+
+def test_a_coroutine_may_take_its_stop_as_its_end(load: Load) -> None:
+    library, stopper, ready = load(lives=LIVES), Stopper(), threading.Event()
+    thread = stop_when(ready, stopper)
+    library.live("holds_on", None, lambda: ready, stopper.on_stop)
+    thread.join()
+    assert sys.modules["lives"].seen == ["held on"]
+
+
+def test_a_stop_before_it_begins_cancels_a_coroutine_where_it_waits_first(load: Load) -> None:
+    library, stopper = load(lives=LIVES), Stopper()
+    stopper.stop()
+    with pytest.raises(asyncio.CancelledError):
+        library.live("waits", None, threading.Event, stopper.on_stop)
+    assert sys.modules["lives"].seen == ["waits", "cleaned up"]
+    library.live("never_waits", None, no_context, stopper.on_stop)
+    assert sys.modules["lives"].seen[-1] == "done"
+
+
+def test_one_module_may_be_loaded_alone(load: Load, tmp_path: Path) -> None:
+    imported: list[str] = []
+    (tmp_path / "_shared.py").write_text("VALUE = 7\n")
+    options = {"only": "beta", "on_import": imported.append}
+    library = load(options, alpha="def f(): pass", beta="import _shared\ndef g(): return _shared.VALUE", gamma="1 / 0")
+    assert set(library.catalogue.functions) == {"beta.g"}
+    assert imported == ["beta"]
+    assert library.catalogue.broken == {}
+    assert value(library, "beta.g") == 7
+    assert set(load({"only": "no_such"}).catalogue.functions) == set()
+
+
+# --- names of functions ---------------------------------------------------------
+
+
+def test_a_function_is_named_as_it_is_called(load: Load) -> None:
+    library = load(
+        alpha="""
+            import exesys
+            def f(data): return 1
+            @exesys.function(name="other")
+            def g(data): return 2
+            async def h(data): return 3
+        """,
+        json="def mine(data): return 4",
+    )
+    module = sys.modules["alpha"]
+    names = [functions.name_of(target) for target in (module.f, module.g, module.h)]
+    assert names == ["alpha.f", "alpha.other", "alpha.h"]
+    assert [value(library, name) for name in names] == [1, 2, 3]
+    beside = functions.name_of(sys.modules["exesys_modules.json"].mine)
+    assert beside == "json.mine"
+    assert value(library, beside) == 4
+    assert functions.name_of("any text") == "any text"
+
+
+@pytest.mark.parametrize("target", [None, 7, print, Stopper, Stopper().stop, ["f"]], ids=str)
+def test_what_is_no_function_of_a_module_has_no_name(target: Any) -> None:
+    with pytest.raises(BadCommand) as caught:
+        functions.name_of(target)
+    assert caught.value.problem[2] == "target"
