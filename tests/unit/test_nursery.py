@@ -20,7 +20,7 @@ import pytest
 
 from exesys import codec, environment
 from exesys.bus.messages import Exit, Launch, Told
-from exesys.channel import pair
+from exesys.channel import Channel, pair
 from exesys.daemons.forkserver import ForkServer
 from exesys.nursery import Ended, Nursery
 from exesys.process import how_it_ended
@@ -513,7 +513,7 @@ def test_a_process_that_cannot_be_made_is_told_and_ends_nobody_else(monkeypatch:
 
     monkeypatch.setattr(os, "fork", fork)
     with near, far, one:
-        assert ForkServer(far)._fork(7, other.detach()) is None
+        assert ForkServer(Channel(far))._fork(7, other.detach()) is None
         assert msgpack.unpackb(near.recv(100)) == ["unborn", 7, errno.EAGAIN]
         assert one.recv(100) == b"", "its line is closed"
 
@@ -522,7 +522,7 @@ def test_a_life_whose_process_could_not_be_made_is_lost(own: Ward, monkeypatch: 
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with far:
         own.nursery._line.close()
-        own.nursery._line = near
+        own.nursery._line = Channel(near)
         own.begin("waits")
         far.recv(100)
         far.send(msgpack.packb(["unborn", own.nursery._number, errno.EAGAIN]))
