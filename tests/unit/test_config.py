@@ -184,7 +184,7 @@ def test_any_value_is_read_or_refused_in_one_way(key: tuple[str, str], text: str
 
 def test_the_ini_shows_every_key_with_its_default() -> None:
     shown = Path(config.__file__).parent.parent / "etc" / "exesys.ini"
-    lines = [re.sub(r"^# (\w+ =)", r"\1", line) for line in shown.read_text(encoding="utf-8").splitlines()]
+    lines = [re.sub(r"^# (\w+ =|\[)", r"\1", line) for line in shown.read_text(encoding="utf-8").splitlines()]
     text = "\n".join(lines)
     section, found = "", []
     for line in lines:
