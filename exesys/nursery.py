@@ -36,6 +36,7 @@ from exesys.process import how_it_ended, resident_bytes
 from exesys.runner import Ending
 
 MOST_BEGINNING = 4
+FORK_AGAIN_S = 0.25
 BEGINNING_S = 2.0  # one that takes longer (a slow import) does not hold up others
 MOST_STOPPED, STOPPED_EACH_S = 8, 0.01  # so many are told to stop in so many seconds
 SAMPLE_S, FIRST_SAMPLE_S = 5.0, 0.5
@@ -138,14 +139,16 @@ class Nursery:
         """Have the next ones forked, as many as may begin at a time."""
         self._beginning = {number: until for number, until in self._beginning.items() if until > now}
         while self._queue and len(self._beginning) < MOST_BEGINNING:
-            child = self._queue.popleft()
-            if child.far is None:  # it was stopped before
-                continue
-            self._beginning[child.number] = now + BEGINNING_S
-            # A server that is lost is noticed by its line, and this one reported with the others.
-            with child.far:
-                self._line.send_with(["fork", child.number], child.far.fileno())
-            child.far = None
+            child = self._queue[0]
+            # Without a far end it was stopped before.
+            if child.far is not None:
+                # When its line is full it is tried again; a server that is lost is noticed by its line.
+                if not self._line.send_with(["fork", child.number], child.far.fileno()):
+                    return
+                child.far.close()
+                child.far = None
+                self._beginning[child.number] = now + BEGINNING_S
+            self._queue.popleft()
 
     def stop(self, name: str, now: float, most_s: float = NEVER) -> None:
         """Have an instance told to stop, within its grace period or `most_s` seconds."""
@@ -327,7 +330,7 @@ class Nursery:
         if self._to_stop:
             due = min(due, self._stop_at)
         if self._queue:
-            due = min(due, *self._beginning.values(), NEVER)
+            due = min(due, *self._beginning.values(), now + FORK_AGAIN_S)
         return max(min(due, self._sample_at if self._children else NEVER) - now, 0.0)
 
     def _signal(self, child: Child, number: int) -> None:

@@ -17,15 +17,16 @@ says.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from exesys import runner as runners
 from exesys.bus import messages as m
+from exesys.bus.replies import Asked, Group, Origin, Replies, stops, why_not
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
 from exesys.bus.stops import Stops
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable
+from exesys.bus.tenants import NEVER, Host, Runner, from_store, size_of
+from exesys.errors import BadCommand, ExesysError, NotFound, Unavailable
 from exesys.runner import Ending, Life, Name, Patience, RunnerState
 from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp
 
@@ -34,64 +35,7 @@ MOST_BYTES_IN_TURN = 4 << 20
 MOST_WAITING = 20_000  # operations for the turns to come
 RESEND_S = 2.0
 STOP_AGAIN_S = 1.0
-NEVER = float("inf")
-
-
-@dataclass
-class Runner:
-    """One runner that has not ended. Times are monotonic seconds."""
-
-    name: Name
-    target: str
-    size: int  # of its data, in bytes
-    state: RunnerState = RunnerState.starting
-    epoch: int = 0
-    session: str = ""  # of the daemon that hosts it; "": none does
-    life: Life = field(default_factory=lambda: Life(0, 0))
-    restarts: int = 0
-    due: float = float("-inf")  # when it may be launched
-    launched_at: float = NEVER  # when LAUNCH was sent last
-    began: float | None = None
-    ending: bool = False  # the end of this life is on its way into the store
-    restarting: bool = False  # it is stopped in order to be started again
-    stop_sent_at: float = float("-inf")
-    told: m.Told | None = None
-
-    @property
-    def unwanted(self) -> bool:
-        """Whether its life is to end."""
-        return self.restarting or self.state is RunnerState.stopping
-
-
-@dataclass
-class Host:
-    """A runner daemon."""
-
-    peer: Peer
-    info: dict[str, Any]
-    capacity: int = 0
-    draining: bool = False
-    names: set[Name] = field(default_factory=set)
-
-    @property
-    def room(self) -> int:
-        return 0 if self.draining else self.capacity - len(self.names)
-
-
-class Origin(NamedTuple):
-    """Who is to be told what came of an operation."""
-
-    session: str
-    tag: int
-
-
-@dataclass
-class Group:
-    """An answer that several operations make together."""
-
-    origin: Origin
-    left: int
-    changed: int = 0
+HOLD_BEATS = 2  # a new router gives nothing away until its daemons have said what they host
 
 
 class Board:
@@ -106,15 +50,20 @@ class Board:
         )
         self._slate = slate
         self._stops = stops
+        self._replies = Replies(slate)
         self._jitter = jitter
+        self._hold_until = float("-inf")
         self._waiting: dict[Name, None] = {}  # those without a host, the one that waits longest first
-        self._ops: list[tuple[RunnerOp, Group | Origin | None]] = []
-        self._underway: list[tuple[RunnerOp, Group | Origin | None]] = []
+        self._ops: list[tuple[RunnerOp, Asked]] = []
+        self._underway: list[tuple[RunnerOp, Asked]] = []
 
     def restore(self, found: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
         """Take in what the store remembers, and expect the sessions that may still host some."""
         for name, fields in found.items():
             self._adopt(from_store(name, fields), now)
+        if self._waiting:
+            # Should Redis have lost that one was given away, its daemon says so first (see `_reclaim`).
+            self._hold_until = now + HOLD_BEATS * self._slate.config.bus.heartbeat_s
 
     def _adopt(self, runner: Runner, now: float) -> None:
         """Take in a runner as the store has it."""
@@ -135,7 +84,7 @@ class Board:
             self._check_store(now)
             self._ops.append((self._slate.door.runner(start), origin))
         except ExesysError as error:
-            self._refuse(origin, error)
+            self._replies.refuse(origin, error)
 
     def change(self, peer: Peer, change: m.Change, now: float) -> None:
         """Stop or restart a runner (`type:uuid`), or stop all of a type."""
@@ -144,7 +93,7 @@ class Board:
             self._check_store(now)
             self._change(change.what, change.name, origin, now)
         except ExesysError as error:
-            self._refuse(origin, error)
+            self._replies.refuse(origin, error)
 
     def _check_store(self, now: float) -> None:
         if self._slate.late(now) or self._slate.full or len(self._ops) > MOST_WAITING:
@@ -180,7 +129,7 @@ class Board:
     def _restart(self, name: Name, origin: Origin) -> None:
         runner = self.runners.get(name)
         if runner is not None and runner.state is RunnerState.stopping and not runner.ending:
-            raise _stops(name)
+            raise stops(name)
         self._ops.append((Revive(name), origin))
 
     # --- what the hosts say -------------------------------------------------
@@ -222,9 +171,22 @@ class Board:
                     self._tell_to_stop(runner, now)
             elif not runner.ending and now - runner.launched_at >= RESEND_S:
                 self._launch_again(runner, host, now)
-        if held:
-            unwanted = tuple(m.Held(ref, epoch) for ref, epoch in held.items())
-            self._slate.say(host.peer.address, m.Cancel(unwanted))
+        unwanted = [m.Held(*each) for each in held.items() if not self._reclaim(host, *each)]
+        if unwanted:
+            self._slate.say(host.peer.address, m.Cancel(tuple(unwanted)))
+
+    def _reclaim(self, host: Host, text: str, epoch: int) -> bool:
+        """Take back a life that the store has forgotten: Redis and a router died together after it was given."""
+        try:
+            runner = self.runners.get(runners.parse_name(text))
+        except BadCommand:
+            return False
+        if runner is None or runner.session or runner.epoch >= epoch:
+            return False
+        del self._waiting[runner.name]
+        runner.epoch = epoch - 1
+        self._ops.append((runner.give(host), None))
+        return True
 
     def _launch_again(self, runner: Runner, host: Host, now: float) -> None:
         """A daemon does not have what it was sent: it was lost, or is still on its way."""
@@ -232,7 +194,7 @@ class Board:
             self._withdraw(runner, host, now)
         else:
             runner.launched_at = NEVER
-            self._ops.append((Assign(runner.name, runner.epoch, runner.session, _host_of(host.info)), None))
+            self._ops.append((runner.assignment(host), None))
 
     def _withdraw(self, runner: Runner, host: Host, now: float) -> None:
         """Have a daemon say that a life is over there, or never will be; it ends then as any other."""
@@ -252,7 +214,7 @@ class Board:
                 runner.began = now
                 if runner.state is RunnerState.starting:
                     runner.state = RunnerState.running
-                    self._note(runner, state=runner.state, began=each.began_ms)
+                    self._ops.append((runner.noted(state=runner.state, began=each.began_ms), None))
 
     def exits(self, peer: Peer, exits: m.Exits, now: float) -> None:
         """Lives ended. Each is told again until it is acknowledged."""
@@ -272,28 +234,7 @@ class Board:
         return runner if runner is not None and (runner.epoch, runner.session) == (epoch, session) else None
 
     def _end(self, runner: Runner, ending: Ending, error: bytes, lived_s: float, now: float) -> None:
-        """Decide what follows the end of a life, and store it."""
-        runner.ending = True
-        stopping = runner.state is RunnerState.stopping
-        if stopping or (ending is Ending.returned and not runner.restarting):
-            self._note(runner, final=True, state=RunnerState.stopped, how=runners.HOW[ending])
-            return
-        if not runner.restarting:
-            runner.life, wait_s = self._patience.after(runner.life, ending, lived_s)
-            if wait_s is None:
-                how = f"it ended too often: {runner.life.failures} failures, {runner.life.losses} losses in a row"
-                self._note(runner, final=True, state=RunnerState.failed, how=how, error=error, restarts=runner.restarts)
-                return
-            runner.due = now + wait_s * (0.5 + self._jitter() / 2)
-        runner.restarts += 1
-        failures, losses = runner.life
-        again: dict[str, Any] = {"restarts": runner.restarts, "failures": failures, "losses": losses}
-        if error:
-            again["error"] = error
-        self._note(runner, state=RunnerState.starting, session="", **again)
-
-    def _note(self, runner: Runner, final: bool = False, **fields: Any) -> None:
-        self._ops.append((Noted(runner.name, runner.epoch, final, fields), None))
+        self._ops.append((runner.end(ending, error, lived_s, now, self._patience, self._jitter()), None))
 
     def _tell_to_stop(self, runner: Runner, now: float) -> None:
         """Tell a daemon directly: the event may have been lost, and for a restart there is none."""
@@ -314,7 +255,7 @@ class Board:
         self._assign(now)
         size = number = 0
         for op, _ in self._ops[:MOST_IN_TURN]:
-            size += _size(op)
+            size += size_of(op)
             if number and size > MOST_BYTES_IN_TURN:
                 break
             number += 1
@@ -325,10 +266,13 @@ class Board:
         """When the next runner may be launched that waits for its time; NEVER if none does, or nobody has room."""
         if not any(host.room > 0 for host in self.hosts.values()):
             return NEVER
-        return min((self.runners[name].due for name in self._waiting), default=NEVER)
+        due = min((self.runners[name].due for name in self._waiting), default=NEVER)
+        return max(due, self._hold_until)
 
     def _assign(self, now: float) -> None:
         """Give runners that wait to the daemons with the most room."""
+        if now < self._hold_until:
+            return
         size = 0
         for name in list(self._waiting):
             runner = self.runners[name]
@@ -339,10 +283,7 @@ class Board:
                 return
             size += runner.size
             del self._waiting[name]
-            runner.epoch += 1
-            runner.session, runner.launched_at, runner.began, runner.told = host.peer.session, NEVER, None, None
-            host.names.add(name)
-            self._ops.append((Assign(name, runner.epoch, runner.session, _host_of(host.info)), None))
+            self._ops.append((runner.give(host), None))
 
     def applied(self, done: list[RunnerDone], now: float) -> None:
         """Act on the answers to the operations of the turn under way."""
@@ -359,26 +300,17 @@ class Board:
                     self._halted(op.name, answer.verdict, origin, now)
                 case Revive():
                     self._revived(op.name, answer, origin, now)
-                case Loglines():
-                    pass
 
-    def _enlisted(self, op: Enlist, answer: RunnerDone, origin: Group | Origin | None, now: float) -> None:
+    def _enlisted(self, op: Enlist, answer: RunnerDone, origin: Asked, now: float) -> None:
         verdict, name = answer.verdict, op.name
         if verdict in ("new", "same"):
             # Also one that is here `already`: the answer to the first try was lost.
-            if name not in self.runners and not _state(answer).final:
+            if name not in self.runners and not RunnerState(answer.fields[b"state"].decode()).final:
                 self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields), now)
-            self._answer(origin, int(verdict == "new"))
-        elif verdict == "conflict":
-            fix = "Start it with the same target and data, or give it another uuid."
-            self._refuse(origin, Conflict(f"the runner {name} is there with another target or data.", fix=fix))
-        elif verdict == "stopped":
-            fix = "Use another uuid, or delete that key."
-            text = f"the stop of {name} is loaded already: run:{name} is 0 in Redis."
-            self._refuse(origin, StateError(text, field="uuid", fix=fix))
+            self._replies.answer(origin, int(verdict == "new"))
         else:
-            self._refuse(origin, _why_not(verdict))
+            self._replies.refuse(origin, why_not(verdict, name))
 
     def _assigned(self, op: Assign, answer: RunnerDone, now: float) -> None:
         runner = self.runners.get(op.name)
@@ -428,15 +360,11 @@ class Board:
             self._waiting[runner.name] = None
         self._ack(session, str(op.name), op.epoch)
 
-    def _halted(self, name: Name, verdict: str, origin: Group | Origin | None, now: float) -> None:
+    def _halted(self, name: Name, verdict: str, origin: Asked, now: float) -> None:
         runner = self.runners.get(name)
         changed = 0
-        if verdict == "refused" and isinstance(origin, Origin):
-            self._refuse(origin, _why_not(verdict))
-            return
-        if verdict == "none" and isinstance(origin, Origin):
-            fix = "It was never started, or its record has expired. `bin/exesys runner list` shows those there are."
-            self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
+        if verdict in ("refused", "none") and isinstance(origin, Origin):
+            self._replies.refuse(origin, why_not(verdict, name))
             return
         if verdict == "stopping" and runner is not None:
             changed = self._stop(runner)
@@ -448,7 +376,7 @@ class Board:
                 self._drop(runner)
             if changed:
                 self._stops.announce(name)
-        self._answer(origin, changed)
+        self._replies.answer(origin, changed)
 
     def _stop(self, runner: Runner) -> int:
         """A runner is to stop: tell its daemon. Returns whether that is news."""
@@ -458,26 +386,23 @@ class Board:
         self._stops.announce(runner.name)
         return 1
 
-    def _revived(self, name: Name, answer: RunnerDone, origin: Group | Origin | None, now: float) -> None:
+    def _revived(self, name: Name, answer: RunnerDone, origin: Asked, now: float) -> None:
         if answer.verdict in ("started", "active"):
             runner = self.runners.get(name)
             if runner is None:
                 self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields), now)
             elif runner.state is RunnerState.stopping:
-                self._refuse(origin, _stops(name))
+                self._replies.refuse(origin, stops(name))
                 return
             else:
                 runner.life, runner.due = Life(0, 0), now
                 if runner.session and not runner.ending:
                     runner.restarting = True
                     self._tell_to_stop(runner, now)
-            self._answer(origin, 1)
-        elif answer.verdict == "none":
-            fix = "It was never started, or its record has expired."
-            self._refuse(origin, NotFound(f"there is no runner {name}.", fix=fix))
+            self._replies.answer(origin, 1)
         else:
-            self._refuse(origin, _why_not(answer.verdict))
+            self._replies.refuse(origin, why_not(answer.verdict, name))
 
     def _drop(self, runner: Runner) -> None:
         self._leave_host(runner)
@@ -489,86 +414,6 @@ class Board:
         if host is not None:
             host.names.discard(runner.name)
 
-    # --- answers --------------------------------------------------------------
-
-    def _answer(self, to: Group | Origin | None, changed: int) -> None:
-        if isinstance(to, Group):
-            to.left -= 1
-            to.changed += changed
-            if to.left == 0:
-                self._answer(to.origin, to.changed)
-        elif to is not None:
-            self._send(to, m.Changed(to.tag, changed, None))
-
-    def _refuse(self, to: Group | Origin | None, error: ExesysError) -> None:
-        if isinstance(to, Origin):
-            self._send(to, m.Changed(to.tag, -1, list(error.problem)))
-
-    def _send(self, to: Origin, message: m.Changed) -> None:
-        peer = self._slate.roster.sessions.get(to.session)
-        if peer is not None:
-            self._slate.say(peer.address, message)
-
-    # --- to be seen -------------------------------------------------------------
-
     def describe(self, now: float) -> list[dict[str, Any]]:
         """Tell of each runner what only the router knows."""
-        return [self._describe(runner, now) for runner in self.runners.values()]
-
-    def _describe(self, runner: Runner, now: float) -> dict[str, Any]:
-        host = self.hosts.get(runner.session)
-        told: dict[str, Any] = {"name": str(runner.name), "state": str(runner.state), "epoch": runner.epoch}
-        if host is not None:
-            told["host"] = _host_of(host.info)
-        elif runner.session:
-            told["waits"] = "its daemon is not heard"
-        elif runner.due > now:
-            told["waits"] = f"it starts again in {runner.due - now:.1f} s"
-        else:
-            told["waits"] = "no runner daemon has room" if self.hosts else "no runner daemon is there"
-        if runner.told is not None:
-            last = runner.told
-            told |= {"pid": last.pid, "cpu_s": last.cpu_s, "memory_bytes": last.memory_bytes}
-            if last.fraction >= 0:
-                told["progress"] = {"fraction": last.fraction, "text": last.text}
-        return told
-
-
-def _host_of(info: Mapping[str, Any]) -> str:
-    return str(info.get("host", ""))
-
-
-def _size(op: RunnerOp) -> int:
-    return len(op.data) if isinstance(op, Enlist) else len(op.text) if isinstance(op, Loglines) else 0
-
-
-def _state(answer: RunnerDone) -> RunnerState:
-    return RunnerState(answer.fields[b"state"].decode())
-
-
-def from_store(name: Name, fields: Mapping[bytes, bytes]) -> Runner:
-    """Make a runner of its record."""
-    number = {key: int(fields.get(key, b"0")) for key in (b"epoch", b"failures", b"losses", b"restarts", b"size")}
-    session = fields.get(b"session", b"").decode()
-    state = RunnerState(fields[b"state"].decode())
-    return Runner(
-        name,
-        fields[b"target"].decode(),
-        number[b"size"],
-        state,
-        number[b"epoch"],
-        session,
-        Life(number[b"failures"], number[b"losses"]),
-        number[b"restarts"],
-        launched_at=float("-inf") if session else NEVER,
-    )
-
-
-def _stops(name: Name) -> ExesysError:
-    return StateError(f"the runner {name} is stopping.", fix="Restart it when it has stopped.")
-
-
-def _why_not(verdict: str) -> ExesysError:
-    if verdict == "full":
-        return QueueFull("there are as many runners as may be.", fix="Stop some, or raise [limits] runners.")
-    return ExesysError("the store could not write this runner.", fix="See router.log for what Redis says.")
+        return [each.describe(self.hosts.get(each.session), bool(self.hosts), now) for each in self.runners.values()]

@@ -89,6 +89,7 @@ class Broker:
             "controller": None,
         }
         self._underway = Pending()
+        self._asked = False  # whether a turn is under way
         self._due_ms = 0
         self._unfed_ms: int | None = 0  # when steps that nothing feeds are to be looked for; None: there are none
         self._ticked_at = now
@@ -270,7 +271,9 @@ class Broker:
 
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
-        wait = min(self._check_at, self._slate.outbox.next_at, self._board.next_due()) - now
+        wait = min(self._check_at, self._slate.outbox.next_at) - now
+        if not self._asked:
+            wait = min(wait, self._board.next_due() - now)
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
         if self._unfed_ms:
@@ -306,6 +309,7 @@ class Broker:
                 placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 and not placed.waits else placed
                 for placed in turn.placed
             ]
+        self._asked = True
         self._underway, slate.pending = slate.pending, rest
         self.figures["turns"] += 1
         return turn
@@ -315,6 +319,7 @@ class Broker:
         slate = self._slate
         slate.store_late_at = None
         underway, self._underway = self._underway, Pending()
+        self._asked = False
         if answers.claims_lost:
             self.store_back()
         if turn.claims:

@@ -62,9 +62,9 @@ class Controller:
             self._sweep_at = now + SWEEP_S
             self._lead()
             if self.active:
-                known = self.upkeep.known()
-                self._mirrored &= set(known)
-                runners += known
+                # Told again each time while they are there: a router that has just died was told in vain.
+                self._mirrored.clear()
+                runners += self.upkeep.known()
                 if now >= self._trim_at:
                     self._trim_at = now + TRIM_S
                     self.upkeep.trim(time.time_ns() // 1_000_000)
@@ -77,7 +77,7 @@ class Controller:
             log.info("active" if self.active else "standing by")
 
     def _mirror(self, runners: list[Runner]) -> None:
-        """Tell the router of stops it was not told of; one set back to 1 may be stopped again."""
+        """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""
         stopped = set(self.upkeep.stopped(runners))
         self._mirrored -= set(runners) - stopped
         for type_, uuid in stopped - self._mirrored:

@@ -74,13 +74,13 @@ class Upkeep:
         return runners
 
     def known(self) -> list[Runner]:
-        """Return all runners that have not ended."""
+        """Return all runners that have not ended, and, without a uuid, their types: these have keys, too."""
         members = self._do(self._redis.smembers, self.keys("runners"))
         runners = []
         for member in members:
             type_, _, uuid = member.decode().partition(":")
             runners.append((type_, uuid))
-        return runners
+        return [*runners, *((type_, "") for type_ in {type_ for type_, _ in runners})]
 
     def stopped(self, runners: Iterable[Runner]) -> list[Runner]:
         """Return those of `runners` whose stop is loaded."""

@@ -11,6 +11,7 @@ from unit.world import CONFIG
 
 from exesys import codec
 from exesys.bus import messages as m
+from exesys.bus.board import HOLD_BEATS
 from exesys.config import Limits
 from exesys.config import Runner as Rules
 from exesys.runner import Ending, Name, RunnerState
@@ -670,9 +671,38 @@ def test_a_wait_to_start_again_does_not_outlive_the_router_but_its_counts_do(sta
     stage.exits(running, Ending.failed)
     stage.reboot()
     host = stage.host()
+    assert stage.launched(host) == []  # until every daemon must have said what it has
+    stage.keep(HOLD_BEATS * SETTINGS.bus.heartbeat_s, host)
     assert stage.launched(host) == [("clock:x", 2)]
     stage.exits(host, Ending.failed, epoch=2)
     assert stage.record()["failures"] == "2"
+
+
+def test_a_life_that_redis_forgot_with_its_router_is_known_again_by_its_daemon(stage: Stage, running: str) -> None:
+    """They died in the same moment, just after it was given away: nobody but the daemon knows of it."""
+    stage.store.db.hset(stage.store.keys("runner", "clock:x"), epoch=0, session="", state="starting")
+    stage.reboot()
+    other, same = stage.host(), stage.host(session=running, x=1)
+    cancelled = stage.heard(same, m.Cancel)
+    for _ in range(3):
+        stage.beat_of(other)
+        stage.beat_of(same, x=1)
+        cancelled += stage.heard(same, m.Cancel)
+        stage.wait(1)
+    assert (stage.launched(other), cancelled) == ([], [])
+    assert (stage.record()["epoch"], stage.record()["session"]) == ("1", same)
+    stage.exits(same, Ending.failed)
+    assert stage.record()["failures"] == "1"
+
+
+def test_a_life_that_redis_forgot_is_ended_when_its_stop_is_loaded(stage: Stage, running: str) -> None:
+    stage.store.db.hset(stage.store.keys("runner", "clock:x"), epoch=0, session="", state="starting")
+    stage.reboot()
+    stage.load(X)
+    same = stage.host(session=running, x=1)
+    stage.keep(3, same, x=1)
+    assert m.Cancel((m.Held("clock:x", 1),)) in stage.heard(same, m.Cancel)
+    assert stage.record()["state"] == "stopped"
 
 
 def test_a_router_that_knows_less_than_the_store_learns_it(stage: Stage, running: str) -> None:

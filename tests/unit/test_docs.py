@@ -437,7 +437,7 @@ def test_redis_names_every_field_of_a_runner() -> None:
     written = set()
     for call in re.findall(r"call\('(?:HSET|HINCRBY|HDEL)', record,([^)]*)", text_of("exesys/store/runner.lua")):
         written |= {part for part in re.findall(r"'(\w+)'", call) if not hasattr(RunnerState, part)}
-    for note in re.findall(r"self\._note\((.*?)\)\n", text_of("exesys/bus/board.py")):
+    for note in re.findall(r"noted\((.*?)\)", text_of("exesys/bus/tenants.py") + text_of("exesys/bus/board.py")):
         written |= set(re.findall(r"(\w+)=", note)) - {"final"}
     enlisted = re.findall(r'"(\w+)", (?:target|data|len\(data\)|grace_s|job)[,\]]', text_of("exesys/store/spelling.py"))
     written |= {*enlisted, "failures", "losses", "error"}

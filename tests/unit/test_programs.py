@@ -137,7 +137,7 @@ def keys_in_the_file():
     """Every key that etc/exesys.ini names, also those behind a `#`."""
     found, section = {}, ""
     for line in (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8").splitlines():
-        head = re.fullmatch(r"\[([\w:]+)\]", line)
+        head = re.fullmatch(r"(?:# )?\[([\w:]+)\]", line)
         key = re.fullmatch(r"#? ?(\w+) =(?: (.*))?", line)
         if head:
             section = head[1]
@@ -166,7 +166,7 @@ def with_the_example(tmp_path):
 
 def test_the_file_as_it_is_changes_nothing(tmp_path):
     text = (CHECKOUT / "etc" / "exesys.ini").read_text(encoding="utf-8")
-    assert make_config(tmp_path, text=text) == with_the_example(tmp_path)
+    assert make_config(tmp_path, text=text) == make_config(tmp_path)
 
 
 # -- setup.py -----------------------------------------------------------------------
