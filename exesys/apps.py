@@ -87,7 +87,9 @@ def renew(config: Config, programs: Iterable[Mapping[str, Any]], ask: Callable[[
 
     One that does not start is tried again at once, not when supervisord would.
     """
-    before = {(each["name"], one["number"]): one["since_ms"] for each in ask() for one in each["instances"]}
+    told = ask()
+    before = {(each["name"], one["number"]): one["since_ms"] for each in told for one in each["instances"]}
+    failed = {each["name"]: each["failed_ms"] for each in told}
     names = {program: server.name for server in config.appservers for program in server.programs}
     signalled = []
     for program in programs:
@@ -100,7 +102,11 @@ def renew(config: Config, programs: Iterable[Mapping[str, Any]], ask: Callable[[
             home.supervisor(config).restart(program["name"])
 
     def renewed() -> bool:
-        return all(bool(each["reason"]) or _is_new(each, before) for each in ask() if each["name"] in signalled)
+        return all(
+            _is_new(each, before) or (each["state"] == "failed" and each["failed_ms"] != failed.get(each["name"]))
+            for each in ask()
+            if each["name"] in signalled
+        )
 
     return renewed
 
@@ -118,7 +124,7 @@ def _is_new(app: Mapping[str, Any], before: Mapping[tuple[str, int], int]) -> bo
 def tell_failed(listed: Iterable[Mapping[str, Any]]) -> None:
     """Name the servers that do not start, each with the reason."""
     for each in listed:
-        if each["reason"]:
+        if each["state"] == "failed":
             output.note(f"the application server {each['name']} does not start: {each['reason']}")
 
 
@@ -137,7 +143,7 @@ def settled(config: Config) -> list[dict[str, Any]]:
     def done() -> bool:
         listed[:] = ask_rest(config)
         # One that fails is tried again all the time; what counts is that it was seen to.
-        return all(each["state"] == "ready" or each["reason"] for each in listed)
+        return all(each["state"] in ("ready", "failed") for each in listed)
 
     if config.appservers:
         wait_until(done, SETTLE_S)
@@ -162,7 +168,7 @@ def in_words(listed: Iterable[Mapping[str, Any]]) -> str:
     """Say how the application servers are, for the welcome."""
     return "; ".join(
         f"{each['name']} does not start: {each['reason'].rstrip('.')}"
-        if each["reason"]
+        if each["state"] == "failed"
         else f"{each['name']} {each['state']}"
         for each in listed
     )

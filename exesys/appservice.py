@@ -21,6 +21,8 @@ from exesys.config import Limits
 from exesys.errors import AppError, BadArguments, ConfigError, ExesysError, TooLarge, UnknownMethod, nearest
 from exesys.functions import describe_failure, import_file, text_of
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from pymongo.database import Database
     from redis import Redis
@@ -108,7 +110,10 @@ class Service:
                 value = _run(value)
         except BaseException as error:  # noqa: BLE001  # whatever a method raises is told to its caller
             wrong = self._wrong_arguments(name, method, args, kwargs) if isinstance(error, TypeError) else None
-            return False, refusal(wrong) if wrong is not None else failure(error)
+            if wrong is not None:
+                return False, refusal(wrong)
+            log.warning("%s.%s raised:\n%s", self.server.name, name, describe_failure(error)[2].rstrip())
+            return False, failure(error)
         try:
             return True, self._packed(name, value)
         except TooLarge as error:

@@ -120,6 +120,12 @@ def started(config: Config) -> Config:
     return home.as_started(config, record) if record is not None else config
 
 
+def changed(config: Config) -> bool:
+    """Tell whether the settings that hold now are others than those of the system that runs."""
+    record = home.read_record(config)
+    return record is not None and bool(_changed(config, record))
+
+
 def logs(config: Config, program: str, lines: int = 50, follow: bool = False) -> int:
     """Print the last lines of a program's log; with `follow`, go on until interrupted."""
     path = log_of(config, program)
@@ -315,12 +321,7 @@ def _check_same(config: Config, record: home.Record) -> None:
             f"{config.home} is held by the system of {record.root} (supervisord is process {pid}).",
             fix=f"Set EXESYS_HOME to another directory, or stop it: `{_down_text(config, record.root)}`.",
         )
-    now = programs.settings(config)
-    changed = [
-        f"{programs.key_of(name)} is {record.settings.get(name, '')!r} there and {now[name]!r} here"
-        for name in now
-        if record.settings.get(name) != now[name]
-    ]
+    changed = _changed(config, record)
     if changed:
         raise BootError(
             f"{config.home} is held by a system with other settings (supervisord is process {pid}):"
@@ -328,6 +329,16 @@ def _check_same(config: Config, record: home.Record) -> None:
             fix=f"Take over the new ones with `{_command(config)} restart`, stop it with `{_down_text(config)}`,"
             " or set EXESYS_HOME to another directory.",
         )
+
+
+def _changed(config: Config, record: home.Record) -> list[str]:
+    """Name the settings that differ from those of the system that runs."""
+    now, then = programs.settings(config), record.settings
+    return [
+        f"{programs.key_of(name)} is {then.get(name, '')!r} there and {now.get(name, '')!r} here"
+        for name in [*now, *(then.keys() - now.keys())]
+        if then.get(name) != now.get(name)
+    ]
 
 
 # -- the end ----------------------------------------------------------------------

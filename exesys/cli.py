@@ -159,12 +159,14 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
         output.show({"workers": len(workers), "loaded": loaded, "broken": broken, "apps": listed})
         return 0
     if loaded:
-        print("The changed modules are loaded. Jobs that run go on with the old ones.")
+        print("The changed modules are loaded. Jobs and runners that run go on with the old ones.")
     else:
         print(f"The modules are loaded anew as running jobs and calls end. See `{PROGRAM} functions`.")
     if told["apps"]:
         print(f"Application servers: {apps.in_words(told['apps'])}.")
     output.note_broken(broken)
+    if bootstrap.changed(config):
+        output.note(f"the settings have changed since the start; `{PROGRAM} restart` takes them over.")
     return 0
 
 

@@ -36,7 +36,10 @@ def run(config: Config, client: Client, path: str | None, query: str, show: Call
     print(f"Search for {query!r}:")
     for word, near in found.get("did_you_mean", {}).items():
         print(f"  No document has {word}. Did you mean {' or '.join(near)}?")
-    for hit in _hits(found):
+    hits = _hits(found)
+    if not hits:
+        print("  No document has these words.")
+    for hit in hits:
         print(f"  {hit['score']:6.2f}  {hit['title']}\n          {hit['snippet']}")
     return 0
 

@@ -139,6 +139,8 @@ class Instance:
         context = RunnerContext(RunnerInfo(type_, uuid, target, epoch), self.resources, self.scribe.progress)
         threading.Thread(target=self._listen, args=(context,), daemon=True, name="listener").start()
         ending, error = self._run(context, target, data)
+        if error:
+            print(codec.unpack(error)["traceback"].rstrip())
         self.scribe.tell_all()
         self.channel.send(["ended", int(ending), error])
 

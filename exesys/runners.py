@@ -28,7 +28,12 @@ def start(config: Config, given: argparse.Namespace) -> int:
     with reach.connect(config) as client:
         data = reach.data(given.data)
         name = client.start_runner(given.target, data, type=given.type, uuid=given.uuid, grace_s=given.grace_s)
-    output.show({"name": name}) if given.json else print(name)
+    record = _record(reach.reader(config), parse_name(name))
+    output.show({"name": name, "state": record.state}) if given.json else print(name)
+    if record.state.final:
+        how = record.text("how").rstrip(".")
+        output.note(f"it has ended before, and is not started again: {how}. See `{PROGRAM} runner restart {name}`.")
+        return 1
     return 0
 
 
@@ -89,7 +94,7 @@ def stop(config: Config, given: argparse.Namespace) -> int:
         fix = f"It goes on stopping: {PROGRAM} runner show {text}" if ":" in text else f"See {PROGRAM} runner list"
         raise ResultTimeout(f"{text} has not ended within {given.wait:g} s.", fix=fix)
     if ":" not in text:
-        print(f"{news} runners of type {text} were stopped.")
+        print(f"{news} {'runner' if news == 1 else 'runners'} of type {text} stopped.")
         return 0
     how = _record(reader, parse_name(text)).text("how")
     print(f"{text} is stopped: {how}." if news else f"{text} had ended already: {how}.")
@@ -196,11 +201,10 @@ def _megabytes(value: int | None) -> str:
 def _remark(shown: Mapping[str, Any]) -> str:
     """Say in a few words what stands out."""
     if "waits" in shown:
-        return str(shown["waits"])
+        after = f" after {shown['error']['type']}: {shown['error']['message']}" if "error" in shown else ""
+        return f"{shown['waits']}{after}"
     if "progress" in shown:
         return f"{shown['progress']['fraction']:.0%} {shown['progress']['text']}".rstrip()
-    if shown["state"] == "failed" or (shown["restarts"] and "error" in shown and "how" not in shown):
-        return (
-            f"{shown['error']['type']}: {shown['error']['message']}" if "error" in shown else str(shown.get("how", ""))
-        )
+    if "error" in shown and shown["state"] in ("starting", "failed"):
+        return f"{shown['error']['type']}: {shown['error']['message']}"
     return str(shown.get("how", ""))

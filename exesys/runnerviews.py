@@ -56,7 +56,7 @@ def runner(record: RunnerRecord, told: Mapping[str, Any] | None, now_ms: int, wh
             shown["error"].pop("traceback", None)
     if told is not None and not state.final and told["epoch"] == shown["epoch"]:
         shown |= {key: told[key] for key in _TOLD if key in told}
-    if "began" in fields and not state.final and "pid" in shown:
+    if "began" in fields and "pid" in shown:
         shown["uptime_s"] = round(max(now_ms - int(fields["began"]), 0) / 1000, 1)
         if shown["uptime_s"]:
             shown["cpu_percent"] = round(100 * shown["cpu_s"] / shown["uptime_s"], 2)

@@ -119,7 +119,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
 def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:
     runner = add("runner", "start, list, stop and restart functions that run until they are stopped", "runner list")
     below = runner.add_subparsers(metavar="COMMAND", title="commands")
-    start = add("runner start", "start a function as a runner", "runner start feed.follow '\"app.log\"'", under=below)
+    start = add("runner start", "start a function as a runner", "runner start exesys_test.ticks --uuid t1", under=below)
     start.add_argument("target", metavar="TARGET", help=f"the function; `{PROGRAM} functions` lists them")
     start.add_argument("data", nargs="?", metavar="DATA", help="what it gets, as for `submit` (default: null)")
     start.add_argument("--type", metavar="NAME", help="the first part of its name (default: the function's)")
@@ -133,27 +133,19 @@ def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:
     listing.add_argument(
         "--ended", type=_whole(0), default=20, metavar="N", help="so many that have ended (default: %(default)s)"
     )
-    for name, text, what in (
-        ("show", "show all there is of a runner", "its name, type:uuid, or its type"),
-        (
-            "stop",
-            "stop a runner, or all of a type, and wait for the end",
-            "its name, type:uuid, or its type; a type alone: all",
-        ),
-        ("restart", "let a runner begin anew, also one that has ended", "its name, type:uuid, or its type"),
-        ("logs", "show what a runner printed and logged", "its name, type:uuid, or its type"),
+    for name, text in (
+        ("show", "show all there is of a runner"),
+        ("stop", "stop a runner, or all of a type, and wait for the end"),
+        ("restart", "let a runner begin anew, also one that has ended"),
+        ("logs", "show what a runner printed and logged"),
     ):
-        child = add(f"runner {name}", text, f"runner {name} feed:7d3f", under=below)
-        child.add_argument("name", metavar="NAME", help=what)
+        child = add(f"runner {name}", text, f"runner {name} ticks:t1", under=below)
+        alone = ", or alone for all of it" if name == "stop" else ""
+        child.add_argument("name", metavar="NAME", help=f"its name, type:uuid; or its type, with UUID behind it{alone}")
         child.add_argument("uuid", nargs="?", metavar="UUID", help="its uuid, when NAME is its type")
         if name == "stop":
-            child.add_argument(
-                "--wait",
-                type=_seconds,
-                default=30.0,
-                metavar="S",
-                help="so many seconds at most (default: %(default)g)",
-            )
+            wait = "so many seconds at most (default: %(default)g)"
+            child.add_argument("--wait", type=_seconds, default=30.0, metavar="S", help=wait)
         if name == "logs":
             _tail(child)
 

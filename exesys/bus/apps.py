@@ -30,6 +30,7 @@ class Reason(NamedTuple):
 
     text: str
     traceback: str
+    since_ms: int  # when that attempt began
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Apps:
             raise BadCommand(f"there are {MOST_INSTANCES:,} instances already.", field="app")
         self.gone(session)
         if info["state"] == "failed":
-            self._reasons[place] = Reason(info["reason"], info["traceback"])
+            self._reasons[place] = Reason(info["reason"], info["traceback"], info["since_ms"])
         elif info["state"] == "ready":
             self._reasons.pop(place, None)
         old = self._instances.get(place)
@@ -96,7 +97,7 @@ class Apps:
         found = {number: self._instances[name, number] for number in numbers}
         states = {instance.state for instance in found.values()}
         reasons = [self._reasons[place] for place in sorted(self._reasons) if place[0] == name]
-        reason = reasons[0] if reasons else Reason("", "")
+        reason = reasons[0] if reasons else Reason("", "", 0)
         state = next((state for state in ("ready", "starting") if state in states), "failed" if reasons else "away")
         ready = [instance for instance in found.values() if instance.methods]
         return {
@@ -104,6 +105,7 @@ class Apps:
             "state": state,
             "reason": reason.text,
             "traceback": reason.traceback,
+            "failed_ms": reason.since_ms,
             "class": declared.class_ if declared else "",
             "processes": declared.processes if declared else len(found),
             "threads": declared.threads if declared else max((one.threads for one in found.values()), default=1),

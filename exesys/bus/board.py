@@ -122,6 +122,7 @@ class Board:
             self._ops += [(Halt(name), None) for name in runners.of_type(list(self.runners), stopped.type)]
         elif runner is None:
             self._stops.announce(stopped)  # it is of none of our daemons, or about to be
+            self._ops.append((Halt(stopped, loaded=True), None))
         elif runner.state is not RunnerState.stopping:
             # Looked at once more: it may have been started anew since that was seen.
             self._ops.append((Halt(stopped, loaded=True), None))
@@ -356,6 +357,7 @@ class Board:
             if runner.state is RunnerState.stopping:
                 self._ops.append((Halt(op.name), None))  # it was to stop after this was decided
             runner.state, runner.session = RunnerState.starting, ""
+            runner.began, runner.told = None, None
             runner.ending = runner.restarting = False
             self._waiting[runner.name] = None
         self._ack(session, str(op.name), op.epoch)
@@ -416,4 +418,6 @@ class Board:
 
     def describe(self, now: float) -> list[dict[str, Any]]:
         """Tell of each runner what only the router knows."""
-        return [each.describe(self.hosts.get(each.session), bool(self.hosts), now) for each in self.runners.values()]
+        why = "" if any(host.room > 0 for host in self.hosts.values()) else "no runner daemon has room"
+        why = why if self.hosts else "no runner daemon is there"
+        return [each.describe(self.hosts.get(each.session), why, now) for each in self.runners.values()]

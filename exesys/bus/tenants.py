@@ -75,8 +75,8 @@ class Runner:
         """What asks the store to change its record."""
         return Noted(self.name, self.epoch, final, fields)
 
-    def describe(self, host: Host | None, any_host: bool, now: float) -> dict[str, Any]:
-        """Tell what only the router knows of it."""
+    def describe(self, host: Host | None, why: str, now: float) -> dict[str, Any]:
+        """Tell what only the router knows of it; `why` no daemon can take it, or ""."""
         told: dict[str, Any] = {"name": str(self.name), "state": str(self.state), "epoch": self.epoch}
         if host is not None:
             told["host"] = host.name
@@ -84,8 +84,8 @@ class Runner:
             told["waits"] = "its daemon is not heard"
         elif self.due > now:
             told["waits"] = f"it starts again in {self.due - now:.1f} s"
-        else:
-            told["waits"] = "no runner daemon has room" if any_host else "no runner daemon is there"
+        elif why:
+            told["waits"] = why
         if self.told is not None:
             last = self.told
             told |= {"pid": last.pid, "cpu_s": last.cpu_s, "memory_bytes": last.memory_bytes}

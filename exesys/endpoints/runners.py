@@ -76,7 +76,8 @@ class Runners:
         if "target" not in given:
             raise BadCommand("`target` is missing.", field="target", fix="Name the function that is to run.")
         name = self._client.start_runner(**{"data": None, **given, "timeout": ACK_S})
-        return respond(202, self._shown(Name(*name.split(":"))))
+        shown = self._shown(Name(*name.split(":")))
+        return respond(200 if RunnerState(shown["state"]).final else 202, shown)
 
     def show(self, type: str, uuid: str) -> HTTPResponse:
         return respond(200, self._shown(check_name(type, uuid)))

@@ -124,7 +124,11 @@ function DO.heed(env, record, run, name)
   if call('GET', run) ~= '0' then
     return 'unloaded'
   end
-  return DO.halt(env, record, run, name)
+  local verdict = DO.halt(env, record, run, name)
+  if (verdict == 'none' or verdict == 'ended') and call('TTL', run) == -1 then
+    call('EXPIRE', run, env.ttl_s) -- there is nothing to stop: it is not in the way for ever
+  end
+  return verdict
 end
 
 function DO.forget(env, record, run)

@@ -40,7 +40,13 @@ class Lives(Moves):
                 if not name.uuid:
                     self.db.delete(self.keys("run", *name))
                     return "noted", False
-                return ("unloaded" if loaded and not self._loaded(name) else self._halt(name)), False
+                if loaded and not self._loaded(name):
+                    return "unloaded", False
+                verdict = self._halt(name)
+                run = self.keys("run", *name)
+                if loaded and verdict in ("none", "ended") and run not in self.db.ttl_s:
+                    self.db.expire(run, int(self.limits.result_ttl_s))
+                return verdict, False
             case Revive(name):
                 return self._revive(name)
             case Loglines():

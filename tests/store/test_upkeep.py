@@ -110,9 +110,7 @@ def test_only_a_zero_is_a_stop(upkeep: Upkeep, redis_server: Any, prefix: str) -
     assert upkeep.stopped([]) == []
 
 
-def test_known_are_the_runners_of_the_set_and_their_types(
-    upkeep: Upkeep, redis_server: Any, prefix: str
-) -> None:
+def test_known_are_the_runners_of_the_set_and_their_types(upkeep: Upkeep, redis_server: Any, prefix: str) -> None:
     assert upkeep.known() == []
     redis_server.client.sadd(f"{prefix}exesys:runners", "cam:7", "mail:a.b")
     assert sorted(upkeep.known()) == [("cam", ""), ("cam", "7"), ("mail", ""), ("mail", "a.b")]
