@@ -463,6 +463,6 @@ def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
 
     picture = ElementTree.fromstring(text_of("docs/architecture.svg"))
     spoken = " ".join(picture.itertext())
-    for name in ("rest", "router", "worker", "controller", "web", "redis", "mongo"):
+    for name in ("rest", "router", "worker", "runner", "appserver", "controller", "web", "redis", "mongo"):
         assert name in spoken
     assert "prefers-color-scheme: dark" in spoken
