@@ -268,7 +268,12 @@ class Common:
         (there are [limits] runners), Unavailable.
         """
         return self._resources.client.start_runner(
-            name_of(target), data, type=type, uuid=uuid or self._new_uuid(), grace_s=grace_s, job=self._ref
+            name_of(target),
+            data,
+            type=type,
+            uuid=self._new_uuid() if uuid is None else uuid,
+            grace_s=grace_s,
+            job=self._ref,
         )
 
     def stop_runner(self, type: str, uuid: str | None = None) -> bool:

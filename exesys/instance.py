@@ -113,6 +113,8 @@ class Instance:
         self.config = config
         self.channel = channel
         self.scribe = Scribe(channel)
+        self.pid = os.getpid()
+        self.told_to_stop = False  # by its daemon: `ctx.stopping` is the function's, too
         self.resources = Resources(config, lambda: Client(config))
 
     def live(self) -> NoReturn:
@@ -127,6 +129,8 @@ class Instance:
         finally:
             # After TERM, too: what the function's clean-up has printed.
             self.scribe.tell_all()
+            if os.getpid() != self.pid:
+                os._exit(code)  # a child that the function has forked, and that came back from it
             leave(code)
 
     def _live(self, name: str, epoch: int, target: str, data: bytes) -> None:
@@ -142,7 +146,8 @@ class Instance:
         if error:
             print(codec.unpack(error)["traceback"].rstrip())
         self.scribe.tell_all()
-        self.channel.send(["ended", int(ending), error])
+        if os.getpid() == self.pid:
+            self.channel.send(["ended", int(ending), error])
 
     def _run(self, context: RunnerContext, target: str, data: bytes) -> tuple[Ending, bytes]:
         try:
@@ -157,11 +162,12 @@ class Instance:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever a runner raises is its end
             return Ending.failed, _failure(error)
-        return (Ending.stopped if context.stopping.is_set() else Ending.returned), b""
+        return (Ending.stopped if self.told_to_stop else Ending.returned), b""
 
     def _listen(self, context: RunnerContext) -> None:
         while (message := self.channel.receive()) is not None:
             if message[0] == "stop":
+                self.told_to_stop = True
                 context.stop()
 
 

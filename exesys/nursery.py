@@ -201,6 +201,11 @@ class Nursery:
         if child is not None:
             yield from self._hear(child, now)
 
+    def at_end(self, descriptor: int) -> bool:
+        """Tell whether an instance can say nothing more on its line."""
+        child = self._by_line.get(descriptor)
+        return child is not None and child.channel.at_end()
+
     def _hear(self, child: Child, now: float) -> Iterator[Told]:
         while (message := child.channel.receive(wait=False)) is not None:
             kind, *fields = message

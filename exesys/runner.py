@@ -24,7 +24,7 @@ from exesys.errors import BadCommand, StateError
 
 # No dot in a type: a topic is `stop.<type>.<uuid>`.
 TYPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-UUID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+UUID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 MAX_GRACE_S = 3600.0
 
 
@@ -102,7 +102,7 @@ def check_type(value: Any) -> str:
 
 def check_name(type_: Any, uuid: Any) -> Name:
     """Return a runner's name from its two parts. Raises BadCommand."""
-    return Name(check_type(type_), _checked(uuid, UUID, "uuid", "1 to 128 letters, digits, _, . and -"))
+    return Name(check_type(type_), _checked(uuid, UUID, "uuid", "1 to 128 letters, digits, _, - and . (not first)"))
 
 
 def parse_name(text: Any) -> Name:
@@ -163,8 +163,10 @@ class Patience(NamedTuple):
 
     def after(self, life: Life, ending: Ending, lived_s: float) -> tuple[Life, float | None]:
         """Return the new counts, and after how many seconds it may start again (None: never)."""
-        if ending in (Ending.handed_back, Ending.stopped):
+        if ending is Ending.handed_back:
             return life, 0.0
+        if ending is Ending.stopped:
+            return life, self.backoff_s  # by a stop that was old: nobody's fault, but not to go round fast
         failures, losses = (0, 0) if lived_s >= self.healthy_s else life
         if ending is Ending.killed:
             counted = Life(failures, losses + 1)

@@ -21,18 +21,16 @@ from typing import Any
 
 from exesys import runner as runners
 from exesys.bus import messages as m
+from exesys.bus.agenda import MOST_BYTES_IN_TURN, MOST_IN_TURN, Agenda
 from exesys.bus.replies import Asked, Group, Origin, Replies, stops, why_not
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
 from exesys.bus.stops import Stops
-from exesys.bus.tenants import NEVER, Host, Runner, from_store, size_of
+from exesys.bus.tenants import NEVER, Host, Runner, from_store
 from exesys.errors import BadCommand, ExesysError, NotFound, Unavailable
 from exesys.runner import Ending, Life, Name, Patience, RunnerState
 from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp
 
-MOST_IN_TURN = 200
-MOST_BYTES_IN_TURN = 4 << 20
-MOST_WAITING = 20_000  # operations for the turns to come
 RESEND_S = 2.0
 STOP_AGAIN_S = 1.0
 HOLD_BEATS = 2  # a new router gives nothing away until its daemons have said what they host
@@ -54,8 +52,7 @@ class Board:
         self._jitter = jitter
         self._hold_until = float("-inf")
         self._waiting: dict[Name, None] = {}  # those without a host, the one that waits longest first
-        self._ops: list[tuple[RunnerOp, Asked]] = []
-        self._underway: list[tuple[RunnerOp, Asked]] = []
+        self._agenda = Agenda()
 
     def restore(self, found: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
         """Take in what the store remembers, and expect the sessions that may still host some."""
@@ -82,7 +79,7 @@ class Board:
         origin = Origin(peer.session, start.tag)
         try:
             self._check_store(now)
-            self._ops.append((self._slate.door.runner(start), origin))
+            self._agenda.add(self._slate.door.runner(start), origin)
         except ExesysError as error:
             self._replies.refuse(origin, error)
 
@@ -96,13 +93,13 @@ class Board:
             self._replies.refuse(origin, error)
 
     def _check_store(self, now: float) -> None:
-        if self._slate.late(now) or self._slate.full or len(self._ops) > MOST_WAITING:
+        if self._slate.late(now) or self._slate.full or self._agenda.full:
             raise Unavailable("the store is away.", fix="Send the same again in a moment.")
 
     def _change(self, what: str, text: str, origin: Origin, now: float) -> None:
         if ":" in text:
             name = runners.parse_name(text)
-            self._ops.append((Halt(name), origin)) if what == "stop" else self._restart(name, origin)
+            self._agenda.add(Halt(name), origin) if what == "stop" else self._restart(name, origin)
             return
         type_ = runners.check_type(text)
         if what != "stop":
@@ -111,27 +108,29 @@ class Board:
         if not names:
             raise NotFound(f"no runner of type {type_} runs.", fix="`bin/exesys runner list` shows those there are.")
         group = Group(origin, len(names))
-        self._ops += [(Halt(name), group) for name in names]
+        for name in names:
+            self._agenda.add(Halt(name), group)
 
     def halt(self, stopped: Name) -> None:
         """A stop was loaded in Redis by somebody: heed it. Without a uuid it is for all of a type."""
         runner = self.runners.get(stopped)
         if not stopped.uuid:
             self._stops.announce(stopped)
-            self._ops.append((Halt(stopped), None))
-            self._ops += [(Halt(name), None) for name in runners.of_type(list(self.runners), stopped.type)]
+            self._agenda.add(Halt(stopped))
+            for name in runners.of_type(list(self.runners), stopped.type):
+                self._agenda.add(Halt(name))
         elif runner is None:
             self._stops.announce(stopped)  # it is of none of our daemons, or about to be
-            self._ops.append((Halt(stopped, loaded=True), None))
+            self._agenda.add(Halt(stopped, loaded=True))
         elif runner.state is not RunnerState.stopping:
             # Looked at once more: it may have been started anew since that was seen.
-            self._ops.append((Halt(stopped, loaded=True), None))
+            self._agenda.add(Halt(stopped, loaded=True))
 
     def _restart(self, name: Name, origin: Origin) -> None:
         runner = self.runners.get(name)
         if runner is not None and runner.state is RunnerState.stopping and not runner.ending:
             raise stops(name)
-        self._ops.append((Revive(name), origin))
+        self._agenda.add(Revive(name), origin)
 
     # --- what the hosts say -------------------------------------------------
 
@@ -186,7 +185,7 @@ class Board:
             return False
         del self._waiting[runner.name]
         runner.epoch = epoch - 1
-        self._ops.append((runner.give(host), None))
+        self._agenda.add(runner.give(host))
         return True
 
     def _launch_again(self, runner: Runner, host: Host, now: float) -> None:
@@ -195,7 +194,7 @@ class Board:
             self._withdraw(runner, host, now)
         else:
             runner.launched_at = NEVER
-            self._ops.append((runner.assignment(host), None))
+            self._agenda.add(runner.assignment(host))
 
     def _withdraw(self, runner: Runner, host: Host, now: float) -> None:
         """Have a daemon say that a life is over there, or never will be; it ends then as any other."""
@@ -210,12 +209,12 @@ class Board:
                 continue
             runner.told = each
             if each.log:
-                self._ops.append((Loglines(runner.name, each.epoch, each.chunk, each.log), None))
+                self._agenda.log(Loglines(runner.name, each.epoch, each.chunk, each.log))
             if runner.began is None:
                 runner.began = now
                 if runner.state is RunnerState.starting:
                     runner.state = RunnerState.running
-                    self._ops.append((runner.noted(state=runner.state, began=each.began_ms), None))
+                    self._agenda.add(runner.noted(state=runner.state, began=each.began_ms))
 
     def exits(self, peer: Peer, exits: m.Exits, now: float) -> None:
         """Lives ended. Each is told again until it is acknowledged."""
@@ -235,7 +234,7 @@ class Board:
         return runner if runner is not None and (runner.epoch, runner.session) == (epoch, session) else None
 
     def _end(self, runner: Runner, ending: Ending, error: bytes, lived_s: float, now: float) -> None:
-        self._ops.append((runner.end(ending, error, lived_s, now, self._patience, self._jitter()), None))
+        self._agenda.add(runner.end(ending, error, lived_s, now, self._patience, self._jitter()))
 
     def _tell_to_stop(self, runner: Runner, now: float) -> None:
         """Tell a daemon directly: the event may have been lost, and for a restart there is none."""
@@ -254,14 +253,7 @@ class Board:
     def take(self, now: float) -> list[RunnerOp]:
         """Return the operations of the next turn."""
         self._assign(now)
-        size = number = 0
-        for op, _ in self._ops[:MOST_IN_TURN]:
-            size += size_of(op)
-            if number and size > MOST_BYTES_IN_TURN:
-                break
-            number += 1
-        self._underway, self._ops = self._ops[:number], self._ops[number:]
-        return [op for op, _ in self._underway]
+        return self._agenda.take()
 
     def next_due(self) -> float:
         """When the next runner may be launched that waits for its time; NEVER if none does, or nobody has room."""
@@ -280,16 +272,15 @@ class Board:
             if runner.due > now:
                 continue
             host = max(self.hosts.values(), key=lambda each: each.room, default=None)
-            if host is None or host.room <= 0 or len(self._ops) >= MOST_IN_TURN or size > MOST_BYTES_IN_TURN:
+            if host is None or host.room <= 0 or len(self._agenda) >= MOST_IN_TURN or size > MOST_BYTES_IN_TURN:
                 return
             size += runner.size
             del self._waiting[name]
-            self._ops.append((runner.give(host), None))
+            self._agenda.add(runner.give(host))
 
     def applied(self, done: list[RunnerDone], now: float) -> None:
         """Act on the answers to the operations of the turn under way."""
-        underway, self._underway = self._underway, []
-        for (op, origin), answer in zip(underway, done, strict=True):
+        for op, origin, answer in self._agenda.done(done):
             match op:
                 case Enlist():
                     self._enlisted(op, answer, origin, now)
@@ -306,12 +297,23 @@ class Board:
         verdict, name = answer.verdict, op.name
         if verdict in ("new", "same"):
             # Also one that is here `already`: the answer to the first try was lost.
-            if name not in self.runners and not RunnerState(answer.fields[b"state"].decode()).final:
+            known = self.runners.get(name)
+            if known is not None and verdict == "new":
+                self._write_back(known, op)
+            elif known is None and not RunnerState(answer.fields[b"state"].decode()).final:
                 self._stops.forget(name)
                 self._adopt(from_store(name, answer.fields), now)
             self._replies.answer(origin, int(verdict == "new"))
         else:
             self._replies.refuse(origin, why_not(verdict, name))
+
+    def _write_back(self, runner: Runner, op: Enlist) -> None:
+        """Somebody deleted the record of a runner that is here: give the new one its epoch and its life."""
+        runner.target, runner.size = op.target, len(op.data)
+        host = self.hosts.get(runner.session)
+        if host is not None and not runner.ending:
+            self._agenda.add(runner.assignment(host))
+            self._agenda.add(runner.noted(state=runner.state))
 
     def _assigned(self, op: Assign, answer: RunnerDone, now: float) -> None:
         runner = self.runners.get(op.name)
@@ -320,6 +322,10 @@ class Board:
         host = self.hosts.get(op.session)
         if answer.verdict == "stale":
             self._adopt_anew(runner, answer, now)
+        elif answer.verdict == "refused":
+            self._leave_host(runner)
+            runner.session, runner.due = "", now + RESEND_S
+            self._waiting[runner.name] = None
         elif answer.verdict not in ("launched", "stopping"):
             self._drop(runner)
         elif host is None or runner.ending:
@@ -348,14 +354,22 @@ class Board:
         if runner is None or runner.epoch != op.epoch or not (runner.ending and ends):
             return
         session = runner.session
+        if answer.verdict == "refused":
+            if session in self.hosts:
+                runner.ending = False  # its daemon tells it again
+            else:
+                self._drop(runner)  # nobody hosts it, and there is no record of it
+            return
         if op.final or answer.verdict == "ended":
             self._drop(runner)
+            if runner.revived:
+                self._agenda.add(Revive(op.name))
         elif answer.verdict == "stale":
             self._adopt_anew(runner, answer, now)
         else:
             self._leave_host(runner)
             if runner.state is RunnerState.stopping:
-                self._ops.append((Halt(op.name), None))  # it was to stop after this was decided
+                self._agenda.add(Halt(op.name))  # it was to stop after this was decided
             runner.state, runner.session = RunnerState.starting, ""
             runner.began, runner.told = None, None
             runner.ending = runner.restarting = False
@@ -365,7 +379,9 @@ class Board:
     def _halted(self, name: Name, verdict: str, origin: Asked, now: float) -> None:
         runner = self.runners.get(name)
         changed = 0
-        if verdict in ("refused", "none") and isinstance(origin, Origin):
+        if verdict == "none" and runner is not None and runner.session:
+            changed = self._stop(runner)  # somebody deleted its record
+        elif verdict in ("refused", "none") and isinstance(origin, Origin):
             self._replies.refuse(origin, why_not(verdict, name))
             return
         if verdict == "stopping" and runner is not None:
@@ -399,6 +415,7 @@ class Board:
                 return
             else:
                 runner.life, runner.due = Life(0, 0), now
+                runner.revived = runner.ending
                 if runner.session and not runner.ending:
                     runner.restarting = True
                     self._tell_to_stop(runner, now)

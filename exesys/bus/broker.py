@@ -166,6 +166,9 @@ class Broker:
             return refuse(address, "bad_hello", text)
         if self.roster.was_lost(hello.session):
             return refuse(address, "session_lost", "this session was given up; start a new one")
+        known = self.roster.sessions.get(hello.session)
+        if known is not None and known.role != hello.role:
+            return refuse(address, "bad_hello", f"this session is that of a peer with the role {known.role}")
         peer = Peer(address, hello.session, hello.role, now)
         part = self._parts[hello.role]
         if part is None:

@@ -218,7 +218,8 @@ class Client:
         Raises as `ctx.start_runner` does; Unavailable after `timeout` seconds.
         """
         command.check_name(target, "target")
-        name = runner.check_name(type or runner.default_type(target), uuid or str(uuid_module.uuid4()))
+        type_ = runner.default_type(target) if type is None else type
+        name = runner.check_name(type_, str(uuid_module.uuid4()) if uuid is None else uuid)
         grace = runner.check_options(-1 if grace_s is None else grace_s)
         packed = codec.pack(data)
         codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)

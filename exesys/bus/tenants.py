@@ -35,6 +35,7 @@ class Runner:
     began: float | None = None
     ending: bool = False  # the end of this life is on its way into the store
     restarting: bool = False  # it is stopped in order to be started again
+    revived: bool = False  # a restart was asked for while it ended: should that be for good, it begins again
     stop_sent_at: float = float("-inf")
     told: m.Told | None = None
 

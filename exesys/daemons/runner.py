@@ -96,7 +96,10 @@ class RunnerDaemon:
                 self._watched = self.nursery.fileno()
                 self.loop.watch(self._watched)
         for descriptor in self.nursery.lines & ready:
-            self._heed(self.nursery.read(descriptor, now), now)
+            said = list(self.nursery.read(descriptor, now))
+            self._heed(said, now)
+            if not said and self.nursery.at_end(descriptor):
+                self.loop.forget(descriptor)  # it has closed its end, and is still to end itself
 
     def _heed(self, happenings: Iterable[Happening], now: float) -> None:
         for happening in happenings:

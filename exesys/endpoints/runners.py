@@ -84,16 +84,17 @@ class Runners:
 
     def stop(self, type: str, uuid: str) -> HTTPResponse:
         """Load the stop of a runner: 202 while it stops, 200 when it has. ?wait= waits for its end."""
-        name = check_name(type, uuid)
+        name, wait_s = check_name(type, uuid), _wait_s()
         news = self._client.stop_runner(*name, timeout=ACK_S) > 0
-        self._await(lambda: self._record(name).state.final)
+        self._await(lambda: self._record(name).state.final, wait_s)
         shown = self._shown(name)
         return respond(200 if RunnerState(shown["state"]).final else 202, {"news": news, **shown})
 
     def stop_all(self, type: str) -> HTTPResponse:
         """Load the stops of all runners of a type; tell of how many that is news."""
+        wait_s = _wait_s()
         news = self._client.stop_runner(check_type(type), timeout=ACK_S)
-        ended = self._await(lambda: all(each.state.final for each in self._reader.runners(type, 0)))
+        ended = self._await(lambda: all(each.state.final for each in self._reader.runners(type, 0)), wait_s)
         return respond(200 if ended else 202, {"type": type, "news": news})
 
     def restart(self, type: str, uuid: str) -> HTTPResponse:
@@ -114,10 +115,8 @@ class Runners:
             return as_text(text)
         return respond(200, {"name": str(name), "log": text, "next": total})
 
-    def _await(self, condition: Callable[[], bool]) -> bool:
-        """Wait for `?wait=` seconds until the condition holds; tell whether it does."""
-        given = request.query.get("wait")
-        wait_s = 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
+    def _await(self, condition: Callable[[], bool], wait_s: float) -> bool:
+        """Wait until the condition holds; tell whether it does."""
         if not wait_s or not self._waiting.acquire(blocking=False):
             return condition()
         try:
@@ -145,6 +144,11 @@ class Runners:
             return runnerviews.by_name(self._client.snapshot("runners", timeout=TOLD_S)["runners"])
         except Unavailable:
             return {}
+
+
+def _wait_s() -> float:
+    given = request.query.get("wait")
+    return 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
 
 
 def _now_ms() -> int:

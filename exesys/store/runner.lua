@@ -23,6 +23,11 @@
 
 local EARLY, STOPPED = 'a stop was loaded before it ran', 'a stop was loaded before it ran again'
 
+-- Whether a stop is loaded. A key of another kind in that place is none.
+local function loaded(run)
+  return redis.pcall('GET', run) == '0'
+end
+
 local function final(state)
   return state == 'stopped' or state == 'failed'
 end
@@ -48,7 +53,7 @@ function DO.enlist(env, record, run, name, digest, ...)
   local sum = call('HGET', record, 'sum')
   if sum then
     return sum == digest and 'same' or 'conflict', true
-  elseif call('GET', run) == '0' then
+  elseif loaded(run) then
     return 'stopped'
   elseif not room(env, name) then
     return 'full'
@@ -67,7 +72,7 @@ function DO.assign(env, record, run, name, epoch, session, host)
   local given = now_epoch == epoch and now_session == session
   if not given and tonumber(now_epoch) >= tonumber(epoch) then
     return 'stale', true
-  elseif call('GET', run) == '0' then
+  elseif loaded(run) then
     if given then
       call('HSET', record, 'state', 'stopping')
       return 'stopping'
@@ -121,7 +126,7 @@ function DO.halt(env, record, run, name)
 end
 
 function DO.heed(env, record, run, name)
-  if call('GET', run) ~= '0' then
+  if not loaded(run) then
     return 'unloaded'
   end
   local verdict = DO.halt(env, record, run, name)

@@ -52,6 +52,10 @@ REFUSED = [
     ({**START, "uuid": "a:b"}, 400, "bad_field", "a:b"),
     ({**START, "uuid": "*"}, 400, "bad_field", "*"),
     ({**START, "uuid": 7}, 400, "bad_field", "7"),
+    ({**START, "uuid": ""}, 400, "bad_field", "uuid"),
+    ({**START, "uuid": ".."}, 400, "bad_field", ".."),
+    ({**START, "type": 0}, 400, "bad_field", "0"),
+    ({**START, "type": []}, 400, "bad_field", "[]"),
     ({**START, "grace_s": -2}, 400, "bad_field", "grace_s"),
     ({**START, "grace_s": "long"}, 400, "bad_field", "grace_s"),
     ({**START, "grace_s": True}, 400, "bad_field", "grace_s"),
@@ -112,7 +116,8 @@ def test_what_is_no_function_is_refused_in_a_function(system):
         ("GET", "/runners?state=ran", 400),
         ("GET", "/runners?ended=-1", 400),
         ("GET", "/runners?nonsense=1", 400),
-        ("DELETE", "/runners/no/such?wait=forever", 404),
+        ("DELETE", "/runners/no/such?wait=forever", 400),
+        ("DELETE", "/runners/no?wait=-1", 400),
     ],
 )
 def test_rest_refuses_what_cannot_be_asked(system, method, path, status):

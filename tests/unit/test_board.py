@@ -715,6 +715,7 @@ def test_a_router_that_knows_less_than_the_store_learns_it(stage: Stage, running
     stage.keep(3, running)
     stage.beat_of(other, x=7)
     stage.exits(other, Ending.stopped, epoch=7)
+    stage.wait(0.6)
     assert stage.record()["epoch"] == "8"
 
 

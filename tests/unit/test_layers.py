@@ -35,6 +35,7 @@ LAYERS: list[list[str]] = [
             "bus.stops",
             "bus.tenants",
             "bus.replies",
+            "bus.agenda",
             "bus.board",
             "bus.apps",
             "bus.broker",
@@ -118,7 +119,8 @@ PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "appconfig", "config"),
     *("bus.messages", "turn", "bus.apps"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
-    *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tenants", "bus.replies", "bus.board", "bus.broker"),
+    *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tenants", "bus.replies"),
+    *("bus.agenda", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
     *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
 }

@@ -133,10 +133,10 @@ def test_a_healthy_life_begins_the_counting_anew(ending: Ending) -> None:
     assert sum(life) == 9
 
 
-@pytest.mark.parametrize("ending", [Ending.handed_back, Ending.stopped])
-def test_one_that_was_told_to_end_starts_again_at_once_and_counts_nothing(ending: Ending) -> None:
+@pytest.mark.parametrize(("ending", "wait_s"), [(Ending.handed_back, 0.0), (Ending.stopped, 0.5)])
+def test_one_that_was_told_to_end_starts_again_soon_and_counts_nothing(ending: Ending, wait_s: float) -> None:
     for lived_s in (0.0, 100.0):
-        assert RULES.after(Life(3, 5), ending, lived_s) == (Life(3, 5), 0.0)
+        assert RULES.after(Life(3, 5), ending, lived_s) == (Life(3, 5), wait_s)
 
 
 @pytest.mark.parametrize("ending", [Ending.terminated, Ending.forced])
