@@ -278,13 +278,15 @@ class System:
 
     @contextlib.contextmanager
     def another_runner(self, **keys: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Run one more runner daemon, as another host would, and wait until it has joined."""
+        """Run one more runner daemon, as another host would, and wait until it and ours have joined."""
         with self._another("runner", keys) as runner:
-            until(lambda: any("joined" in text for text in self._logs_of("runner-")), "it joined")
+            until(lambda: all("joined" in text for text in self._logs_of("runner")), "both joined")
             yield runner
 
-    def _logs_of(self, prefix: str) -> list[str]:
-        return [path.read_text(errors="replace") for path in (self.home / "log").glob(f"{prefix}*.log")]
+    def _logs_of(self, program: str) -> list[str]:
+        """Return the log of the one under supervisord and of any other."""
+        others = (self.home / "log").glob(f"{program}-*.log")
+        return [self.log_of(program), *(path.read_text(errors="replace") for path in others)]
 
     @contextlib.contextmanager
     def _another(self, program: str, keys: Mapping[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
