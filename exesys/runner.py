@@ -26,6 +26,10 @@ from exesys.errors import BadCommand, StateError
 TYPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 UUID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 MAX_GRACE_S = 3600.0
+# Of a runner's record: what is a whole number, and what is text.
+_NUMBERS = (b"epoch", b"size", b"failures", b"losses", b"restarts", b"born", b"began", b"ended", b"log_total")
+_TEXTS = (b"target", b"session", b"host", b"job", b"how")
+_MOST_DIGITS = 15  # Lua counts no further
 
 
 class RunnerState(StrEnum):
@@ -176,6 +180,26 @@ class Patience(NamedTuple):
 
     def _wait_s(self, number: int) -> float:
         return float(min(self.backoff_s * 2 ** (min(number, 30) - 1), self.max_backoff_s))
+
+
+def misread(fields: Mapping[bytes, bytes]) -> str:
+    """Say what makes no sense in a runner's record, which anyone may write to; "" when it can be read."""
+    for key in (b"state", b"target"):
+        if not fields.get(key):
+            return f"its `{key.decode()}` is missing"
+    if fields[b"state"] not in {state.encode() for state in RunnerState}:
+        return f"its `state` is {fields[b'state']!r:.60}"
+    for key in _NUMBERS:
+        if not (number := fields.get(key, b"0")).isdigit() or len(number) > _MOST_DIGITS:
+            return f"its `{key.decode()}` is {number!r:.60}"
+    try:
+        for key in _TEXTS:
+            fields.get(key, b"").decode()
+        key = b"grace_s"
+        check_options(float(fields.get(key, b"-1")))
+    except (ValueError, BadCommand):
+        return f"its `{key.decode()}` is {fields[key]!r:.60}"
+    return ""
 
 
 def of_type(names: Sequence[Name], type_: str) -> list[Name]:

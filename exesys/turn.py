@@ -153,7 +153,10 @@ RunnerOp = Enlist | Assign | Noted | Halt | Revive | Loglines
 
 
 class RunnerDone(NamedTuple):
-    """The store's answer to a RunnerOp: a verdict (see runner.lua), and the record where it is asked for."""
+    """The store's answer to a RunnerOp: a verdict (see runner.lua), and the record where it is asked for.
+
+    For a record that somebody spoilt, so that it cannot be read, the verdict is `spoilt`.
+    """
 
     verdict: str
     fields: Mapping[bytes, bytes]

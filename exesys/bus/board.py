@@ -360,7 +360,7 @@ class Board:
             else:
                 self._drop(runner)  # nobody hosts it, and there is no record of it
             return
-        if op.final or answer.verdict == "ended":
+        if op.final or answer.verdict in ("ended", "spoilt"):
             self._drop(runner)
             if runner.revived:
                 self._agenda.add(Revive(op.name))

@@ -80,4 +80,7 @@ def why_not(verdict: str, name: Name) -> ExesysError:
         return not_there(name)
     if verdict == "full":
         return QueueFull("there are as many runners as may be.", fix="Stop some, or raise [limits] runners.")
+    if verdict == "spoilt":
+        text = f"the record of the runner {name} in Redis cannot be read."
+        return StateError(text, fix="router.log says what is wrong in it: mend it, or delete it.")
     return ExesysError("the store could not write this runner.", fix="See router.log for what Redis says.")

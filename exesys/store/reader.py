@@ -12,10 +12,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from exesys import codec
 from exesys.command import parts_of
-from exesys.runner import Name, RunnerState, parse_name
+from exesys.errors import BadCommand
+from exesys.runner import Name, RunnerState, misread
 from exesys.states import State
 from exesys.store.keys import Keys
+from exesys.store.oddities import Oddities
 from exesys.store.redis import StoreAway
 from exesys.store.scripts import Library
 
@@ -71,6 +74,7 @@ class Reader:
     def __init__(self, url: str, prefix: str = "") -> None:
         self.keys = Keys(prefix)
         self._library = Library(self.keys)
+        self._oddities = Oddities(self.keys)
         self._redis = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
@@ -172,14 +176,15 @@ class Reader:
     def runners(self, type_: str | None = None, ended: int = 100) -> list[RunnerRecord]:
         """Return the runners that have not ended, and up to `ended` of those that have, the newest first."""
 
-        def fitting(names: Iterable[bytes]) -> list[str]:
-            return [name for each in names if type_ in (None, (name := each.decode()).partition(":")[0])]
+        def fitting(members: Iterable[bytes], key: str) -> list[Name]:
+            names = [self._oddities.name(each, key) for each in members]
+            return [name for name in names if name is not None and type_ in (None, name.type)]
 
-        going = fitting(sorted(self._do(self._redis.smembers, self.keys("runners"))))
-        gone: list[str] = []
+        going = fitting(sorted(self._do(self._redis.smembers, self.keys("runners"))), "runners")
+        gone: list[Name] = []
         for start in range(0, MOST_SCANNED, PAGE):
             page = self._do(self._redis.zrevrange, self.keys("ended"), start, start + PAGE - 1) if ended else []
-            gone += fitting(page)
+            gone += fitting(page, "ended")
             if len(page) < PAGE or len(gone) >= ended:
                 break
         wanted = list(dict.fromkeys([*going, *gone[:ended]]))
@@ -189,18 +194,23 @@ class Reader:
         return found
 
     def runner(self, name: Name) -> RunnerRecord | None:
-        """Return a runner, None when there is none of that name."""
-        return next(iter(self._runners([str(name)])), None)
+        """Return a runner, None when there is none of that name whose record can be read."""
+        return next(iter(self._runners([name])), None)
 
-    def _runners(self, names: Sequence[str]) -> list[RunnerRecord]:
+    def _runners(self, names: Sequence[Name]) -> list[RunnerRecord]:
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
-            pipeline.hmget(self.keys("runner", name), RUNNER_SHOWN)
+            pipeline.hmget(self.keys("runner", str(name)), RUNNER_SHOWN)
         records = []
-        for name, values in zip(names, self._do(pipeline.execute), strict=True):
+        for name, values in zip(names, self._do(pipeline.execute, False), strict=True):
+            if isinstance(values, redis.ResponseError):
+                self._oddities.tell_spoilt(name, str(values).rstrip("."))
+                continue
             fields = {key: value for key, value in zip(RUNNER_SHOWN, values, strict=True) if value is not None}
-            if "state" in fields:
-                records.append(RunnerRecord(parse_name(name), RunnerState(fields["state"].decode()), fields))
+            if fields and (why := _misread(fields)):
+                self._oddities.tell_spoilt(name, why)
+            elif fields:
+                records.append(RunnerRecord(name, RunnerState(fields["state"].decode()), fields))
         return records
 
     def runner_log(self, name: Name) -> tuple[int, bytes]:
@@ -209,7 +219,8 @@ class Reader:
         pipeline.hget(self.keys("runner", str(name)), "log_total")
         pipeline.get(self.keys("runner_log", str(name)))
         total, text = self._do(pipeline.execute)
-        return int(total or 0), text or b""
+        text = text or b""
+        return int(total) if total is not None and total.isdigit() else len(text), text
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many steps are ready in each queue."""
@@ -229,6 +240,16 @@ class Reader:
             raise StoreAway(
                 f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status`."
             ) from error
+
+
+def _misread(fields: dict[str, bytes]) -> str:
+    """Say what makes no sense in what is shown of a runner, its last error among it; "" when it can be read."""
+    try:
+        if fields.get("error") and not isinstance(codec.unpack(fields["error"]), dict):
+            return "its `error` is no map"
+    except BadCommand:
+        return "its `error` is not valid msgpack"
+    return misread({key.encode(): value for key, value in fields.items()})
 
 
 def _step(raw: Any) -> Step:

@@ -22,9 +22,10 @@ from redis.retry import Retry
 
 from exesys.config import Limits
 from exesys.errors import Unavailable
-from exesys.runner import Name, parse_name
+from exesys.runner import Name
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
+from exesys.store.oddities import Oddities
 from exesys.store.scripts import CHUNK, Builder, Kind, Library, Request, lost_body
 from exesys.store.spelling import Argument
 from exesys.turn import Answers, Turn
@@ -64,7 +65,8 @@ class Store:
     def __init__(self, url: str, prefix: str, limits: Limits) -> None:
         self.keys = Keys(prefix)
         self._library = Library(self.keys)
-        self._builder = Builder(self.keys, self._library, limits, lost_body(limits.max_losses))
+        self._oddities = Oddities(self.keys)
+        self._builder = Builder(self.keys, self._library, limits, lost_body(limits.max_losses), self._oddities)
         self._connection: Any = redis.ConnectionPool.from_url(
             url,
             protocol=2,
@@ -125,27 +127,28 @@ class Store:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
 
     def runners(self) -> dict[Name, dict[bytes, bytes]]:
-        """Return the records of all runners that have not ended, without their data."""
+        """Return the records of all runners that have not ended, without their data; those that can be read."""
         found: dict[Name, dict[bytes, bytes]] = {}
         try:
-            names = [name.decode() for name in self._ask("SMEMBERS", self.keys("runners"))]
+            members = self._ask("SMEMBERS", self.keys("runners"))
+            names = [name for each in members if (name := self._oddities.name(each, "runners")) is not None]
             for start in range(0, len(names), CHUNK):
                 chunk = names[start : start + CHUNK]
-                asked = [("HMGET", self.keys("runner", name), *RUNNER_FIELDS) for name in chunk]
+                asked = [("HMGET", self.keys("runner", str(name)), *RUNNER_FIELDS) for name in chunk]
                 self._write(b"".join(map(_packed, asked)))
                 for name in chunk:
                     fields = self._read_fields(name)
-                    if b"state" in fields:
-                        found[parse_name(name)] = fields
+                    if fields and not self._oddities.spoilt(name, fields):
+                        found[name] = fields
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
         return found
 
-    def _read_fields(self, name: str) -> dict[bytes, bytes]:
+    def _read_fields(self, name: Name) -> dict[bytes, bytes]:
         try:
             values = self._connection.read_response(disable_decoding=True)
         except redis.ResponseError as error:  # a key of another kind stands in its place
-            log.error("the record of the runner %s cannot be read: %s", name, error)
+            self._oddities.tell_spoilt(name, str(error).rstrip("."))
             return {}
         return {field.encode(): value for field, value in zip(RUNNER_FIELDS, values, strict=True) if value}
 

@@ -70,7 +70,9 @@ function DO.assign(env, record, run, name, epoch, session, host)
     return 'gone'
   end
   local given = now_epoch == epoch and now_session == session
-  if not given and tonumber(now_epoch) >= tonumber(epoch) then
+  if not given and not tonumber(now_epoch) then
+    return 'stale', true -- somebody spoilt it: whoever reads the record sees that
+  elseif not given and tonumber(now_epoch) >= tonumber(epoch) then
     return 'stale', true
   elseif loaded(run) then
     if given then
@@ -162,7 +164,7 @@ end
 
 function DO.log(env, record, run, name, epoch, chunk, text)
   local state, last, number = unpack(call('HMGET', record, 'state', 'log_epoch', 'log_chunk'))
-  last, number = tonumber(last or 0), tonumber(number or 0)
+  last, number = tonumber(last) or 0, tonumber(number) or 0
   if not state then
     return 'gone'
   elseif last > tonumber(epoch) or (last == tonumber(epoch) and number >= tonumber(chunk)) then

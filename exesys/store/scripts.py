@@ -19,6 +19,7 @@ from exesys.config import Limits
 from exesys.states import State
 from exesys.store import spelling
 from exesys.store.keys import Keys
+from exesys.store.oddities import Oddities
 from exesys.store.spelling import Argument
 from exesys.turn import (
     Answers,
@@ -97,8 +98,9 @@ class Library:
 class Builder:
     """Turns a `Turn` into requests whose replies fill an `Answers`."""
 
-    def __init__(self, keys: Keys, library: Library, limits: Limits, max_errors: bytes) -> None:
+    def __init__(self, keys: Keys, library: Library, limits: Limits, max_errors: bytes, oddities: Oddities) -> None:
         self.keys = keys
+        self._oddities = oddities
         self.functions = {name: library.function(name) for name in NAMES}
         self.limits = limits
         self.lost_body = max_errors
@@ -220,8 +222,15 @@ class Builder:
             keys += (self.keys("runner", str(op.name)), self.keys("run", *op.name))
             what, *parts = spelling.runner_op(op)
             arguments += (what, str(op.name), len(parts), *parts)
+
+        def read(reply: Any) -> None:
+            for op, raw in zip(ops, reply, strict=True):
+                done = spelling.done(raw)
+                spoilt = bool(done.fields) and self._oddities.spoilt(op.name, done.fields)
+                into.append(RunnerDone("spoilt", {}) if spoilt else done)
+
         refused = [RunnerDone("refused", {})] * len(ops)
-        return self._script("runner", keys, arguments, _each(into, spelling.done), _filling(into, refused))
+        return self._script("runner", keys, arguments, read, _filling(into, refused))
 
     def _sweep(self, settings: list[Argument], answers: Answers) -> Request:
         def read(reply: Any) -> None:

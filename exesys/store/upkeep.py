@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from exesys.config import Limits
 from exesys.store.keys import Keys
+from exesys.store.oddities import Oddities
 from exesys.store.redis import StoreAway
 
 TIMEOUT_S = 2.0
@@ -41,6 +42,7 @@ class Upkeep:
     def __init__(self, url: str, prefix: str, limits: Limits) -> None:
         self.keys = Keys(prefix)
         self._limits = limits
+        self._oddities = Oddities(self.keys)
         self._redis = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
@@ -63,23 +65,20 @@ class Upkeep:
 
     def changed(self) -> list[Runner]:
         """Return the runners whose stop keys were written since the last call."""
-        runners = []
+        runners: list[Runner] = []
         # Confirmations are not skipped by redis-py: it would return None for one, as if nothing followed.
         while (event := self._do(self._events.get_message, False, 0)) is not None:
             if event["type"] != "pmessage":
                 continue
-            name = event["channel"].decode().partition("__:")[2].removeprefix(self.keys.prefix)
-            _, type_, uuid = name.split(":", 2)
-            runners.append((type_, uuid))
+            name = self._oddities.stop(event["channel"].partition(b"__:")[2].removeprefix(self.keys.prefix.encode()))
+            if name is not None:
+                runners.append((name.type, name.uuid))
         return runners
 
     def known(self) -> list[Runner]:
         """Return all runners that have not ended, and, without a uuid, their types: these have keys, too."""
         members = self._do(self._redis.smembers, self.keys("runners"))
-        runners = []
-        for member in members:
-            type_, _, uuid = member.decode().partition(":")
-            runners.append((type_, uuid))
+        runners: list[Runner] = [name for each in members if (name := self._oddities.name(each, "runners")) is not None]
         return [*runners, *((type_, "") for type_ in {type_ for type_, _ in runners})]
 
     def stopped(self, runners: Iterable[Runner]) -> list[Runner]:

@@ -8,7 +8,7 @@ from typing import Any
 from store.fake_graph import Moves
 from store.space import raw
 
-from exesys.runner import Name, RunnerState
+from exesys.runner import Name, RunnerState, misread
 from exesys.store.redis import RUNNER_FIELDS
 from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp
 
@@ -26,7 +26,8 @@ class Lives(Moves):
     def _done(self, op: RunnerOp) -> RunnerDone:
         verdict, told = self._operate(op)
         record = self.db.values.get(self.keys("runner", str(op.name)), {}) if told else {}
-        return RunnerDone(verdict, {field.encode(): value for field, value in record.items()})
+        fields = {field.encode(): value for field, value in record.items()}
+        return RunnerDone("spoilt", {}) if fields and misread(fields) else RunnerDone(verdict, fields)
 
     def _operate(self, op: RunnerOp) -> Verdict:
         match op:
@@ -198,7 +199,7 @@ class Lives(Moves):
             name = Name(*text.split(":"))
             values = dict(zip(RUNNER_FIELDS, self._of(name, *RUNNER_FIELDS), strict=True))
             fields = {field.encode(): value for field, value in values.items() if value}
-            if b"state" in fields:
+            if fields and not misread(fields):
                 found[name] = fields
         return found
 

@@ -10,8 +10,10 @@ import pytest
 from store.fake import RealStore, steady
 from store.turns import BODY, FAILURE, NOW_MS, ONE, TWO, claim, close, place, report, run, submit
 
+from exesys import runnerviews
 from exesys.bus.messages import Job, Note, Outcome
 from exesys.config import Limits
+from exesys.runner import Name
 from exesys.states import State
 from exesys.store import reader as module
 from exesys.store.reader import Reader
@@ -193,6 +195,55 @@ def test_depths_are_what_waits_in_each_queue(store: RealStore, reader: Reader) -
     submit(store, place("j"), place("k"), place("l", queue="fast"), place("m", due_ms=NOW_MS + 10**6))
     claim(store)
     assert reader.depths(["default", "fast", "none"]) == {"default": 1, "fast": 1, "none": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("state", b"bogus"),
+        ("epoch", b"abc"),
+        ("began", b"soon"),
+        ("host", b"\xff"),
+        ("error", b"\xc1"),
+        ("error", b"\x01"),
+        ("target", b""),
+        ("", b""),
+    ],
+)
+def test_a_spoilt_record_of_a_runner_hides_no_other(
+    reader: Reader, redis_server: Any, caplog: pytest.LogCaptureFixture, field: str, value: bytes
+) -> None:
+    client, key = redis_server.client, reader.keys
+    for name in ("t:l1", "t:l2"):
+        client.hset(key("runner", name), mapping={"state": "running", "target": "m.f", "epoch": 1})
+        client.sadd(key("runners"), name)
+    if field:
+        client.hset(key("runner", "t:l1"), field, value)
+    else:
+        client.delete(key("runner", "t:l1"))
+        client.set(key("runner", "t:l1"), "of another kind")
+    for _ in range(2):
+        shown = runnerviews.runners(reader.runners(), {}, NOW_MS)
+        assert [each["name"] for each in shown] == ["t:l2"]
+    assert reader.runner(Name("t", "l1")) is None
+    [text] = caplog.messages
+    assert "the record of the runner t:l1 cannot be read" in text
+
+
+def test_odd_names_of_runners_hide_no_other(reader: Reader, redis_server: Any) -> None:
+    client, key = redis_server.client, reader.keys
+    client.sadd(key("runners"), b"\xff", "t", "t:l2")
+    client.zadd(key("ended"), {b"\xfe": 1, "a:b:c": 2, "t:l3": 3})
+    for name in ("t:l2", "t:l3"):
+        client.hset(key("runner", name), mapping={"state": "stopped", "target": "m.f"})
+    for type_ in ("t", None):
+        assert [str(each.name) for each in reader.runners(type_)] == ["t:l2", "t:l3"]
+
+
+def test_a_log_whose_length_was_spoilt_is_shown(reader: Reader, redis_server: Any) -> None:
+    redis_server.client.hset(reader.keys("runner", "t:l"), "log_total", "many")
+    redis_server.client.set(reader.keys("runner_log", "t:l"), "hi")
+    assert reader.runner_log(Name("t", "l")) == (2, b"hi")
 
 
 def test_it_reads_also_before_any_router_has_been_there(redis_server: Any) -> None:

@@ -519,6 +519,71 @@ def test_a_foreign_key_in_the_place_of_a_record_keeps_no_router_from_starting(
     assert verdicts(real, assign(1, name=Y)) == ["launched"]
 
 
+SPOILT = [
+    {"state": b"bogus"},
+    {"state": b"\xff"},
+    {"state": b""},
+    {"target": b""},
+    {"target": b"\xff"},
+    {"epoch": b"abc"},
+    {"epoch": b"-1"},
+    {"epoch": b"9" * 5000},
+    {"failures": b"1.5"},
+    {"session": b"\xff"},
+]
+
+
+def spoil(client: Any, fields: dict[str, bytes], name: Name = X) -> None:
+    """Set fields of a record as a hand would; delete the empty ones."""
+    for field, value in fields.items():
+        if value:
+            client.hset(f"exesys:runner:{name}", field, value)
+        else:
+            client.hdel(f"exesys:runner:{name}", field)
+
+
+@pytest.mark.parametrize("fields", SPOILT)
+def test_a_spoilt_record_keeps_no_router_from_starting_and_is_told_of_once(
+    real: RealStore, redis_server: Any, caplog: pytest.LogCaptureFixture, fields: dict[str, bytes]
+) -> None:
+    run(real, enlist(), enlist(Y))
+    spoil(redis_server.client, fields)
+    assert set(real.runners()) == {Y}
+    assert set(real.runners()) == {Y}
+    [text] = caplog.messages
+    assert "the record of the runner clock:x cannot be read and is passed over: its `" in text
+    assert "or delete it: DEL exesys:runner:clock:x, SREM exesys:runners clock:x." in text
+
+
+@pytest.mark.parametrize("fields", [fields for fields in SPOILT if fields.get("state") != b""])
+def test_what_a_spoilt_record_answers_is_told_without_it_and_the_others_go_on(
+    real: RealStore, redis_server: Any, fields: dict[str, bytes]
+) -> None:
+    run(real, enlist(), enlist(Y))
+    spoil(redis_server.client, fields)
+    assert verdicts(real, enlist(), Revive(X), enlist(Y)) == ["spoilt", "spoilt", "same"]
+    done = run(real, assign(), Loglines(X, 1, 1, "hi"), assign(1, name=Y))
+    assert done[0] == RunnerDone("launched", done[0].fields) if done[0].fields else done[0].verdict == "spoilt"
+    assert [each.verdict for each in done[1:]] == ["noted", "launched"]
+    assert verdicts(real, Halt(X)) in (["stopping"], ["stopped"])
+
+
+def test_the_end_of_a_life_whose_epoch_was_spoilt_is_told(real: RealStore, redis_server: Any) -> None:
+    run(real, enlist(), assign())
+    spoil(redis_server.client, {"epoch": b"abc", "log_epoch": b"abc", "log_chunk": b"abc"})
+    assert verdicts(real, over(), Loglines(X, 1, 1, "hi")) == ["spoilt", "noted"]
+
+
+def test_what_is_no_name_among_the_runners_is_passed_over(
+    real: RealStore, redis_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(real, enlist())
+    redis_server.client.sadd("exesys:runners", b"\xff", "clock", "a:b:c", ":", "clock:", "clock:gone")
+    assert set(real.runners()) == {X}
+    assert len(caplog.messages) == 5
+    assert all("is no name of a runner and is passed over. Delete it: SREM" in text for text in caplog.messages)
+
+
 def test_a_store_that_is_away_tells_of_no_runners(real: RealStore) -> None:
     with socket.socket(fileno=socket.dup(real.store.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)

@@ -13,6 +13,7 @@ from store.turns import NOW_MS, claim, close, place, report, submit
 
 from exesys.bus.messages import Outcome
 from exesys.config import Limits
+from exesys.store import oddities
 from exesys.store import upkeep as module
 from exesys.store.redis import StoreAway
 from exesys.store.upkeep import Upkeep
@@ -114,6 +115,40 @@ def test_known_are_the_runners_of_the_set_and_their_types(upkeep: Upkeep, redis_
     assert upkeep.known() == []
     redis_server.client.sadd(f"{prefix}exesys:runners", "cam:7", "mail:a.b")
     assert sorted(upkeep.known()) == [("cam", ""), ("cam", "7"), ("mail", ""), ("mail", "a.b")]
+
+
+def test_odd_names_among_the_runners_are_passed_over_and_told_of_once(
+    upkeep: Upkeep, redis_server: Any, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.client.sadd(f"{prefix}exesys:runners", b"\xff", "cam", "a:b:c", "cam:7")
+    for _ in range(3):
+        assert sorted(upkeep.known()) == [("cam", ""), ("cam", "7")]
+    assert len(caplog.messages) == 3
+    assert all(f"Delete it: SREM {prefix}exesys:runners" in text for text in caplog.messages)
+
+
+def test_odd_stop_keys_are_passed_over_and_told_of_once(
+    upkeep: Upkeep, redis_server: Any, prefix: str, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    descriptor = upkeep.listen()
+    odd = (b"run:\xff:x", b"run:cam:\xff", b"run::", b"run::x", b"run:a:b:c", b"run:a b:c", b"run:cam:" + b"x" * 200)
+    for _ in range(2):
+        for name in odd:
+            redis_server.client.set(prefix.encode() + name, "0")
+    redis_server.client.set(f"{prefix}run:cam:", "0")
+    redis_server.client.set(f"{prefix}run:cam:7", "0")
+    assert heard(upkeep, descriptor, 2, eventually) == [("cam", ""), ("cam", "7")]
+    assert len(caplog.messages) == len(odd)
+    assert all("is no stop of a runner" in text for text in caplog.messages)
+
+
+def test_what_is_told_of_odd_keys_has_an_end(
+    upkeep: Upkeep, redis_server: Any, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(oddities, "MOST_TOLD", 5)
+    redis_server.client.sadd(f"{prefix}exesys:runners", *(f"odd{number}" for number in range(9)))
+    assert upkeep.known() == []
+    assert len(caplog.messages) == 5
 
 
 # --- retention ---------------------------------------------------------------

@@ -180,3 +180,39 @@ def test_a_daemon_that_is_cut_off_ends_its_runners_before_others_have_them(syste
         os.kill(router, signal.SIGCONT)
         back(lives, ["m"], time.monotonic())
         lives.check("m")
+
+
+def test_one_spoilt_record_and_odd_names_stop_nothing(system):
+    """Somebody's hand slips in Redis, and all that reads runners begins anew: the others live on."""
+    with system.client() as client:
+        for uuid in ("l1", "l2", "l3", "l4"):
+            client.start_runner("idle", type="t", uuid=uuid)
+        until(lambda: set(states(system, "t").values()) == {"running"}, "they run")
+        with system.redis() as redis:
+            redis.hset("exesys:runner:t:l1", "state", "bogus")
+            redis.hdel("exesys:runner:t:l2", "target")
+            redis.hset("exesys:runner:t:l3", "epoch", "abc")
+            redis.sadd("exesys:runners", b"\xff", "odd")
+            for _ in range(3):
+                redis.set(b"run:\xff:x", "0")
+                redis.set("run:a:b:c", "0")
+        for program in ("router", "controller"):
+            pid = system.pids()[program]
+            os.kill(pid, signal.SIGKILL)
+            until(lambda name=program, old=pid: system.pids().get(name) not in (None, old), f"{program} is back")
+        until(system.ready, "all is there")
+        shown = system.get("/runners")
+        assert shown.status == 200
+        assert [each["name"] for each in shown.body["runners"]] == ["t:l4"]
+        assert system.get("/runners/t/l1").status == 404
+        assert client.stop_runner("t:l4", timeout=BACK_S)
+        until(lambda: system.get("/runners/t/l4").body["state"] == "stopped", "it is stopped", BACK_S)
+        for name in ("t:l1", "t:l2", "t:l3"):
+            assert f"the record of the runner {name} cannot be read" in system.log_of("router")
+        # Mended, it lives again.
+        with system.redis() as redis:
+            redis.hset("exesys:runner:t:l1", "state", "starting")
+        client.restart_runner("t:l1", timeout=BACK_S)
+        until(lambda: system.get("/runners/t/l1").body["state"] == "running", "it runs again", BACK_S)
+        until(lambda: system.log_of("controller").count("is no name of a runner") == 2, "the new controller tells")
+    assert "Traceback" not in system.log_of("router") + system.log_of("controller") + system.log_of("rest")

@@ -751,3 +751,45 @@ def test_a_turn_takes_a_bounded_number_of_bytes(stage: Stage) -> None:
         sizes.append(len(turn.runners))
     assert sizes == [4, 2]
     assert len(stage.launched(stage.host(1000))) == 6
+
+
+# --- records that somebody spoilt ------------------------------------------------
+
+
+def spoil(stage: Stage, field: str, value: bytes, name: Name = X) -> None:
+    stage.store.db.hset(stage.store.keys("runner", str(name)), **{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("state", b"bogus"), ("epoch", b"abc"), ("target", b"")])
+def test_a_spoilt_record_is_refused_and_the_others_go_on(field: str, value: bytes) -> None:
+    stage = Stage()
+    stage.start(X)
+    stage.start(Y)
+    spoil(stage, field, value)
+    stage.reboot()
+    assert [each["name"] for each in stage.snapshot("runners")] == [str(Y)]
+    assert stage.start(X) == (-1, "bad_state")
+    assert stage.begin_anew(X) == (-1, "bad_state")
+    assert [each["name"] for each in stage.snapshot("runners")] == [str(Y)]
+
+
+def test_a_record_that_was_mended_begins_anew() -> None:
+    stage = Stage()
+    stage.start(X)
+    spoil(stage, "state", b"bogus")
+    stage.reboot()
+    spoil(stage, "state", b"starting")
+    assert stage.begin_anew(X) == (1, "")
+    assert [each["name"] for each in stage.snapshot("runners")] == [str(X)]
+
+
+def test_a_life_whose_record_is_spoilt_meanwhile_ends_and_is_acknowledged() -> None:
+    stage = Stage()
+    host = stage.host()
+    stage.start(X)
+    stage.began(host)
+    spoil(stage, "target", b"")
+    spoil(stage, "epoch", b"7")
+    stage.exits(host, Ending.failed)
+    assert stage.heard(host, m.ResultAck)
+    assert stage.snapshot("runners") == []

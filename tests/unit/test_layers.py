@@ -47,6 +47,7 @@ LAYERS: list[list[str]] = [
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *(
             "store.keys",
+            "store.oddities",
             "store.journal",
             "store.spelling",
             "store.scripts",
