@@ -32,7 +32,7 @@ from exesys import codec
 from exesys.bus.messages import Exit, Launch, Told
 from exesys.channel import Channel, pair
 from exesys.config import Config
-from exesys.process import how_it_ended, resident_bytes
+from exesys.process import hosting_mark, how_it_ended, resident_bytes
 from exesys.runner import Ending
 
 MOST_BEGINNING = 4
@@ -104,6 +104,7 @@ class Nursery:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "exesys.daemons.forkserver", *words],
                 pass_fds=[far.fileno()],
+                env={**os.environ, **hosting_mark(self._config.home)},
                 stdin=subprocess.DEVNULL,
             )
         self._line = Channel(near)

@@ -22,6 +22,8 @@ from exesys.errors import BootError
 
 SUPERVISOR_PID = "EXESYS_SUPERVISOR_PID"
 PROGRAM_NAME = "SUPERVISOR_PROCESS_NAME"
+HOSTED_BY = "EXESYS_HOSTED_BY"  # pid, start and pid namespace of the daemon below which a process was started
+LEFT_S = 1.0  # so long what was killed may take to be gone
 _PR_SET_PDEATHSIG = 1
 _LISTEN = "0A"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -163,7 +165,7 @@ def programs_of(home: Path) -> list[Process]:
     found = []
     wanted = os.path.realpath(home)
     for entry in _pids():
-        environ = _environ(entry)
+        environ = _environ(entry, SUPERVISOR_PID)
         if SUPERVISOR_PID in environ and os.path.realpath(environ.get("EXESYS_HOME", "")) == wanted:
             found.append(Process(entry, environ.get(PROGRAM_NAME, "?")))
     return found
@@ -173,16 +175,83 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _environ(pid: int) -> dict[str, str]:
-    """Return the environment a process was started with; empty when it is gone or not ours."""
+def _environ(pid: int, with_: str) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone or not ours, or has no such variable."""
     try:
         block = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return {}
-    if SUPERVISOR_PID.encode() not in block:
+    if with_.encode() not in block:
         return {}
     pairs = (os.fsdecode(part).partition("=") for part in block.split(b"\0"))
     return {name: value for name, _, value in pairs}
+
+
+def hosting_mark(home: Path) -> dict[str, str]:
+    """Return the variables by which all that is started below this process is known, also when this one is gone."""
+    pid = os.getpid()
+    return {HOSTED_BY: f"{pid}.{_started(pid)}.{_pid_namespace()}", "EXESYS_HOME": str(home)}
+
+
+def end_left_behind(home: Path) -> int:
+    """Kill what daemons of this home that are gone have left running; return how many processes that were.
+
+    They are known by their `hosting_mark`, which a process hands down to all
+    it starts. What a daemon has that lives, also another one's, is spared,
+    and so is who took its mark off.
+    """
+    killed: set[int] = set()
+
+    def none_is_left() -> bool:
+        left = [pid for pid in _pids() if _is_left_behind(pid, home)]
+        # Again until there is none: one may have forked while we looked.
+        killed.update(pid for pid in left if _kill_left_behind(pid, home))
+        return not left
+
+    wait_until(none_is_left, LEFT_S, every_s=0.01)
+    return len(killed)
+
+
+def _is_left_behind(pid: int, home: Path) -> bool:
+    environ = _environ(pid, HOSTED_BY)
+    daemon, _, rest = environ.get(HOSTED_BY, "").partition(".")
+    started, _, namespace = rest.partition(".")
+    # In another namespace, which a container has, the same pid is another process.
+    if pid == os.getpid() or not (daemon.isdigit() and started.isdigit()) or namespace != _pid_namespace():
+        return False
+    if os.path.realpath(environ.get("EXESYS_HOME", "")) != os.path.realpath(home):
+        return False
+    return _started(int(daemon)) != started
+
+
+def _kill_left_behind(pid: int, home: Path) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # Looked at once more: from here on the pid cannot become another process's unseen.
+        if _is_left_behind(pid, home):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return True
+    except OSError:
+        pass
+    finally:
+        os.close(pidfd)
+    return False
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in ticks since the machine was; "" when it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if state in ("Z", "X") else fields[18]  # field 22 of proc_pid_stat(5)
+
+
+def _pid_namespace() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def kill(pids: list[int], signum: int = signal.SIGKILL) -> None:

@@ -34,7 +34,7 @@ from exesys.config import Config
 from exesys.daemons.loop import Loop, run
 from exesys.errors import ProtocolError
 from exesys.nursery import Ended, Happening, Nursery
-from exesys.process import DeadMan, die_with_parent
+from exesys.process import DeadMan, die_with_parent, end_left_behind
 from exesys.runner import Ending
 
 LAST_ACKS_S = 3.0
@@ -230,6 +230,8 @@ def main() -> int:
     # At once, as a worker: without supervisord nobody would end us, and the router gives our runners to others.
     die_with_parent(signal.SIGKILL)
     config = environment.load()
+    if left := end_left_behind(config.home):
+        log.warning("killed %d processes of runners, left by a daemon that is gone", left)
     nursery = Nursery(config)  # first of all: nothing forks once there is a ZeroMQ context
     daemon = RunnerDaemon(config, Loop(), nursery)
     code = daemon.serve()

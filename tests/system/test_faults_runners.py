@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 
 import pytest
-from harness import alive, until
+from harness import alive, children, until
 
 RUNNERS = 6
 ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "20"))
@@ -137,8 +137,6 @@ def test_two_daemons_share_the_work_and_take_over_from_each_other(system, tell):
 
 def is_below(daemon, pid):
     """Whether a process is an instance of this daemon: its grandchild."""
-    from harness import children
-
     return any(pid in children(server) for server in children(daemon))
 
 
@@ -180,6 +178,26 @@ def test_a_daemon_that_is_cut_off_ends_its_runners_before_others_have_them(syste
         os.kill(router, signal.SIGCONT)
         back(lives, ["m"], time.monotonic())
         lives.check("m")
+
+
+def test_what_runners_have_started_ends_when_their_daemon_was_killed_and_is_back(system):
+    with system.client() as client, system.another_runner() as other:
+        names = [client.start_runner(function, None) for function in ("spawns", "forks") for _ in range(3)]
+        with system.redis(1) as redis:
+            until(lambda: all(redis.get(f"child:{name}") for name in names), "all have a child")
+            had = {int(redis.get(f"child:{name}")) for name in names}
+            daemon = system.pids()["runner"]
+            below = [pid for server in children(other.pid) for pid in children(server)]
+            spared = {child for pid in below for child in children(pid)} & had
+            assert 0 < len(spared) < len(had)
+            os.kill(daemon, signal.SIGKILL)
+            until(lambda: not any(alive(pid) for pid in had - spared), "what it left is gone", BACK_S)
+            until(system.ready, "all is there")
+            assert all(alive(pid) for pid in spared), "another daemon's is not touched"
+        # Some of the runners themselves may be among them: the kernel was ending those just then.
+        assert "processes of runners, left by a daemon that is gone" in system.log_of("runner")
+        for name in names:
+            client.stop_runner(name, timeout=BACK_S)
 
 
 def test_one_spoilt_record_and_odd_names_stop_nothing(system):

@@ -24,6 +24,7 @@ import pytest
 from exesys import appconfig, cli, codec, command, config, functions
 from exesys.bus import messages, wire
 from exesys.errors import ExesysError
+from exesys.process import HOSTED_BY
 from exesys.programs import settings
 from exesys.runner import RunnerState
 from exesys.states import State
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Variables that are no keys of the ini: etc/exesys.ini and bin/_venv.sh name them.
-OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV", "EXESYS_APPSERVERS"}
+OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV", "EXESYS_APPSERVERS", HOSTED_BY}
 
 
 def text_of(page: Path | str) -> str:

@@ -125,6 +125,72 @@ def test_the_programs_of_a_home_are_found(tmp_path):
             each.communicate()
 
 
+# A daemon, and two processes below it that leave its group: one becomes another program, one is only a fork.
+DAEMON = """
+import os, pathlib, subprocess, sys, time
+from exesys.process import hosting_mark
+if len(sys.argv) == 1:
+    mark = hosting_mark(pathlib.Path(os.environ["HOSTS"]))
+    subprocess.run([sys.executable, "-c", os.environ["CODE"], "server"], env={**os.environ, **mark})
+child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+fork = os.fork()
+if not fork:
+    os.setsid()
+    time.sleep(3600)
+print(child.pid, fork, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_what_a_daemon_that_is_gone_has_left_is_killed_and_nothing_else(tmp_path):
+    homes = {"gone": tmp_path, "lives": tmp_path, "elsewhere": tmp_path / "other"}
+    daemons = {name: start(DAEMON, CODE=DAEMON, HOSTS=str(home)) for name, home in homes.items()}
+    below = {name: list(map(int, daemon.stdout.readline().split())) for name, daemon in daemons.items()}
+    servers = {name: parent_of(pids[0]) for name, pids in below.items()}
+    try:
+        for name in ("gone", "elsewhere"):
+            daemons[name].kill()
+        assert process.end_left_behind(tmp_path / "none") == 0
+        # One that has ended and was not waited for is gone as well.
+        assert process.end_left_behind(tmp_path) == 3
+        assert all(is_gone(pid) for pid in (servers["gone"], *below["gone"]))
+        spared = [pid for name in ("lives", "elsewhere") for pid in (servers[name], *below[name])]
+        assert not any(is_gone(pid) for pid in spared)
+        assert process.end_left_behind(tmp_path) == 0
+        daemons["lives"].kill()
+        daemons["lives"].wait()
+        assert process.end_left_behind(tmp_path) == 3
+        assert process.end_left_behind(tmp_path / "other") == 3
+    finally:
+        process.kill([pid for pids in below.values() for pid in pids])
+        process.kill(list(servers.values()))
+        for daemon in daemons.values():
+            daemon.kill()
+            daemon.communicate()
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("mark", ["", "7", "7.8", "x.y.{namespace}", "..{namespace}", "{pid}.{start}.1", "{pid}.9.1"])
+def test_a_mark_that_is_not_understood_or_of_another_namespace_is_spared(tmp_path, mark):
+    pid, start_, namespace = process.hosting_mark(tmp_path)[process.HOSTED_BY].split(".")
+    mark = mark.format(pid=pid, start=start_, namespace=namespace)
+    spared = start(SLEEPER, EXESYS_HOME=str(tmp_path), **{process.HOSTED_BY: mark})
+    spared.stdout.readline()
+    assert process.end_left_behind(tmp_path) == 0
+    # Another process has the pid of the daemon by now.
+    left = start(SLEEPER, EXESYS_HOME=str(tmp_path), **{process.HOSTED_BY: f"{pid}.{int(start_) + 1}.{namespace}"})
+    left.stdout.readline()
+    assert process.end_left_behind(tmp_path) == 1
+    assert left.wait() == -signal.SIGKILL
+    assert spared.poll() is None
+    spared.kill()
+    for each in (spared, left):
+        each.communicate()
+
+
 def test_a_port_in_use_is_found_with_its_holder():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -93,6 +93,17 @@ def spawns(data: Any, ctx: RunnerContext) -> None:
     ctx.wait_stop()
 
 
+def forks(data: Any, ctx: RunnerContext) -> None:
+    """Fork a process that leaves the group and never becomes another program, and wait for the stop."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        time.sleep(3600)
+        os._exit(0)
+    ctx.redis.set(f"child:{ctx.runner.name}", pid)
+    ctx.wait_stop()
+
+
 def marks(data: str, ctx: RunnerContext) -> None:
     """Write a line into a file each `BEAT_S`: epoch, pid, monotonic time. It needs no Redis."""
     with open(f"{data}/{ctx.runner.uuid}", "a", buffering=1) as file:
