@@ -44,6 +44,7 @@ class Crew:
         self.ready = False
         self.failure: tuple[str, str, str] | None = None  # why it could not start: type, message, traceback
         self.ended = False
+        self.broken = False  # a thread ended unasked: the process is to be begun anew
         self._service = service
         self._make_context = make_context
         self._wake = wake
@@ -93,14 +94,29 @@ class Crew:
         """How many calls run."""
         return sum(self._busy)
 
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.ended or (self.broken and not self.running)
+
     def _run(self, number: int) -> None:
+        try:
+            self._work(number)
+        except BaseException as error:  # noqa: BLE001  # a thread that is missing looks like one that is idle
+            self.broken = True
+            log.error("a thread of the calls ended: %s", type(error).__name__)
+            self._wake()
+
+    def _work(self, number: int) -> None:
         if number == 0 and not self._start():
             return
         while (waiting := self._calls.get()) is not None:
             self._busy[number] = True
             self._taken_bytes[number] += len(waiting.call.args)
-            self.answers.append((waiting.address, wire.encode(self._answer(waiting))))
-            self._busy[number] = False
+            try:
+                self.answers.append((waiting.address, wire.encode(self._answer(waiting))))
+            finally:
+                self._busy[number] = False
             self._wake()
         if number == 0:
             self._stop()
@@ -129,7 +145,7 @@ class Crew:
             thread.join()
         try:
             self._service.stop()
-        except BaseException:  # it ends all the same
-            log.exception("stop() failed")
+        except BaseException as error:  # noqa: BLE001  # it ends all the same
+            log.error("stop() failed:\n%s", describe_failure(error)[2].rstrip())
         self.ended = True
         self._wake()

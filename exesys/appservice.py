@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HOOKS = ("start", "stop")
 SHOWN_CHARS = 1000
 FAILED = AppError.code
+UNTOLD = "its error cannot be told: asking for it raised another."
 
 
 class AppContext:
@@ -65,6 +66,7 @@ class Method(NamedTuple):
 
     call: Callable[..., Any]
     signature: inspect.Signature
+    shown: str  # the signature, as its author wrote it
     doc: str
 
 
@@ -93,12 +95,18 @@ class Service:
     def describe(self) -> list[dict[str, str]]:
         """Return name, signature and first paragraph of each method."""
         return [
-            {"name": name, "signature": _shown(text_of(method.signature)), "doc": _shown(method.doc)}
+            {"name": name, "signature": method.shown, "doc": _shown(method.doc)}
             for name, method in sorted(self.methods.items())
         ]
 
     def call(self, name: str, packed: bytes) -> tuple[bool, bytes]:
         """Call a method with packed arguments. Returns whether it went well, and the packed value or error."""
+        try:
+            return self._call(name, packed)
+        except BaseException:  # noqa: BLE001  # whatever the user's code does, its caller has an answer
+            return False, _failed(BaseException.__name__, UNTOLD, "")
+
+    def _call(self, name: str, packed: bytes) -> tuple[bool, bytes]:
         try:
             method = self._method(name)
             args, kwargs = self._arguments(packed)
@@ -118,7 +126,7 @@ class Service:
             return True, self._packed(name, value)
         except TooLarge as error:
             return False, refusal(error)
-        except Exception as error:  # noqa: BLE001  # the value's own code may be called, and raise anything
+        except BaseException as error:  # noqa: BLE001  # the value's own code may be called, and raise anything
             return False, failure(error)
 
     # --- the class ----------------------------------------------------------
@@ -200,7 +208,7 @@ class Service:
             method.signature.bind(*args, **kwargs)
         except TypeError as error:
             text = f"{self.server.name}.{name} does not take these arguments: {error}."
-            return BadArguments(text, field="args", fix=f"It is {name}{_shown(text_of(method.signature))}.")
+            return BadArguments(text, field="args", fix=f"It is {name}{method.shown}.")
         return None
 
     def _packed(self, name: str, value: Any) -> bytes:
@@ -225,14 +233,22 @@ def refusal(error: ExesysError) -> bytes:
 
 def failure(error: BaseException) -> bytes:
     """Pack what a method raised."""
-    kind, text, traceback = describe_failure(error)
+    return _failed(*describe_failure(error))
+
+
+def _failed(kind: str, text: str, traceback: str) -> bytes:
     told = {"code": FAILED, "message": text, "field": "", "fix": "", "type": kind, "traceback": traceback}
     return codec.pack(told)
 
 
 def _method(bound: Callable[..., Any]) -> Method:
     doc = " ".join((inspect.getdoc(bound) or "").partition("\n\n")[0].split())
-    return Method(bound, inspect.signature(bound), doc)
+    signature = inspect.signature(bound)
+    try:
+        shown = _shown(text_of(signature))
+    except BaseException:  # noqa: BLE001  # a default value's __repr__ may raise anything
+        shown = "(…)"
+    return Method(bound, signature, shown, doc)
 
 
 def _shown(text: str) -> str:

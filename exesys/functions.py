@@ -397,22 +397,31 @@ _MACHINERY = (
 )
 
 
+class Terminated(SystemExit):
+    """TERM came: the clean-up of the user's code runs, then the process ends."""
+
+
 def describe_failure(error: BaseException) -> tuple[str, str, str]:
     """Return an exception's type, message and traceback, each as text that can be sent.
 
     The traceback begins at the user's code. Each text has at most
-    MAX_TEXT_BYTES; a longer one has its middle cut out.
+    MAX_TEXT_BYTES; a longer one has its middle cut out. Raises Terminated
+    alone: the user's code may be called for the texts.
     """
     kind = type(error).__name__
     try:
-        message = str(error)
-    except Exception:  # noqa: BLE001  # the user's __str__ may raise anything
+        message = "".join([str(error), ""])  # what is no plain str becomes one
+    except Terminated:
+        raise
+    except BaseException:  # noqa: BLE001  # the user's __str__ may raise anything, SystemExit too
         message = f"({kind} raised an error when it was asked for its text)"
     try:
         described = traceback.TracebackException.from_exception(error)
         _trim(described)
         text = "".join(described.format())
-    except Exception:  # noqa: BLE001  # so may what the exception holds
+    except Terminated:
+        raise
+    except BaseException:  # noqa: BLE001  # so may what the exception holds
         text = f"{kind}: {message}\n"
     return _sendable(kind), _sendable(message), _sendable(text)
 

@@ -26,7 +26,7 @@ from exesys.channel import Channel
 from exesys.config import Config
 from exesys.context import Resources, RunnerContext, RunnerInfo
 from exesys.errors import BadCommand
-from exesys.functions import Library, describe_failure
+from exesys.functions import Library, Terminated, describe_failure
 from exesys.runner import Ending, parse_name
 
 TELL_S = 0.25
@@ -124,7 +124,7 @@ class Instance:
             message = self.channel.receive()
             if message is not None:  # else it was not wanted after all, or the daemon is gone
                 self._live(*message[1:])
-        except _Terminated as ending:
+        except Terminated as ending:
             code = int(ending.code or 0)
         finally:
             # After TERM, too: what the function's clean-up has printed.
@@ -158,7 +158,7 @@ class Instance:
         except asyncio.CancelledError:
             if not context.stopping.is_set():
                 return Ending.failed, _failure(RuntimeError("it was cancelled, and not by a stop"))
-        except _Terminated:
+        except Terminated:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever a runner raises is its end
             return Ending.failed, _failure(error)
@@ -182,12 +182,8 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-class _Terminated(SystemExit):
-    """TERM came: the function's own clean-up runs, then the process ends."""
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated(128 + number)
+    raise Terminated(128 + number)
 
 
 def _failure(error: BaseException) -> bytes:

@@ -7,7 +7,7 @@ of its own, tells the router who and where we are.
 TERM: no more calls are taken, those that run get a grace period, `stop()` is
 called. HUP does the same and then puts a new program into this process: new
 code, the same pid. A class that cannot be started is told to the router, and
-the exit code is 1.
+the exit code is 1; so it is when a thread of the crew is lost.
 """
 
 from __future__ import annotations
@@ -80,10 +80,12 @@ class Instance:
         return AppContext(self.resources, logging.getLogger(self.server.name))
 
     def serve(self) -> bool:
-        """Run until told to stop or to begin anew. False when the class cannot be started."""
+        """Run until told to stop or to begin anew. False when the class cannot be started, or a thread is lost."""
         self.crew.begin()
         while not self.crew.ready:
             self._pass(IDLE_S)
+            if self.crew.broken:
+                return False
             if self.crew.failure is not None:
                 self._tell_failure(*self.crew.failure)
                 return False
@@ -91,10 +93,10 @@ class Instance:
                 return True
         self.client.introduce({**self.info, "state": "ready", "methods": self.service.describe()})
         log.info("%s is ready at %s", self.server.class_, self.endpoint)
-        while not (self.loop.stopping or self.loop.reloading):
+        while not (self.loop.stopping or self.loop.reloading or self.crew.broken):
             self._pass(IDLE_S)
         self._leave()
-        return True
+        return not self.crew.broken
 
     def _pass(self, wait_s: float) -> bool:
         """Take calls and send answers, once. Tells whether a call came."""
@@ -137,9 +139,9 @@ class Instance:
         self.client.tell(m.Drain(self.client.session))
         log.info("leaving: %d calls run", self.crew.running)
         self.crew.leave()
-        while not self.crew.ended and time.monotonic() < until:
+        while not self.crew.done and time.monotonic() < until:
             self._pass(0.05)
-        if not self.crew.ended:
+        if not self.crew.done:
             log.warning("leaving, and %d calls did not end in time", self.crew.running)
         quiet = last = time.monotonic()
         while (now := time.monotonic()) - quiet < QUIET_S and now - last < LAST_S:

@@ -30,7 +30,7 @@ from exesys.command import parts_of
 from exesys.config import Config
 from exesys.context import Context, JobInfo, Resources
 from exesys.errors import BadCommand, TooLarge
-from exesys.functions import Library, describe_failure
+from exesys.functions import Library, Terminated, describe_failure
 from exesys.process import die_with_parent
 
 NOTE_S = 0.25
@@ -190,7 +190,7 @@ class Slot:
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """TERM: let the function's own clean-up run, then end."""
         self.terminated = True
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
 
 def _failure(error: BaseException) -> bytes:

@@ -245,6 +245,68 @@ def test_what_a_method_raises_is_told_with_its_traceback(make: Callable[..., Ser
     assert call(service, "large")[0] == "too_large"
 
 
+HARMFUL = """
+    from datetime import datetime
+    from exesys import errors
+
+    class Mute(Exception):
+        def __str__(self): raise SystemExit(3)
+
+    class Noted(Exception):
+        @property
+        def __notes__(self): raise KeyboardInterrupt
+
+    class Named(type):
+        @property
+        def __name__(cls): raise KeyboardInterrupt
+
+    class Nameless(Exception, metaclass=Named): ...
+
+    class Value:
+        @property
+        def __class__(self): raise SystemExit(4)
+
+    class Broken(datetime):
+        def isoformat(self): raise KeyboardInterrupt
+
+    class Shown:
+        def __repr__(self): raise SystemExit(5)
+
+    class Thing:
+        def mute(self): raise Mute
+        def noted(self): raise Noted
+        def nameless(self): raise Nameless
+        def value(self): return Value()
+        def broken(self): return Broken(2024, 1, 1)
+        async def within(self): raise Mute
+        def shown(self, value=Shown()): return 5
+        def well(self): return "well"
+"""
+
+
+@pytest.mark.parametrize("method", ["mute", "noted", "nameless", "value", "broken", "within"])
+def test_whatever_a_method_does_its_caller_is_answered_and_its_thread_goes_on(
+    make: Callable[..., Service], eventually: Callable[..., Any], method: str
+) -> None:
+    crew = Crew(make(HARMFUL), lambda: AppContext(None, None), lambda: None)  # type: ignore[arg-type]  # as below
+    crew.begin()
+    eventually(lambda: crew.ready)
+    for tag, name in enumerate((method, "well")):
+        crew.take(b"a", m.Call(tag, name, codec.pack([[], {}]), 5.0), time.monotonic())
+    eventually(lambda: len(crew.answers) == 2)
+    assert answers(crew) == {0: (False, "app_failed"), 1: (True, "well")}
+    eventually(lambda: crew.running == 0)
+    crew.leave()
+    eventually(lambda: crew.ended)
+
+
+def test_wrong_arguments_are_told_though_the_signature_cannot_be_shown(make: Callable[..., Service]) -> None:
+    service = make(HARMFUL)
+    code, _, fix = call(service, "shown", 1, 2)
+    assert (code, fix) == ("bad_arguments", "It is shown(…).")
+    assert {"name": "shown", "signature": "(…)", "doc": ""} in service.describe()
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "error", "said"),
     [
@@ -321,6 +383,23 @@ def test_a_crew_refuses_what_is_too_much_and_gives_back_what_did_not_begin(
     eventually(lambda: crew.ended)
     assert answers(crew) == {1: (True, True)}
     assert woken.is_set()
+
+
+def test_a_thread_that_ends_unasked_ends_the_process(
+    make: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    service = make(HELD)
+    woken = threading.Event()
+    crew = Crew(service, lambda: AppContext(None, None), woken.set)  # type: ignore[arg-type]  # as above
+    crew.begin()
+    eventually(lambda: crew.ready)
+    woken.clear()
+    monkeypatch.setattr(service, "call", lambda name, packed: sys.exit("as if the interpreter had no memory"))
+    assert not crew.done
+    crew.take(b"a", m.Call(1, "held", codec.pack([[], {}]), 5.0), time.monotonic())
+    eventually(lambda: crew.broken)
+    eventually(woken.is_set)
+    assert (crew.running, crew.ended, crew.done) == (0, False, True)
 
 
 def test_a_call_whose_time_is_over_when_its_turn_comes_is_not_run(

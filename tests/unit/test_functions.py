@@ -19,7 +19,7 @@ import exesys
 from exesys import codec, functions
 from exesys.catalogue import Catalogue
 from exesys.errors import BadCommand, UnknownFunction
-from exesys.functions import MAX_TEXT_BYTES, Library, describe_failure
+from exesys.functions import MAX_TEXT_BYTES, Library, Terminated, describe_failure
 
 Load = Callable[..., Library]
 
@@ -559,6 +559,11 @@ def test_a_failure_of_the_house_has_no_frames(load: Load) -> None:
         "class Odd(Exception):\n    @property\n    def __notes__(self): raise KeyError\ndef f(data): raise Odd",
         "class Odd(AttributeError):\n    def __getattribute__(self, name): raise KeyError\ndef f(data): raise Odd",
         "class Odd(SystemExit):\n    def __repr__(self): raise self\ndef f(data): raise Odd('\\ud800')",
+        "class Odd(Exception):\n    def __str__(self): raise SystemExit\ndef f(data): raise Odd",
+        "class Odd(Exception):\n    def __str__(self): raise KeyboardInterrupt\ndef f(data): raise Odd",
+        "class Odd(Exception):\n    @property\n    def __notes__(self): raise SystemExit\ndef f(data): raise Odd",
+        "class Text(str):\n    def encode(self, *given, **more): raise SystemExit\n"
+        "class Odd(Exception):\n    def __str__(self): return Text('text')\ndef f(data): raise Odd",
         "class Odd(Exception): ...\ndef f(data): raise ExceptionGroup('many', [Odd()] * 1000) from Odd()",
         "class Odd(Exception): ...\ndef f(data): raise Odd('x' * 1_000_000)",
         "class Odd(Exception): ...\ndef f(data): raise Odd('è' * 100_000)",
@@ -571,6 +576,15 @@ def test_odd_exceptions_can_be_described(load: Load, text: str) -> None:
     for part in described:
         assert len(part.encode()) <= MAX_TEXT_BYTES
     assert "Odd" in described[2]
+
+
+def test_the_end_of_the_process_is_not_taken_for_the_users_fault() -> None:
+    class Slow(Exception):
+        def __str__(self) -> str:
+            raise Terminated(143)  # as the handler of TERM does, if it comes just now
+
+    with pytest.raises(Terminated):
+        describe_failure(Slow())
 
 
 def test_a_long_text_keeps_its_ends() -> None:
