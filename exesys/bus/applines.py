@@ -74,9 +74,7 @@ class Line:
         return None
 
     def close(self) -> None:
-        self._socket.disable_monitor()
-        self._socket.close()
-        self._monitor.close()
+        sockets.end_line(self._socket, self._monitor)
 
 
 class Lines:
@@ -127,7 +125,10 @@ class Lines:
             if self._context is None:
                 self._context = zmq.Context[sockets.Socket]()
                 self._context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
-            line = Line(self._context, endpoint)
+            try:
+                line = Line(self._context, endpoint)
+            except ValueError as error:  # the endpoint that the instance told is none
+                raise Unreached from error
         try:
             if line.open(min(until, time.monotonic() + OPEN_S)):
                 return line

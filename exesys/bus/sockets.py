@@ -86,7 +86,7 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
 
     What it was sent when its peer dies must not reach the one that is started
     in its place. The monitor tells when the line is up, and when it is down
-    (`ups`).
+    (`ups`). Raises ValueError when the endpoint is none.
     """
     socket = _make(context, zmq.DEALER)
     socket.linger = 0
@@ -96,8 +96,19 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
     monitor = context.socket(zmq.PAIR)
     monitor.linger = 0
     monitor.connect(address)
-    socket.connect(endpoint)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        end_line(socket, monitor)
+        raise ValueError(f"{endpoint!r:.200} is no endpoint: {error}.") from error
     return socket, monitor
+
+
+def end_line(socket: Socket, monitor: Socket) -> None:
+    """Close what `line` made."""
+    socket.disable_monitor()
+    socket.close()
+    monitor.close()
 
 
 def ups(monitor: Socket) -> list[bool]:

@@ -73,6 +73,7 @@ class Router:
         self.asked = 0
         self.away = False
         self.reason = ""
+        self.strays: list[str] = []  # endpoints at which nobody is
         self.apps = Apps(configuration.parse("", None, {}, directory, directory), self.ask)
 
     def ask(self, parts: tuple[str, ...], then: Callable[[dict[str, Any]], None]) -> bool:
@@ -81,6 +82,7 @@ class Router:
         if self.away:
             return False
         found = [{"number": number, "state": "ready", "endpoint": one.endpoint} for number, one in self.present.items()]
+        found += [{"number": 9, "state": "ready", "endpoint": endpoint} for endpoint in self.strays]
         state = "ready" if found else "failed" if self.reason else "away"
         app = {"name": "app", "state": state, "reason": self.reason, "timeout_s": 2.0, "instances": found}
         threading.Thread(target=then, args=({"apps": [app]},)).start()
@@ -229,6 +231,21 @@ def test_the_time_is_over_and_a_late_answer_is_nobodys(router: Router) -> None:
         assert time.monotonic() - since < 0.2 + AT_ONCE_S
     with pytest.raises(BadArguments):
         router.apps.app("app", timeout_s=0).echo(1)
+
+
+@pytest.mark.parametrize("nonsense", ["nonsense", "tcp://no port", "ipc://", "ipc://" + "x" * 1000])
+def test_an_endpoint_that_is_none_is_as_one_that_is_away(router: Router, nonsense: str) -> None:
+    router.put(1)
+    router.strays = [nonsense]
+    before = None
+    for number in range(20):
+        assert router.apps.app("app").echo(number) == number
+        before = before or held()
+        router.apps._shunned.clear()
+    assert held() <= before + 1  # the made-up router answers in threads of its own
+    router.present.pop(1).die()
+    with pytest.raises(AppUnavailable):
+        router.apps.app("app", timeout_s=0.3).echo(1)
 
 
 def test_closing_fails_what_is_under_way(router: Router) -> None:

@@ -20,7 +20,7 @@ from exesys.appcrew import Crew
 from exesys.appservice import AppContext, Service
 from exesys.bus import messages as m
 from exesys.bus import wire
-from exesys.bus.apps import Apps
+from exesys.bus.apps import MOST_OTHER_REASONS, MOST_REASON_CHARS, Apps
 from exesys.config import Limits
 from exesys.errors import BadCommand, ConfigError
 
@@ -87,7 +87,64 @@ def test_a_server_that_is_not_declared_is_shown_while_it_is_there() -> None:
     assert apps.to_wire() == []
 
 
-@pytest.mark.parametrize("wrong", [{"app": 5}, {"number": "1"}, {"state": "well"}, {"methods": None}, {"pid": True}])
+def test_reasons_of_servers_that_are_not_declared_are_few_and_go_with_their_sessions() -> None:
+    names = [f"guest-{number:04}" for number in range(2 * MOST_OTHER_REASONS)]
+    apps = Apps([WORDS])
+    apps.admit("declared", info(number=2, state="failed", reason="ValueError: no"))
+    for number in range(2 * MOST_OTHER_REASONS):  # numbers that a declared server does not have
+        apps.admit(f"n{number}", info(number=3 + number, state="failed", reason="x"))
+    for name in names:
+        apps.admit(name, info(name, state="failed", reason="y" * (1 << 20), traceback="z" * (1 << 20)))
+    listed = {each["name"]: each for each in apps.to_wire()}
+    assert [name for name in names if listed[name]["reason"]] == names[-MOST_OTHER_REASONS:]
+    assert max(len(each["reason"]) + len(each["traceback"]) for each in listed.values()) == 2 * MOST_REASON_CHARS
+    for name in [*names, "declared", *(f"n{number}" for number in range(2 * MOST_OTHER_REASONS))]:
+        apps.gone(name)
+    assert [each["name"] for each in apps.to_wire()] == ["words"]
+    assert shown(apps)["reason"] == "ValueError: no"
+    # One session that fails again and again, each time under another name.
+    for number in range(10_000):
+        apps.admit("s", info(f"guest-{number}", state="failed", reason="x"))
+    assert len(apps.to_wire()) == 2
+
+
+def test_telling_of_many_servers_looks_at_each_once() -> None:
+    def took_s(count: int) -> float:
+        apps = Apps([AppServer(f"declared-{number}", "a:B") for number in range(count)])
+        for number in range(count):
+            apps.admit(f"s{number}", info(f"guest-{number}"))
+        best = float("inf")
+        for _ in range(5):
+            since = time.perf_counter()
+            assert len(apps.to_wire()) == 2 * count
+            best = min(best, time.perf_counter() - since)
+        return best
+
+    assert took_s(1000) < 40 * took_s(100)  # were it quadratic: 100 times
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"app": 5},
+        {"app": ""},
+        {"app": "x" * 201},
+        {"number": "1"},
+        {"state": "well"},
+        {"methods": None},
+        {"methods": [5]},
+        {"methods": [{"name": ["x"]}]},
+        {"methods": [{"name": "x" * (5 << 20)}]},
+        {"pid": True},
+        {"host": "x" * 201},
+        {"endpoint": ""},
+        {"endpoint": "nonsense"},
+        {"endpoint": "ipc://"},
+        {"endpoint": "inproc://x"},
+        {"endpoint": "ipc://a\0b"},
+        {"endpoint": "ipc://" + "x" * 1000},
+    ],
+)
 def test_a_hello_without_what_is_needed_is_refused(wrong: dict[str, Any]) -> None:
     apps = Apps([])
     with pytest.raises(BadCommand):

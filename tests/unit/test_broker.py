@@ -132,6 +132,39 @@ def test_application_servers_are_introduced_and_forgotten(bench: Bench) -> None:
     assert there() == []
 
 
+def test_an_application_server_that_lost_its_place_takes_it_back_once_it_is_heard(bench: Bench) -> None:
+    client = bench.client()
+    real, stray = b"d" * 16, b"e" * 16
+
+    def hello(session: bytes, pid: int) -> None:
+        bench.tell(session, m.Hello(m.VERSION, "app", session.decode(), "", {**APP, "pid": pid}))
+        assert [type(message) for message in bench.said(session)] == [m.Welcome]
+
+    def pids() -> list[int]:
+        bench.tell(client, m.Sync(1, ("apps",)))
+        [answer] = [message for message in bench.said(client) if isinstance(message, m.Snapshot)]
+        return [one["pid"] for app in answer.parts["apps"] for one in app["instances"]]
+
+    def beat(session: bytes) -> list[str]:
+        bench.tell(session, m.Heartbeat(session.decode(), 1, 0, 0, (), ()))
+        return codes(bench.said(session))
+
+    hello(real, 1)
+    assert beat(real) == []
+    hello(stray, 2)
+    assert pids() == [2]
+    assert beat(stray) == []
+    assert beat(real) == ["unknown_session"]
+    hello(real, 1)
+    assert pids() == [1]
+    hello(stray, 2)
+    bench.tell(stray, m.Bye(stray.decode(), "ending"))
+    assert pids() == []
+    assert beat(real) == ["unknown_session"]
+    hello(real, 1)
+    assert (pids(), beat(real)) == ([1], [])
+
+
 def test_only_the_controller_may_stop_runners(bench: Bench) -> None:
     client, controller = bench.client(), bench.client("controller")
     bench.said(client)
