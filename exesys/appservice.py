@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exesys import codec
 from exesys.appconfig import AppServer
 from exesys.config import Limits
-from exesys.errors import AppError, BadArguments, ConfigError, ExesysError, TooLarge, UnknownMethod, nearest
+from exesys.errors import AppError, BadArguments, BadCommand, ConfigError, ExesysError, TooLarge, UnknownMethod, nearest
 from exesys.functions import describe_failure, import_file, text_of
 
 log = logging.getLogger(__name__)
@@ -212,17 +212,22 @@ class Service:
         return None
 
     def _packed(self, name: str, value: Any) -> bytes:
+        where = f"{self.server.name}.{name}"
         try:
             packed = codec.pack(value)
         except ExesysError as error:
-            where = f"{self.server.name}.{name}"
             raise TypeError(f"what {where} returned cannot be sent: {error.__cause__}. {error.fix}") from None
         most = self._limits.data_bytes
         if len(packed) > most:
             raise TooLarge(
-                f"what {self.server.name}.{name} returned has {len(packed):,} bytes; at most {most:,} are allowed.",
+                f"what {where} returned has {len(packed):,} bytes; at most {most:,} are allowed.",
                 fix="Return less, or store it elsewhere and return a reference; see [limits] data_bytes.",
             )
+        if len(packed) > self._limits.depth:  # a shorter one is not too deep
+            try:
+                codec.check_packed(packed, most, self._limits.depth)
+            except BadCommand as error:
+                raise TypeError(f"what {where} returned cannot be sent: {error.message} {error.fix}") from None
         return packed
 
 

@@ -95,7 +95,8 @@ class Apps:
         self._tag = itertools.count(1)
 
     def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> App:
-        """Return a server, to call its methods; see `Client.app`."""
+        """Return a server, to call its methods; see `Client.app`. Raises BadArguments when the name is no text."""
+        _check_name(name)
         return App(self, name, timeout_s, wait)
 
     def call(
@@ -114,7 +115,8 @@ class Apps:
         not answer.
         """
         began = time.monotonic()
-        packed = self._packed(name, method, args, kwargs or {})
+        _check_name(name)
+        packed = self._packed(name, method, args, {} if kwargs is None else kwargs)
         limit_s = self._limit_s(name, timeout_s)
         until = began + limit_s
         while True:
@@ -156,9 +158,18 @@ class Apps:
     # --- what is asked ------------------------------------------------------
 
     def _packed(self, name: str, method: str, args: Any, kwargs: dict[str, Any]) -> bytes:
-        if type(method) is not str or method.startswith("_"):
-            text = f"{name}.{str(method)[:80]} is private: no name that begins with _ can be called."
-            raise UnknownMethod(text, field="method", fix="Call one of its public methods.")
+        why = ""
+        if not isinstance(method, str) or not method.isprintable():
+            why = f"{method!r:.80} is no name of a method."
+        elif method.startswith("_"):
+            why = f"{name}.{method[:80]} is private: no name that begins with _ can be called."
+        if why:
+            raise UnknownMethod(why, field="method", fix="Call one of its public methods.")
+        if not (isinstance(args, (list, tuple)) and isinstance(kwargs, dict)):
+            text = (
+                f"the arguments of {name}.{method} are of the types {type(args).__name__} and {type(kwargs).__name__}."
+            )
+            raise BadArguments(text, field="args", fix="Give positional ones as a list or tuple, named ones as a dict.")
         packed = codec.pack([list(args), kwargs])
         most = self._config.limits.data_bytes
         if len(packed) > most:
@@ -259,6 +270,12 @@ class Apps:
     def _program(self, name: str) -> str:
         declared = self._config.appserver(name)
         return declared.programs[0] if declared else f"appserver-{name}"
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        text = f"the name of an application server is text, not of the type {type(name).__name__}."
+        raise BadArguments(text, field="app", fix="Give the NAME of an [appserver:NAME] in the ini.")
 
 
 def unknown_app(name: str, known: list[str]) -> UnknownApp:

@@ -18,7 +18,7 @@ from exesys import config as configuration
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.appcall import Apps
-from exesys.errors import AppLost, AppTimeout, AppUnavailable, BadArguments, Unavailable, UnknownApp
+from exesys.errors import AppLost, AppTimeout, AppUnavailable, BadArguments, Unavailable, UnknownApp, UnknownMethod
 
 AT_ONCE_S = 0.5
 
@@ -246,6 +246,36 @@ def test_an_endpoint_that_is_none_is_as_one_that_is_away(router: Router, nonsens
     router.present.pop(1).die()
     with pytest.raises(AppUnavailable):
         router.apps.app("app", timeout_s=0.3).echo(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ((["x"], "echo"), BadArguments, "the name of an application server is text"),
+        ((5, "echo"), BadArguments, "the name of an application server is text"),
+        ((None, "echo"), BadArguments, "the name of an application server is text"),
+        (("app", 5), UnknownMethod, "5 is no name of a method"),
+        (("app", None), UnknownMethod, "None is no name of a method"),
+        (("app", "\ud800"), UnknownMethod, "is no name of a method"),
+        (("app", "_echo"), UnknownMethod, "app._echo is private"),
+        (("app", "echo", 5), BadArguments, "of the types int and dict"),
+        (("app", "echo", "text"), BadArguments, "of the types str and dict"),
+        (("app", "echo", None), BadArguments, "of the types NoneType and dict"),
+        (("app", "echo", [1], [2]), BadArguments, "of the types list and list"),
+        (("app", "echo", [1], []), BadArguments, "of the types list and list"),
+        (("app", "echo", [1], "text"), BadArguments, "of the types list and str"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_refused_and_not_sent(
+    router: Router, given: tuple[Any, ...], error: type[Exception], said: str
+) -> None:
+    instance = router.put(1)
+    with pytest.raises(error, match=said):
+        router.apps.call(*given)
+    assert instance.calls == []
+    if not isinstance(given[0], str):
+        with pytest.raises(error, match=said):
+            router.apps.app(given[0])
 
 
 def test_closing_fails_what_is_under_way(router: Router) -> None:

@@ -289,8 +289,12 @@ def test_what_a_method_raises_is_told_with_its_traceback(make: Callable[..., Ser
             def ours(self): raise TooLarge("it raised one of ours")
             def odd(self): return object()
             def large(self): return "x" * 5000
+            def deep(self, levels):
+                value = []
+                for _ in range(levels - 1): value = [value]
+                return value
     """,
-        Limits(data_bytes=4096),
+        Limits(data_bytes=4096, depth=50),
     )
     ok, body = service.call("fail", codec.pack([["no"], {}]))
     told = codec.unpack(body)
@@ -300,6 +304,10 @@ def test_what_a_method_raises_is_told_with_its_traceback(make: Callable[..., Ser
     assert call(service, "ours")[:2] == ("app_failed", "TooLarge")
     assert call(service, "odd")[:2] == ("app_failed", "TypeError")
     assert call(service, "large")[0] == "too_large"
+    assert type(call(service, "deep", 50)) is list
+    assert call(service, "deep", 52)[:2] == ("app_failed", "TypeError")
+    told = codec.unpack(service.call("deep", codec.pack([[52], {}]))[1])
+    assert "nested deeper than 50 levels" in told["message"]
 
 
 HARMFUL = """
