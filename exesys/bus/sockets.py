@@ -8,6 +8,7 @@ message to whoever took its name.
 
 from __future__ import annotations
 
+import secrets
 import struct
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
     socket = _make(context, zmq.DEALER)
     socket.linger = 0
     socket.setsockopt(zmq.RECONNECT_IVL, -1)
-    address = f"inproc://line-{id(socket)}"
+    # Never one that was used before: libzmq gives an address back only some time after its socket was closed.
+    address = f"inproc://line-{secrets.token_hex(8)}"
     socket.monitor(address, _UP | _DOWN)
     monitor = context.socket(zmq.PAIR)
     monitor.linger = 0

@@ -233,6 +233,18 @@ def test_the_time_is_over_and_a_late_answer_is_nobodys(router: Router) -> None:
         router.apps.app("app", timeout_s=0).echo(1)
 
 
+def test_lines_that_are_opened_and_closed_fast_do_not_disturb_each_other(tmp_path: Path) -> None:
+    context = zmq.Context[sockets.Socket]()
+    for _ in range(500):
+        sockets.end_line(*sockets.line(context, f"ipc://{tmp_path}/nobody"))
+        with pytest.raises(ValueError, match="is no endpoint"):
+            sockets.line(context, "nonsense")
+    ended = threading.Thread(target=context.term, daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive(), "a socket was left"
+
+
 @pytest.mark.parametrize("nonsense", ["nonsense", "tcp://no port", "ipc://", "ipc://" + "x" * 1000])
 def test_an_endpoint_that_is_none_is_as_one_that_is_away(router: Router, nonsense: str) -> None:
     router.put(1)
