@@ -150,8 +150,9 @@ def test_what_a_daemon_that_is_gone_has_left_is_killed_and_nothing_else(tmp_path
     try:
         for name in ("gone", "elsewhere"):
             daemons[name].kill()
+            # One that has ended and was not waited for is gone as well.
+            os.waitid(os.P_PID, daemons[name].pid, os.WEXITED | os.WNOWAIT)
         assert process.end_left_behind(tmp_path / "none") == 0
-        # One that has ended and was not waited for is gone as well.
         assert process.end_left_behind(tmp_path) == 3
         assert all(is_gone(pid) for pid in (servers["gone"], *below["gone"]))
         spared = [pid for name in ("lives", "elsewhere") for pid in (servers[name], *below[name])]
@@ -162,10 +163,11 @@ def test_what_a_daemon_that_is_gone_has_left_is_killed_and_nothing_else(tmp_path
         assert process.end_left_behind(tmp_path) == 3
         assert process.end_left_behind(tmp_path / "other") == 3
     finally:
-        process.kill([pid for pids in below.values() for pid in pids])
-        process.kill(list(servers.values()))
+        # A daemon first: it would go on once its server is gone.
         for daemon in daemons.values():
             daemon.kill()
+        process.kill([*servers.values(), *(pid for pids in below.values() for pid in pids)])
+        for daemon in daemons.values():
             daemon.communicate()
 
 
