@@ -246,15 +246,17 @@ def test_lines_that_are_opened_and_closed_fast_do_not_disturb_each_other(tmp_pat
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "tcp://no port", "ipc://", "ipc://" + "x" * 1000])
-def test_an_endpoint_that_is_none_is_as_one_that_is_away(router: Router, nonsense: str) -> None:
+def test_an_endpoint_that_is_none_is_as_one_that_is_away(
+    router: Router, nonsense: str, eventually: Callable[..., Any]
+) -> None:
     router.put(1)
     router.strays = [nonsense]
-    before = None
-    for number in range(20):
+    before = held()
+    for number in range(40):
         assert router.apps.app("app").echo(number) == number
-        before = before or held()
         router.apps._shunned.clear()
-    assert held() <= before + 1  # the made-up router answers in threads of its own
+    # One line is kept; libzmq closes what was ended in its own time.
+    eventually(lambda: held() < before + 20)
     router.present.pop(1).die()
     with pytest.raises(AppUnavailable):
         router.apps.app("app", timeout_s=0.3).echo(1)
