@@ -51,7 +51,7 @@ class Crew:
         self._calls: SimpleQueue[Waiting | None] = SimpleQueue()
         self._bytes = 0  # of what was put in and taken out, each counted by one thread alone
         self._taken_bytes = [0] * service.server.threads
-        self._busy = [False] * service.server.threads
+        self._busy: list[bytes | None] = [None] * service.server.threads  # the address of the caller, of each
         self._leaving = False
         self._threads = [
             threading.Thread(target=self._run, args=(number,), daemon=True, name=f"calls-{number + 1}")
@@ -68,7 +68,7 @@ class Crew:
         held = self._bytes - sum(self._taken_bytes)
         name = self._service.server.name
         if self._leaving or not self.ready:
-            error: ExesysError = AppUnavailable(f"this instance of {name} is leaving; the call was not run.")
+            error: ExesysError = self._is_leaving()
         elif waiting >= MOST_WAITING or held + len(call.args) > MOST_WAITING_BYTES:
             fix = f"Send less at a time, or give it more processes: [appserver:{name}] processes."
             error = QueueFull(f"{waiting:,} calls wait at this instance of {name}.", fix=fix)
@@ -76,23 +76,34 @@ class Crew:
             self._bytes += len(call.args)
             self._calls.put(Waiting(address, call, now))
             return
-        self.answers.append((address, wire.encode(m.Return(call.tag, False, refusal(error)))))
+        self.answers.append((address, _refused(call.tag, error)))
 
     def leave(self) -> None:
         """Take no more calls, give back those that did not begin, and end the instance after those that run."""
         self._leaving = True
-        error = AppUnavailable(f"this instance of {self._service.server.name} is leaving; the call was not run.")
+        error = self._is_leaving()
         with contextlib.suppress(Empty):
             while (waiting := self._calls.get_nowait()) is not None:
-                frame = wire.encode(m.Return(waiting.call.tag, False, refusal(error)))
-                self.answers.append((waiting.address, frame))
+                self.answers.append((waiting.address, _refused(waiting.call.tag, error)))
         for _ in self._threads:
             self._calls.put(None)
 
     @property
     def running(self) -> int:
         """How many calls run."""
-        return sum(self._busy)
+        return len(self.callers)
+
+    @property
+    def callers(self) -> list[bytes]:
+        """The addresses of those whose calls run."""
+        return [address for address in self._busy if address is not None]
+
+    def farewell(self) -> bytes:
+        """Make the frame that tells a caller, whose calls do not run, that none of them will."""
+        return _refused(m.FAREWELL, self._is_leaving())
+
+    def _is_leaving(self) -> AppUnavailable:
+        return AppUnavailable(f"this instance of {self._service.server.name} is leaving; the call was not run.")
 
     @property
     def done(self) -> bool:
@@ -111,12 +122,12 @@ class Crew:
         if number == 0 and not self._start():
             return
         while (waiting := self._calls.get()) is not None:
-            self._busy[number] = True
+            self._busy[number] = waiting.address
             self._taken_bytes[number] += len(waiting.call.args)
             try:
                 self.answers.append((waiting.address, wire.encode(self._answer(waiting))))
             finally:
-                self._busy[number] = False
+                self._busy[number] = None
             self._wake()
         if number == 0:
             self._stop()
@@ -149,3 +160,7 @@ class Crew:
             log.error("stop() failed:\n%s", describe_failure(error)[2].rstrip())
         self.ended = True
         self._wake()
+
+
+def _refused(tag: int, error: ExesysError) -> bytes:
+    return wire.encode(m.Return(tag, False, refusal(error)))

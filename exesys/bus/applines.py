@@ -37,6 +37,7 @@ class Line:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
+        self._left = False  # the instance said farewell
 
     def open(self, until: float) -> bool:
         """Wait until the other end greets."""
@@ -45,7 +46,7 @@ class Line:
 
     @property
     def up(self) -> bool:
-        return not sockets.readable(self._monitor)
+        return not (self._left or sockets.readable(self._monitor))
 
     def exchange(self, call: m.Call, until: float, closed: Callable[[], bool]) -> m.Return | None:
         """Send a call and wait for its answer; None when the time is over. Raises Unreached, AppLost."""
@@ -59,19 +60,24 @@ class Line:
                 answer = self._read(call.tag)
                 if answer is not None:
                     return answer
+                if self._left:
+                    raise Unreached
             if down:
                 raise AppLost("")
             if left <= 0:
                 return None
 
     def _read(self, tag: int) -> m.Return | None:
+        found = None
         for frames in sockets.drain(self._socket):
             answer = wire.decode_at_caller(frames[-1])
             if isinstance(answer, m.Error):
                 raise from_problem(answer)
-            if isinstance(answer, m.Return) and answer.tag == tag:
-                return answer
-        return None
+            if isinstance(answer, m.Return):
+                if answer.tag == tag:
+                    found = answer
+                self._left |= answer.tag == m.FAREWELL
+        return found
 
     def close(self) -> None:
         sockets.end_line(self._socket, self._monitor)

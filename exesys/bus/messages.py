@@ -336,10 +336,13 @@ class Call(NamedTuple):
     timeout_s: float  # a call that could not begin for so long is not run
 
 
+FAREWELL = 0  # the tag of the last RETURN on a line: no call that it did not answer was or will be run
+
+
 class Return(NamedTuple):
     """The end of a call. `body` is msgpack: the value, or the map of what went wrong."""
 
-    tag: int
+    tag: int  # from 1, or FAREWELL
     ok: bool
     body: bytes
 

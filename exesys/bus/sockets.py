@@ -18,6 +18,7 @@ from exesys.bus.wire import MAX_FRAME_BYTES
 from exesys.errors import ConfigError
 
 LINGER_MS = 1000
+NEVER_MS = 7 * 86_400_000
 HWM = 100_000
 DRAIN = 256
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
@@ -87,11 +88,14 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
 
     What it was sent when its peer dies must not reach the one that is started
     in its place. The monitor tells when the line is up, and when it is down
-    (`ups`). Raises ValueError when the endpoint is none.
+    (`ups`). The peer gets an empty message first, by which it knows the line.
+    Raises ValueError when the endpoint is none.
     """
     socket = _make(context, zmq.DEALER)
     socket.linger = 0
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.PROBE_ROUTER, 1)
+    # Never in the life of a line; with -1, libzmq would drop what came before the end and was not read yet.
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     # Never one that was used before: libzmq gives an address back only some time after its socket was closed.
     address = f"inproc://line-{secrets.token_hex(8)}"
     socket.monitor(address, _UP | _DOWN)

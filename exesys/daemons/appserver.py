@@ -5,7 +5,8 @@ user's code; the crew does (`appcrew.py`). A client of the bus, with a thread
 of its own, tells the router who and where we are.
 
 TERM: no more calls are taken, those that run get a grace period, `stop()` is
-called. HUP does the same and then puts a new program into this process: new
+called, and each line is told that no more will be run: who sends a call at
+that very moment knows that it can go elsewhere. HUP does the same and then puts a new program into this process: new
 code, the same pid. A class that cannot be started is told to the router, and
 the exit code is 1; so it is when a thread of the crew is lost.
 """
@@ -39,8 +40,9 @@ from exesys.process import die_with_parent, hold_lock
 
 LOCK_S = 2.0
 TOLD_S = 0.5  # how long a failed one waits for the router to take note; within supervisord's startsecs
-QUIET_S = 0.05  # at the end: nobody called for so long
+QUIET_S = 0.05  # at the end: nobody called or came for so long
 LAST_S = 0.5
+MOST_LINES = 10_000  # that are known; one more, and the one that was silent for the longest is not told of the end
 IDLE_S = 1.0
 log = logging.getLogger("appserver")
 
@@ -75,6 +77,7 @@ class Instance:
         self.resources = Resources(config, lambda: self.client)
         self.service = Service(server, config.limits, config.module_dirs)
         self.crew = Crew(self.service, self._context, lambda: os.eventfd_write(self.wakes, 1))
+        self.lines: dict[bytes, None] = {}  # addresses, the one heard last at the end
 
     def _context(self) -> AppContext:
         return AppContext(self.resources, logging.getLogger(self.server.name))
@@ -105,14 +108,20 @@ class Instance:
         if self.wakes in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.wakes)
+        self._answer()
+        return called
+
+    def _answer(self) -> None:
         while self.crew.answers:
             self.loop.send(self.front, *self.crew.answers.popleft())
-        return called
 
     def _read(self) -> bool:
         now = time.monotonic()
         came = self.loop.read(self.front)
         for address, *frames in came:
+            self._know(address)
+            if frames == [b""]:
+                continue  # a new line says that it is there
             try:
                 if len(frames) != 1:
                     raise ProtocolError(f"a message has one frame, not {len(frames)}")
@@ -123,6 +132,12 @@ class Instance:
                 self.loop.send(self.front, address, wire.encode(m.Error(*error.problem)))
         return bool(came)
 
+    def _know(self, address: bytes) -> None:
+        self.lines.pop(address, None)
+        self.lines[address] = None
+        if len(self.lines) > MOST_LINES:
+            del self.lines[next(iter(self.lines))]
+
     def _tell_failure(self, kind: str, text: str, traceback: str) -> None:
         log.error("%s cannot be started:\n%s", self.server.class_, traceback.rstrip())
         reason = text if kind == ConfigError.__name__ else f"{kind}: {text}" if text else kind
@@ -131,7 +146,7 @@ class Instance:
             self.client.snapshot("apps", timeout=TOLD_S)  # an answer comes after what was said before
 
     def _leave(self) -> None:
-        """Finish what runs, within the grace period; then answer whoever still called that we are gone."""
+        """Finish what runs, within the grace period; then tell whoever called, or just may be, that we are gone."""
         until = time.monotonic() + self.config.worker.grace_s
         # Who is not connected yet is not let in: a call that was never sent can go elsewhere.
         # (zmq_unbind would also cut off those that are connected.)
@@ -147,6 +162,15 @@ class Instance:
         while (now := time.monotonic()) - quiet < QUIET_S and now - last < LAST_S:
             if self._pass(QUIET_S):
                 quiet = now
+        if not self.crew.broken:  # else it is not known what ran
+            self._bid_farewell()
+
+    def _bid_farewell(self) -> None:
+        cut_off, farewell = set(self.crew.callers), self.crew.farewell()
+        self._answer()
+        for address in self.lines:
+            if address not in cut_off:
+                self.loop.send(self.front, address, farewell)
 
     def close(self) -> None:
         """Close all; the socket of calls first, for nobody reads it any more."""

@@ -18,6 +18,7 @@ from exesys import config as configuration
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.appcall import Apps
+from exesys.bus.applines import Line, Unreached
 from exesys.errors import AppLost, AppTimeout, AppUnavailable, BadArguments, Unavailable, UnknownApp, UnknownMethod
 
 AT_ONCE_S = 0.5
@@ -41,6 +42,8 @@ class Instance:
         while not self._dying:
             if self._front.poll(5):
                 address, frame = self._front.recv_multipart()
+                if frame == b"":
+                    continue
                 call = wire.decode_at_app(frame)
                 assert isinstance(call, m.Call)
                 self.calls.append(call)
@@ -243,6 +246,59 @@ def test_lines_that_are_opened_and_closed_fast_do_not_disturb_each_other(tmp_pat
     ended.start()
     ended.join(10)
     assert not ended.is_alive(), "a socket was left"
+
+
+@pytest.fixture
+def one_line(tmp_path: Path) -> Iterator[tuple[sockets.Socket, bytes, Line, Callable[[], None]]]:
+    """Give an instance's socket, the address of the one line to it, the line, and what ends the instance."""
+    context, served = zmq.Context[sockets.Socket](), zmq.Context[sockets.Socket]()
+    front, endpoint = sockets.bind(served, zmq.ROUTER, f"ipc://{tmp_path}/front")
+    line = Line(context, endpoint)
+    assert line.open(time.monotonic() + 10)
+    address, probe = front.recv_multipart()
+    assert probe == b""
+
+    def end() -> None:
+        front.close()
+        served.term()
+
+    yield front, address, line, end
+    line.close()
+    context.term()
+    end()
+
+
+FAREWELL = wire.encode(m.Return(m.FAREWELL, False, b""))
+
+
+def test_a_call_that_met_the_farewell_did_not_run(one_line: Any) -> None:
+    front, address, line, end = one_line
+    assert line.up
+    front.send_multipart([address, FAREWELL])
+    end()
+    with pytest.raises(Unreached):
+        line.exchange(m.Call(1, "echo", b"", 1.0), time.monotonic() + 10, lambda: False)
+    assert not line.up
+
+
+@pytest.mark.parametrize("farewell", [True, False])
+def test_an_answer_is_read_although_the_instance_is_gone(one_line: Any, farewell: bool) -> None:
+    front, address, line, end = one_line
+    front.send_multipart([address, wire.encode(m.Return(1, True, b"x"))])
+    if farewell:
+        front.send_multipart([address, FAREWELL])
+    end()
+    assert not line.up
+    answer = line.exchange(m.Call(1, "echo", b"", 1.0), time.monotonic() + 10, lambda: False)
+    assert answer == m.Return(1, True, b"x")
+    assert not line.up, "the next call looks for another line"
+
+
+def test_a_call_whose_instance_ends_without_a_word_may_have_run(one_line: Any) -> None:
+    _, _, line, end = one_line
+    end()
+    with pytest.raises(AppLost):
+        line.exchange(m.Call(1, "echo", b"", 1.0), time.monotonic() + 10, lambda: False)
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "tcp://no port", "ipc://", "ipc://" + "x" * 1000])
