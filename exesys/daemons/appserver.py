@@ -119,8 +119,7 @@ class Instance:
         now = time.monotonic()
         came = self.loop.read(self.front)
         for address, *frames in came:
-            self._know(address)
-            if frames == [b""]:
+            if self._know(address) and frames == [b""]:
                 continue  # a new line says that it is there
             try:
                 if len(frames) != 1:
@@ -132,11 +131,14 @@ class Instance:
                 self.loop.send(self.front, address, wire.encode(m.Error(*error.problem)))
         return bool(came)
 
-    def _know(self, address: bytes) -> None:
+    def _know(self, address: bytes) -> bool:
+        """Remember a line; tells whether it is new."""
+        new = address not in self.lines
         self.lines.pop(address, None)
         self.lines[address] = None
         if len(self.lines) > MOST_LINES:
             del self.lines[next(iter(self.lines))]
+        return new
 
     def _tell_failure(self, kind: str, text: str, traceback: str) -> None:
         log.error("%s cannot be started:\n%s", self.server.class_, traceback.rstrip())
