@@ -133,7 +133,7 @@ def tell_failed(listed: Iterable[Mapping[str, Any]]) -> None:
 
 def is_app(program: str) -> bool:
     """Tell whether a program is an instance of an application server: a user's class never keeps a system down."""
-    return program.startswith(f"{APPSERVER}-")
+    return program.startswith(f"{APPSERVER.word}-")
 
 
 def settled(config: Config) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import appconfig
-from exesys.appconfig import AppServer
+from exesys import appconfig, sections
+from exesys.appconfig import APPSERVER, AppServer
 from exesys.command import NAME
 from exesys.errors import ConfigError
 from exesys.rules import Rule
@@ -236,6 +236,16 @@ SECTIONS: dict[str, type[Any]] = {
 }
 
 
+def _variable(section: str, key: dataclasses.Field[Any]) -> str:
+    return f"EXESYS_{section}_{key.name}".upper()
+
+
+PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
+# The sections of any name: how the settings call them all, and what they are.
+KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER}
+_KIND_OF = {kind.word: kind for kind in KINDS.values()}
+
+
 def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, cwd: Path) -> Config:
     """Build the settings from the ini's text and the environment.
 
@@ -249,14 +259,16 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     for name, section in SECTIONS.items():
         values: dict[str, Any] = {}
         for key in dataclasses.fields(section):
-            variable = f"EXESYS_{name}_{key.name}".upper()
+            variable = _variable(name, key)
             if variable in environ:
                 values[key.name] = _value(key, environ[variable], f"the environment variable {variable}")
             elif key.name in given.get(name, {}):
                 line = _line_of(text, name, key.name)
                 values[key.name] = _value(key, given[name][key.name], f"{source}, line {line}: [{name}] {key.name}")
         parts[name] = section(**values)
-    parts["appservers"] = appconfig.declared(text, source, given, environ)
+    for many, kind in KINDS.items():
+        parts[many] = tuple(sections.declared(kind, text, source, given, environ, PLAIN))
+    appconfig.check_apart(parts["appservers"])
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     return _check_paths(config)
 
@@ -268,16 +280,16 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
     except configparser.Error as error:
         raise ConfigError(f"{' '.join(str(error).split())}.", fix="See etc/exesys.ini for the form.") from error
     for name in parser.sections():
-        if name not in SECTIONS and name.partition(":")[0] != appconfig.APPSERVER:
+        kind = _KIND_OF.get(name.partition(":")[0])
+        if name not in SECTIONS and kind is None:
             line = _line_of(text, name, None)
-            raise _unknown(
-                f"{source}, line {line}: the section [{name}]", name, [*SECTIONS, f"{appconfig.APPSERVER}:NAME"]
-            )
+            named = [f"{word}:NAME" for word in _KIND_OF]
+            raise _unknown(f"{source}, line {line}: the section [{name}]", name, [*SECTIONS, *named])
         if name in SECTIONS:
             known = [key.name for key in dataclasses.fields(SECTIONS[name])]
-        else:
-            appconfig.check_section(name, f"{source}, line {_line_of(text, name, None)}")
-            known = [key.name.rstrip("_") for key in appconfig.KEYS]
+        elif kind is not None:
+            sections.check_section(kind, name, f"{source}, line {_line_of(text, name, None)}")
+            known = kind.words
         for key in parser[name]:
             if key not in known:
                 line = _line_of(text, name, key)

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from exesys.appconfig import APPSERVERS, AppServer
-from exesys.config import SECTIONS, UNIX_PATH_MAX_BYTES, Config
+from exesys import sections
+from exesys.appconfig import AppServer
+from exesys.config import KINDS, PLAIN, SECTIONS, UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import BootError
 
 EACH_PROGRAM = "; -- once for each program --\n"
@@ -62,15 +63,13 @@ def programs(redis: bool, mongo: bool, appservers: Sequence[AppServer] = ()) -> 
 def settings(config: Config) -> dict[str, str]:
     """Return every key of the settings as the environment variable that sets it."""
     found = {}
-    for section, kind in SECTIONS.items():
-        for key in dataclasses.fields(kind):
+    for section, keys in SECTIONS.items():
+        for key in dataclasses.fields(keys):
             value = getattr(getattr(config, section), key.name)
             found[f"EXESYS_{section}_{key.name}".upper()] = _text(value)
-    found[APPSERVERS] = ",".join(server.name for server in config.appservers)
-    for server in config.appservers:
-        for key in dataclasses.fields(server)[1:]:
-            word = key.name.rstrip("_").upper()
-            found[f"EXESYS_APPSERVER_{server.name}_{word}"] = _text(getattr(server, key.name))
+    for many, kind in KINDS.items():
+        for variable, value in sections.variables(kind, getattr(config, many)).items():
+            found[variable] = _text(value)
     return found
 
 
@@ -80,11 +79,10 @@ def _text(value: Any) -> str:
 
 def key_of(variable: str) -> str:
     """Turn EXESYS_REST_PORT into "[rest] port"."""
-    if variable == APPSERVERS:
-        return "the list of application servers"
-    app = re.fullmatch(r"EXESYS_APPSERVER_(.+)_(CLASS|PROCESSES|THREADS|TIMEOUT_S)", variable)
-    if app:
-        return f"[appserver:{app[1]}] {app[2].lower()}"
+    if variable not in PLAIN:
+        for kind in KINDS.values():
+            if named := sections.key_of(kind, variable):
+                return named
     section, _, key = variable.removeprefix("EXESYS_").lower().partition("_")
     return f"[{section}] {key}"
 

@@ -19,7 +19,7 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "appconfig", "config"],
+    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -117,7 +117,7 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "appconfig", "config"),
+    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"),
     *("bus.messages", "turn", "bus.apps"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tenants", "bus.replies"),
