@@ -134,6 +134,7 @@ class Limits:
     array: int = _key(1000, _int(1, 100_000))
     workflow_steps: int = _key(10_000, _int(2, 100_000))
     runners: int = _key(10_000, _int(1, 100_000))
+    timers: int = _key(100_000, _int(1, 10_000_000))
     standby_s: float = _key(86_400.0, _seconds(1, 366 * 86_400))
     queue_depth: int = _key(5_000_000, _int(1, 1_000_000_000))
     timeout_s: float = _key(3600.0, _seconds(0.01, 366 * 86_400))

@@ -4,7 +4,7 @@ The router's core fills a `Turn`; the store runs it as one pipeline of a few
 scripts that take many jobs each (group commit) and fills the answers. Every
 request is idempotent, so that a turn whose answers were lost with the
 connection is simply run again. The order inside a turn is fixed: reports,
-releases, submits, changes, runners, claims, then reads. So who sends a job and cancels
+releases, tunings, submits, changes, runners, claims, then reads. So who sends a job and cancels
 it at once finds it.
 """
 
@@ -96,6 +96,15 @@ class Changed(NamedTuple):
     steps: int  # how many were changed; -1: no such job
     ended: tuple[Ended, ...]
     sessions: tuple[str, ...]  # of the workers that run them, "" where none does
+
+
+class Tuning(NamedTuple):
+    """Change what is kept beside jobs; `fields` as Redis keeps them, "" takes one away."""
+
+    kind: str  # timer, queue
+    what: str  # add, put, merge, remove
+    name: str
+    fields: Mapping[str, str | int | float | bytes]
 
 
 class Enlist(NamedTuple):
@@ -198,6 +207,7 @@ class Turn:
     flows: list[Flow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     runners: list[RunnerOp] = field(default_factory=list)
+    tunings: list[Tuning] = field(default_factory=list)
     sweep: bool = False  # give up steps that nothing feeds
     claims: list[Claim] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
@@ -216,6 +226,7 @@ class Turn:
             or self.flows
             or self.changes
             or self.runners
+            or self.tunings
             or self.sweep
             or self.notes
             or self.lost
@@ -237,6 +248,7 @@ class Answers:
     stored: list[Stored] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
     runners: list[RunnerDone] = field(default_factory=list)
+    tuned: list[str] = field(default_factory=list)  # verdicts: changed, same, exists, none, full; refused
     swept: list[Ended] = field(default_factory=list)
     next_unfed_ms: int = 0  # when the next step is to be given up that nothing feeds; 0: none is
     claimed: list[Claimed] = field(default_factory=list)

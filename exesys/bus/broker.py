@@ -9,7 +9,7 @@ again and a worker that says HELLO again bring it all back.
 Here is who may speak (HELLO, BYE, silence), which part a message goes to, the
 order of a turn, and events. What is said is dealt with by the parts, which
 share a `slate`: `intake` for what clients ask, `crew` for the workers, `board`
-for runners and the daemons that host them, `apps` for application servers.
+for runners and the daemons that host them, `tuner` for what is kept beside jobs, `apps` for application servers.
 
 Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
@@ -33,6 +33,7 @@ from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster
 from exesys.bus.slate import STORE_LATE_S, Slate
 from exesys.bus.stops import Stops
+from exesys.bus.tuner import Tuner
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import ExesysError, ProtocolError
@@ -78,6 +79,7 @@ class Broker:
         self.figures = self._slate.figures
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
+        self._tuner = Tuner(self._slate)
         self._stops = Stops(self._slate)
         self._board = Board(self._slate, self._stops, jitter)
         self._lobby = Lobby(self._slate)
@@ -99,6 +101,7 @@ class Broker:
             m.Status: self._intake.status,
             m.Change: self._on_change,
             m.Start: self._board.start,
+            m.Tune: self._tuner.tune,
             m.Telling: self._only("runner", "TOLD", self._board.told),
             m.Exits: self._only("runner", "EXIT", self._board.exits),
             m.Heartbeat: self._on_heartbeat,
@@ -333,6 +336,7 @@ class Broker:
         for ended in answers.swept:
             slate.ended(ended)
         self._intake.apply(underway, answers, now)
+        self._tuner.apply(underway, answers)
         if turn.runners:
             self._board.applied(answers.runners, now)
         if answers.changed:

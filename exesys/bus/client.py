@@ -237,6 +237,15 @@ class Client:
         """Start a runner anew: one that runs is stopped first. Raises NotFound, StateError, Unavailable."""
         self._change("restart", str(runner.parse_name(runner.written(type, uuid))), timeout)
 
+    # --- what is kept beside jobs ---------------------------------------------
+
+    def tune(self, kind: str, what: str, name: str, fields: dict[str, Any], timeout: float = ANSWER_S) -> int:
+        """Add, put, merge or remove a timer, or settings of a queue; return 1 if that changed anything.
+
+        Raises BadCommand, NotFound, Conflict, QueueFull, Unavailable.
+        """
+        return self._changed(lambda tag: m.Tune(tag, kind, what, name, fields), timeout)
+
     def _change(self, what: str, name: str, timeout: float) -> int:
         return self._changed(lambda tag: m.Change(tag, what, name), timeout)
 

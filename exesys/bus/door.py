@@ -6,7 +6,7 @@ that only the router can make: whether a worker knows the function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exesys import codec, command, runner
@@ -14,10 +14,14 @@ from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, Unavailable, UnknownFunction
-from exesys.turn import Enlist, Flow, Placed
+from exesys.turn import Enlist, Flow, Placed, Tuning
 from exesys.workflow import Graph
 
 MOST_UNKNOWN = 64
+
+Fields = Mapping[str, str | int | float | bytes]
+# What may be kept beside jobs: each checks what is to be done, the name, and the fields. Raises ExesysError.
+TUNINGS: Mapping[str, Callable[[str, str, Mapping[Any, Any]], Fields]] = {}
 
 
 class Door:
@@ -88,6 +92,15 @@ class Door:
         target = self._resolve(command.check_name(start.target, "target")).qualified
         digest = command.digest_of(target, start.data)
         return Enlist(name, target, start.data, digest, grace_s, start.job)
+
+    def tuning(self, message: m.Tune) -> Tuning:
+        """Check a change of a timer or of a queue's settings. Raises ExesysError."""
+        kind, what, name = message.kind, message.what, command.check_name(message.name, "name")
+        check = TUNINGS.get(kind)
+        if check is None or what not in ("add", "put", "merge", "remove"):
+            fix = f"`kind` is one of {', '.join(TUNINGS)}; `what` is add, put, merge or remove."
+            raise BadCommand(f"`what` is {what!r:.40}, of {kind!r:.40}.", field="what", fix=fix)
+        return Tuning(kind, what, name, {} if what == "remove" else check(what, name, message.fields))
 
     def _check_known(self) -> None:
         if not (self._catalogue.functions or self._catalogue.broken):

@@ -136,6 +136,19 @@ class Change(NamedTuple):
     name: str  # a job_id; type:uuid, or for a stop a type alone
 
 
+class Tune(NamedTuple):
+    """Change what is kept beside jobs: a timer, or the settings of a queue.
+
+    CHANGED answers: 1 when that changed something, 0 when it was so already.
+    """
+
+    tag: int
+    kind: str  # timer, queue
+    what: str  # add: there is none yet; put: these fields alone; merge: these fields; remove
+    name: str
+    fields: dict[str, Any]  # nil as a value takes a field away
+
+
 class Start(NamedTuple):
     """Start a runner. CHANGED answers: 1 step when it is new, 0 when it was there already."""
 
@@ -405,6 +418,7 @@ Message = (
     | HeartbeatAck
     | Drain
     | Start
+    | Tune
     | Launches
     | Telling
     | Exits

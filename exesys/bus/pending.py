@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exesys.bus import messages as m
-from exesys.turn import Change, Closed, Flow, Placed, Turn
+from exesys.turn import Change, Closed, Flow, Placed, Tuning, Turn
 
 MOST_IN_TURN = 2000
 MOST_BYTES_IN_TURN = 4 << 20
@@ -28,6 +28,7 @@ class Pending:
     asked_by: list[Origin] = field(default_factory=list)
     flowed_by: list[list[Origin]] = field(default_factory=list)
     changed_by: list[tuple[str, int]] = field(default_factory=list)
+    tuned_by: list[tuple[str, int]] = field(default_factory=list)
     flow_steps: int = 0
     report_steps: int = 0  # the reports, and the steps they add
     reload_for: dict[m.Held, str] = field(default_factory=dict)
@@ -58,11 +59,16 @@ class Pending:
         self.turn.changes.append(change)
         self.changed_by.append(origin)
 
+    def tune(self, tuning: Tuning, origin: tuple[str, int]) -> None:
+        """Take a change of a timer or of a queue's settings into the next turn."""
+        self.turn.tunings.append(tuning)
+        self.tuned_by.append(origin)
+
     @property
     def waiting(self) -> int:
         """How much clients have asked for, in steps and questions."""
         turn = self.turn
-        return len(turn.placed) + len(turn.lookups) + len(turn.changes) + self.flow_steps
+        return len(turn.placed) + len(turn.lookups) + len(turn.changes) + len(turn.tunings) + self.flow_steps
 
     def leave(self) -> Pending:
         """Take out what is too much for one turn, and return it."""

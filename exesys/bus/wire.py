@@ -27,6 +27,7 @@ _TO_ROUTER: dict[str, type[Any]] = {
     "STATUS": m.Status,
     "CHANGE": m.Change,
     "START": m.Start,
+    "TUNE": m.Tune,
     "RESULT": m.Result,
     "HB": m.Heartbeat,
     "TOLD": m.Telling,

@@ -34,6 +34,11 @@ PATTERNS: dict[str, tuple[str, str]] = {
         "text: the end of what a runner printed and logged",
     ),
     "ended": ("exesys:ended", "sorted set: runners that have ended, by the millisecond"),
+    "queue": ("exesys:queue:%s", "hash: what is set of a queue"),
+    "queues": ("exesys:queues", "set: the queues of which something is set"),
+    "timer": ("exesys:timer:%s", "hash: a timer, as it was declared"),
+    "timers": ("exesys:timers", "set: all timers"),
+    "tuned": ("exesys:tuned", "integer: how often a queue's settings or a timer were changed"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),
 }
 

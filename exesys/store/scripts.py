@@ -36,6 +36,7 @@ from exesys.turn import (
     RunnerOp,
     Stored,
     Taken,
+    Tuning,
     Turn,
 )
 
@@ -44,7 +45,7 @@ MOST_RELEASED = 250
 MOST_UNFED = 100
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
-    "runner",
+    *("runner", "tune"),
 )
 SHARED = ("common", "step", "graph", "deal")
 REFUSED = Taken("refused", "", State.start, None)
@@ -122,6 +123,8 @@ class Builder:
             yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
             yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
+        for tunings in _chunks(turn.tunings, chunk):
+            yield self._tune(tunings, answers.tuned)
         for flows in _packs(turn.flows, chunk, lambda flow: len(flow.steps)):
             yield self._workflow(settings, flows, answers.stored)
         chunks = _chunks(turn.placed, chunk)
@@ -231,6 +234,15 @@ class Builder:
 
         refused = [RunnerDone("refused", {})] * len(ops)
         return self._script("runner", keys, arguments, read, _filling(into, refused))
+
+    def _tune(self, tunings: Sequence[Tuning], into: list[str]) -> Request:
+        keys, arguments = [self.keys("tuned")], list[Argument]()
+        for kind, what, name, fields in tunings:
+            keys += (self.keys(kind, name), self.keys(f"{kind}s"))
+            most = self.limits.timers if kind == "timer" else 0
+            arguments += (what, name, most, len(fields), *(part for pair in fields.items() for part in pair))
+        refused = ["refused"] * len(tunings)
+        return self._script("tune", keys, arguments, _each(into, spelling.text), _filling(into, refused))
 
     def _sweep(self, settings: list[Argument], answers: Answers) -> Request:
         def read(reply: Any) -> None:

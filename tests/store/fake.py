@@ -40,6 +40,7 @@ from exesys.turn import (
     Placed,
     Stored,
     Taken,
+    Tuning,
     Turn,
 )
 from exesys.workflow import LONGEST_TO
@@ -105,6 +106,8 @@ class FakeStore(Lives):
         if turn.sweep:
             yield lambda: self._sweep(answers)
         yield opened
+        if turn.tunings:
+            yield lambda: answers.tuned.extend(map(self._tune, turn.tunings))
         if turn.flows:
             yield lambda: answers.stored.extend(map(self._store, turn.flows))
         for at in range(0, len(turn.placed), CHUNK):
@@ -128,6 +131,44 @@ class FakeStore(Lives):
 
     def held(self, session: str) -> list[str]:
         return [ref for ref, _ in self.db.zrange(self.keys("held", session))]
+
+    # --- tune.lua -----------------------------------------------------------
+
+    def _tune(self, tuning: Tuning) -> str:
+        kind, what, name, given = tuning
+        hash_, all_ = self.keys(kind, name), self.keys(f"{kind}s")
+        most = self.limits.timers if kind == "timer" else 0
+        there = dict(self.db.values.get(hash_, {}))
+        fields = {field: raw(value) for field, value in given.items()}
+        wanted = {field: value for field, value in fields.items() if value}
+        before = {field: value for field, value in there.items() if field != "paused" or field in fields}
+        if what == "merge":
+            wanted = {field: value for field, value in {**there, **fields}.items() if value}
+            before = there
+        if what == "remove":
+            self.db.delete(hash_)
+            self.db.srem(all_, name)
+            if there:
+                self.db.incrby(self.keys("tuned"))
+            return "changed" if there else "none"
+        if what == "merge" and not there and most:
+            return "none"
+        if there and before == wanted:
+            return "same"
+        if there and what == "add":
+            return "exists"
+        if not there and most and len(self.db.values.get(all_, ())) >= most:
+            return "full"
+        self.db.delete(hash_)
+        if what != "merge" and "paused" in there and "paused" not in fields:
+            wanted = {"paused": there["paused"], **wanted}
+        if wanted:
+            self.db.hset(hash_, **wanted)
+            self.db.sadd(all_, name)
+        else:
+            self.db.srem(all_, name)
+        self.db.incrby(self.keys("tuned"))
+        return "changed"
 
     # --- submit.lua -------------------------------------------------------
 

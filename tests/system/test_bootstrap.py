@@ -231,7 +231,7 @@ def test_status_has_the_keys_scripts_rely_on(running):
     assert status["mongo"]["uri"] == ""
     assert status["bus"]["endpoint"] == f"ipc://{running.home}/run/bus"
     programs = {each["name"]: each for each in status["programs"]}
-    assert set(programs) == {"redis", "router", "controller", "worker", "rest", "web"}
+    assert set(programs) == {"redis", "router", "controller", "worker", "runner", "rest", "web"}
     assert {each["state"] for each in programs.values()} == {"RUNNING"}
     assert all(Path(f"/proc/{each['pid']}").exists() for each in programs.values())
 
@@ -243,7 +243,7 @@ def test_status_tells_the_settings_of_what_runs(running):
 
 def test_supervisorctl_works(running):
     lines = running.supervisorctl("status").splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(re.match(r"exesys:\w+ +RUNNING", line) for line in lines)
 
 
@@ -506,8 +506,8 @@ def test_terminating_supervisord_stops_in_order(make):
     stopped = re.findall(r"stopped: (\w+) \((.*)\)", log)
     order = [name for name, _ in stopped]
     assert set(order[:2]) == {"rest", "web"}
-    assert set(order[2:4]) == {"controller", "worker"}
-    assert order[4:] == ["router", "redis"]
+    assert set(order[2:5]) == {"controller", "worker", "runner"}
+    assert order[5:] == ["router", "redis"]
     assert {how for _, how in stopped} == {"exit status 0"}
 
 

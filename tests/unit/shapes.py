@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exesys.bus import messages as m
 
 FROM_PEERS = (
-    *(m.Hello, m.Submit, m.Status, m.Change, m.Start, m.Result, m.Heartbeat, m.Telling, m.Exits),
+    *(m.Hello, m.Submit, m.Status, m.Change, m.Start, m.Tune, m.Result, m.Heartbeat, m.Telling, m.Exits),
     *(m.Stop, m.Sync, m.Drain, m.Bye),
 )
 FROM_ROUTER = (

@@ -49,6 +49,7 @@ TO_ROUTER: list[tuple[m.Message, bytes]] = [
         b"\x91\x95\xa1p\xa1q\xa1f\xc4\x01\xc0\x80",
     ),
     (m.Change(5, "cancel", "j"), b"\x94\xa6CHANGE\x05\xa6cancel\xa1j"),
+    (m.Tune(5, "queue", "merge", "q", {"a": 1}), b"\x96\xa4TUNE\x05\xa5queue\xa5merge\xa1q\x81\xa1a\x01"),
     (
         m.Start(6, "cam", "7", "f", b"\xc0", -1, "a:j"),
         b"\x98\xa5START\x06\xa3cam\xa17\xa1f\xc4\x01\xc0\xff\xa3a:j",

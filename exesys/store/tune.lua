@@ -1,0 +1,90 @@
+-- Keep, change or take away what stands beside jobs: timers, and settings of queues.
+--
+-- KEYS   tuned, then per tuning: its hash, the set of all of its kind
+-- ARGV   per tuning: what, name, most of its kind, number of fields, and each
+--        field's name and value
+-- Gives  per tuning: changed, same, exists (another one, for `add`), none (to
+--        remove, or to merge into), or full
+--
+-- `merge` with a most of 0 makes a hash that is not there yet; so a queue needs
+-- no adding. `put` leaves the field `paused` as it is: that is set by hand.
+
+local PAUSED = 'paused'
+
+local function same(hash, fields, only)
+  local there = call('HGETALL', hash)
+  local kept = {}
+  for i = 1, #there, 2 do
+    kept[there[i]] = there[i + 1]
+  end
+  for name, value in pairs(fields) do
+    if (kept[name] or '') ~= value then
+      return false
+    end
+    kept[name] = nil
+  end
+  kept[PAUSED] = nil
+  return not only or next(kept) == nil
+end
+
+local function write(hash, set, name, fields, only)
+  if only then
+    local paused = call('HGET', hash, PAUSED)
+    call('DEL', hash)
+    if paused then
+      call('HSET', hash, PAUSED, paused)
+    end
+  end
+  for field, value in pairs(fields) do
+    if value == '' then
+      call('HDEL', hash, field)
+    else
+      call('HSET', hash, field, value)
+    end
+  end
+  if call('EXISTS', hash) == 1 then
+    call('SADD', set, name)
+  else
+    call('SREM', set, name)
+  end
+  return 'changed'
+end
+
+local function tune_one(hash, set, what, name, most, fields)
+  local there = call('EXISTS', hash) == 1
+  if what == 'remove' then
+    call('DEL', hash)
+    call('SREM', set, name)
+    return there and 'changed' or 'none'
+  elseif what == 'merge' and not there and most > 0 then
+    return 'none'
+  elseif there and same(hash, fields, what ~= 'merge') then
+    return 'same'
+  elseif there and what == 'add' then
+    return 'exists'
+  elseif not there and most > 0 and call('SCARD', set) >= most then
+    return 'full'
+  end
+  return write(hash, set, name, fields, what ~= 'merge')
+end
+
+local function tune(KEYS, ARGV)
+  call = redis.call
+  local answers, at = {}, 1
+  for i = 2, #KEYS, 2 do
+    local what, name, most, count = unpack(ARGV, at, at + 3)
+    local fields = {}
+    for j = at + 4, at + 3 + 2 * tonumber(count), 2 do
+      fields[ARGV[j]] = ARGV[j + 1]
+    end
+    at = at + 4 + 2 * tonumber(count)
+    local verdict = tune_one(KEYS[i], KEYS[i + 1], what, name, tonumber(most), fields)
+    if verdict == 'changed' then
+      call('INCR', KEYS[1])
+    end
+    answers[#answers + 1] = verdict
+  end
+  return answers
+end
+
+redis.register_function(name('tune'), tune)
