@@ -19,7 +19,19 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"],
+    [
+        "states",
+        "runner",
+        "codec",
+        "command",
+        "workflow",
+        "catalogue",
+        "rules",
+        "sections",
+        "queues",
+        "appconfig",
+        "config",
+    ],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -118,7 +130,19 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"),
+    *(
+        "errors",
+        "states",
+        "codec",
+        "command",
+        "workflow",
+        "catalogue",
+        "rules",
+        "sections",
+        "queues",
+        "appconfig",
+        "config",
+    ),
     *("bus.messages", "turn", "bus.apps"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
