@@ -13,7 +13,7 @@ from typing import Any
 
 from exesys.command import NAME
 from exesys.errors import BadCommand, nearest
-from exesys.rules import Rule, key_of
+from exesys.rules import Rule, key_of, whole
 from exesys.sections import Kind
 
 MOST = 1_000_000_000
@@ -32,6 +32,16 @@ def parse_rate(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= MOST_PER_TIME:
         raise ValueError(text)
     return int(match[1]), _UNITS_MS[match[2]]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names or not all(NAME.fullmatch(name) for name in names):
+        raise ValueError(text)
+    return names
+
+
+NAMES = Rule(_names, "names of queues, with ',' between")
 
 
 def _whole(most: int) -> tuple[Callable[[str], int], str]:
@@ -70,6 +80,29 @@ class Queue:
     concurrency: int | None = _optional(*_whole(MOST_AT_ONCE))
     key_limit: int | None = _optional(*_whole(MOST_OF_A_KEY))
 
+
+@dataclass(frozen=True)
+class WorkerOf:
+    """One section [worker:NAME]: a further worker, for some queues; what it does not say is as [worker] says."""
+
+    name: str
+    queues: tuple[str, ...] = key_of((), NAMES)
+    slots: int = key_of(2, whole(1, 1024))
+
+    @property
+    def program(self) -> str:
+        """What supervisord calls it."""
+        return f"worker-{self.name}"
+
+
+WORKER = Kind(
+    word="worker",
+    what="a worker",
+    make=WorkerOf,
+    name=re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}"),
+    allowed="a letter, then letters, digits, _ and -, at most 32 in all",
+    needed=("queues",),
+)
 
 QUEUE = Kind(
     word="queue",

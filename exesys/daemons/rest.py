@@ -23,6 +23,7 @@ from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
+from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Endpoint, Runners
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
 from exesys.http import (
@@ -78,6 +79,7 @@ class Api:
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
             *runners.endpoints(),
+            *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
             ("GET", "/healthz", self.healthz, ()),
             ("GET", "/readyz", self.readyz, ()),

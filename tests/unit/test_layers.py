@@ -82,8 +82,8 @@ LAYERS: list[list[str]] = [
             "channel",
             "http",
         ),
-        *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
-        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.apps"),
+        *("flow", "lines", "drawing", "views", "runnerviews", "queueviews", "process", "servers", "slots"),
+        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.queues", "endpoints.apps"),
     ],
     ["daemons.loop"],
     [
@@ -92,7 +92,20 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("usage", "output", "reach", "jobs", "runners", "apps", "waiting", "bootstrap", "doctor", "demo", "cli"),
+        *(
+            "usage",
+            "output",
+            "reach",
+            "jobs",
+            "runners",
+            "queuing",
+            "apps",
+            "waiting",
+            "bootstrap",
+            "doctor",
+            "demo",
+            "cli",
+        ),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
