@@ -215,15 +215,15 @@ class Api:
                 why[handle] = text
         return why
 
-    def _served(self) -> set[str] | None:
-        """Return the queues that workers serve now; None when the router does not say."""
+    def _served(self) -> dict[str, bool] | None:
+        """Return the queues that workers serve now, and whether each is paused; None when that is not known."""
         if not self.client.connected:
             return None
         try:
             workers = self.client.snapshot("workers", timeout=QUEUES_S)["workers"]
+            return views.served_by(workers, self.reader.paused())
         except Unavailable:
             return None
-        return views.served_by(workers)
 
     def _body(self) -> bytes:
         kind = request.content_type.partition(";")[0].strip().lower()

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exesys import codec
-from exesys.command import parts_of
+from exesys.command import DEFAULT_QUEUE, parts_of
 from exesys.errors import BadCommand
 from exesys.runner import Name, RunnerState, misread
 from exesys.states import State
@@ -235,11 +235,20 @@ class Reader:
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many steps are ready in each queue."""
-        return {queue: int(self._do(self._redis.zcard, self.keys("ready", queue))) for queue in queues}
+        return {record.name: record.waiting for record in self.queues(queues)} if queues else {}
 
     def queue_names(self) -> set[str]:
         """Return the queues that were used or set; the default one is always there."""
         return {name.decode() for name in self._do(self._redis.smembers, self.keys("queues"))}
+
+    def paused(self) -> set[str]:
+        """Return the queues that are paused."""
+        names = sorted(self.queue_names() | {DEFAULT_QUEUE})
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hexists(self.keys("queue", name), "paused")
+        replies: list[bool] = self._do(pipeline.execute)
+        return {name for name, paused in zip(names, replies, strict=True) if paused}
 
     def queues(self, names: Sequence[str]) -> list[QueueRecord]:
         """Return what there is of each queue: settings, and how many wait and run."""

@@ -92,20 +92,8 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *(
-            "usage",
-            "output",
-            "reach",
-            "jobs",
-            "runners",
-            "queuing",
-            "apps",
-            "waiting",
-            "bootstrap",
-            "doctor",
-            "demo",
-            "cli",
-        ),
+        *("usage", "output", "reach", "jobs", "runners", "queuing", "apps", "waiting"),
+        *("bootstrap", "doctor", "demo", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -130,7 +118,7 @@ OWNERS = {
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
-    "bottle": {"http", "endpoints.runners", "endpoints.apps", "daemons.rest", "daemons.web"},
+    "bottle": {"http", "endpoints.runners", "endpoints.queues", "endpoints.apps", "daemons.rest", "daemons.web"},
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
