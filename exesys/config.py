@@ -29,6 +29,7 @@ from exesys.rules import size as _bytes
 from exesys.rules import unknown as _unknown
 from exesys.rules import value_of as _value
 from exesys.rules import whole as _int
+from exesys.timerconfig import TIMER, TimerOf, check_timers
 
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 UNIX_PATH_MAX_BYTES = 107
@@ -161,6 +162,7 @@ class Config:
     appservers: tuple[AppServer, ...] = ()
     queues: tuple[Queue, ...] = ()
     workers: tuple[WorkerOf, ...] = ()
+    timers: tuple[TimerOf, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -246,7 +248,7 @@ def _variable(section: str, key: dataclasses.Field[Any]) -> str:
 
 PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
 # The sections of any name: how the settings call them all, and what they are.
-KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER}
+KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER, "timers": TIMER}
 _KIND_OF = {kind.word: kind for kind in KINDS.values()}
 
 
@@ -273,6 +275,8 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     for many, kind in KINDS.items():
         parts[many] = tuple(sections.declared(kind, text, source, given, environ, PLAIN))
     appconfig.check_apart(parts["appservers"])
+    lines = {name.partition(":")[2]: _line_of(text, name, None) for name in given if name.startswith("timer:")}
+    check_timers(parts["timers"], source, lines)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     return _check_paths(config)
 

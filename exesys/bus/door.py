@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exesys import codec, command, queues, runner
+from exesys import codec, command, queues, runner, schedule
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
@@ -21,7 +21,10 @@ MOST_UNKNOWN = 64
 
 Fields = Mapping[str, str | int | float | bytes]
 # What may be kept beside jobs: each checks what is to be done, the name, and the fields. Raises ExesysError.
-TUNINGS: Mapping[str, Callable[[str, str, Mapping[Any, Any]], Fields]] = {"queue": queues.check}
+TUNINGS: Mapping[str, Callable[[str, str, Mapping[Any, Any]], Fields]] = {
+    "queue": queues.check,
+    "timer": schedule.check,
+}
 
 
 class Door:
@@ -100,7 +103,12 @@ class Door:
         if check is None or what not in ("add", "put", "merge", "remove"):
             fix = f"`kind` is one of {', '.join(TUNINGS)}; `what` is add, put, merge or remove."
             raise BadCommand(f"`what` is {what!r:.40}, of {kind!r:.40}.", field="what", fix=fix)
-        return Tuning(kind, what, name, {} if what == "remove" else check(what, name, message.fields))
+        fields = {} if what == "remove" else check(what, name, message.fields)
+        if kind == "timer" and "cmd" in fields:
+            codec.check_packed(message.fields.get("data", b"\xc0"), self._limits.data_bytes, self._limits.depth)
+            self._check_known()
+            self._resolve(str(fields["cmd"]))
+        return Tuning(kind, what, name, fields)
 
     def _check_known(self) -> None:
         if not (self._catalogue.functions or self._catalogue.broken):

@@ -3,6 +3,7 @@
 It mirrors stops: a runner's key `run:<type>:<uuid>` that turns 0 becomes a
 STOP to the router, which publishes it. Keyspace notifications bring it at
 once; a sweep each second finds what they missed, or all where they are off.
+Timers tick (`timing.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from exesys.config import Config
 from exesys.daemons.loop import Loop, run
 from exesys.errors import Unavailable
 from exesys.process import die_with_parent
+from exesys.store.timetable import Timetable
 from exesys.store.upkeep import Runner, Upkeep
+from exesys.timing import Timing
 
 SWEEP_S = 1.0
 TRIM_S = 60.0
@@ -28,12 +31,13 @@ log = logging.getLogger("controller")
 class Controller:
     """Wires the lease, the stop keys and the bus together."""
 
-    def __init__(self, config: Config, loop: Loop, client: Client, upkeep: Upkeep) -> None:
+    def __init__(self, config: Config, loop: Loop, client: Client, upkeep: Upkeep, table: Timetable) -> None:
         self.config = config
         self.loop = loop
         self.client = client
         self.upkeep = upkeep
         self.session = secrets.token_hex(8)
+        self.timing = Timing(config, client, table, self.session)
         self.active = False
         self._events: int | None = None
         self._mirrored: set[Runner] = set()
@@ -42,13 +46,15 @@ class Controller:
     def serve(self) -> None:
         """Run until told to stop."""
         while not self.loop.stopping:
-            ready = self.loop.poll(self._sweep_at - time.monotonic())
+            wait_s = self._sweep_at - time.monotonic()
+            ready = self.loop.poll(min(wait_s, self.timing.wait_s(_wall_ms())) if self.active else wait_s)
             try:
                 self._step(bool(ready), time.monotonic())
             except Unavailable as error:
                 log.warning("%s", error)
                 self._deafen()
                 self.active = False
+                self.timing.retire()
                 self._sweep_at = time.monotonic() + SWEEP_S
         if self.active:
             self.upkeep.resign(self.session)
@@ -58,7 +64,8 @@ class Controller:
             self._events = self.upkeep.listen()
             self.loop.watch(self._events)
         runners = self.upkeep.changed() if ready else []
-        if now >= self._sweep_at:
+        swept = now >= self._sweep_at
+        if swept:
             self._sweep_at = now + SWEEP_S
             self._lead()
             if self.active:
@@ -67,9 +74,17 @@ class Controller:
                 runners += self.upkeep.known()
                 if now >= self._trim_at:
                     self._trim_at = now + TRIM_S
-                    self.upkeep.trim(time.time_ns() // 1_000_000)
+                    self.upkeep.trim(_wall_ms())
         if self.active:
             self._mirror(runners)
+            self._time(swept)
+        else:
+            self.timing.retire()
+
+    def _time(self, swept: bool) -> None:
+        """Have the timers tick."""
+        looks, self.upkeep.tuned = swept or self.upkeep.tuned, False
+        self.timing.step(_wall_ms(), time.monotonic_ns() // 1_000_000, looks)
 
     def _lead(self) -> None:
         was, self.active = self.active, self.upkeep.lead(self.session)
@@ -97,10 +112,16 @@ def main() -> int:
     loop = Loop()
     client = Client(config, role="controller")
     upkeep = Upkeep(config.redis_url, config.redis.prefix, config.limits)
-    Controller(config, loop, client, upkeep).serve()
+    table = Timetable(config.redis_url, config.redis.prefix)
+    Controller(config, loop, client, upkeep, table).serve()
     client.close(timeout=0.0)
     upkeep.close()
+    table.close()
     return 0
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 if __name__ == "__main__":

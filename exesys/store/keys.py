@@ -42,6 +42,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "queue": ("exesys:queue:%s", "hash: what is set of a queue"),
     "queues": ("exesys:queues", "set: the queues that were used or set, but for the default"),
     "timer": ("exesys:timer:%s", "hash: a timer, as it was declared"),
+    "timer_state": ("exesys:timer-state:%s", "hash: how far a timer is; the active controller writes it"),
     "timers": ("exesys:timers", "set: all timers"),
     "tuned": ("exesys:tuned", "integer: how often a queue's settings or a timer were changed"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),

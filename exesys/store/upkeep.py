@@ -47,6 +47,7 @@ class Upkeep:
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
         self._events: Any = None
+        self.tuned = False  # a timer or a queue was changed since this was set back
 
     def lead(self, session: str) -> bool:
         """Take or renew the lease of the active controller; tell whether it is ours."""
@@ -57,9 +58,10 @@ class Upkeep:
         self._do(self._redis.eval, _RESIGN, 1, self.keys("controller"), session)
 
     def listen(self) -> int:
-        """Subscribe to changes of the stop keys; return the descriptor for the poll."""
+        """Subscribe to changes of the stop keys, of timers and of queues; return the descriptor for the poll."""
         self._events = self._redis.pubsub()  # type: ignore[no-untyped-call]  # no types there
-        self._do(self._events.psubscribe, f"__keyspace@*__:{self.keys('run', '*', '*')}")
+        patterns = [f"__keyspace@*__:{key}" for key in (self.keys("run", "*", "*"), self.keys("tuned"))]
+        self._do(self._events.psubscribe, *patterns)
         # redis-py has no public way to the socket of a subscription.
         return int(self._events.connection._sock.fileno())
 
@@ -70,7 +72,11 @@ class Upkeep:
         while (event := self._do(self._events.get_message, False, 0)) is not None:
             if event["type"] != "pmessage":
                 continue
-            name = self._oddities.stop(event["channel"].partition(b"__:")[2].removeprefix(self.keys.prefix.encode()))
+            key = event["channel"].partition(b"__:")[2]
+            if key == self.keys("tuned").encode():
+                self.tuned = True
+                continue
+            name = self._oddities.stop(key.removeprefix(self.keys.prefix.encode()))
             if name is not None:
                 runners.append((name.type, name.uuid))
         return runners

@@ -1,0 +1,277 @@
+"""Timers: what one is, checked, and when it ticks. Pure.
+
+A timer's definition stands in Redis as one hash of text (`kept`), whether it
+came from a section [timer:NAME], over REST or from the command line. A tick is
+a moment, in milliseconds since 1970. `cron` is what Debian's cron understands
+(by cronsim), also on the days when the clocks change.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import zoneinfo
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cronsim import CronSim, CronSimError
+
+from exesys import codec
+from exesys.command import OPTIONS as COMMAND_OPTIONS
+from exesys.command import Command, build, check_options, due_ms
+from exesys.errors import BadCommand, nearest
+
+MISFIRES = ("skip", "once", "all")
+OVERLAPS = ("allow", "skip")
+MOST_MISFIRED = 100  # of `all`
+LEAST_EVERY_S = 0.1
+MOST_S = 366 * 86_400
+GRACE_S = 30.0
+MOST_NAME_CHARS = 64  # the tick stands behind it in the job_id
+PAUSED = "paused"
+INI = "ini"
+_TICKS_SEEN = 2000
+_DENSE_MS = 2 * 86_400_000
+# Those of a command that a timer has no use for.
+_OPTIONS = tuple(name for name in COMMAND_OPTIONS if name not in ("delay_s", "at"))
+_OWN = ("cmd", "data", "every_s", "cron", "zone", "misfire", "overlap", "grace_s", "jitter_s", "start", "end")
+FIELDS = (*_OWN, *_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Timer:
+    """One timer. Times in milliseconds; `options` are those of its commands, `data` is msgpack."""
+
+    name: str
+    cmd: str
+    data: bytes = b"\xc0"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    every_ms: int = 0  # 0: by cron
+    cron: str = ""
+    zone: str = "UTC"
+    misfire: str = MISFIRES[0]
+    overlap: str = OVERLAPS[0]
+    grace_ms: int = int(GRACE_S * 1000)
+    jitter_ms: int = 0
+    start_ms: int | None = None
+    end_ms: int | None = None
+    paused: bool = False
+    origin: str = ""
+
+    # --- when -----------------------------------------------------------------
+
+    def after(self, moment_ms: int) -> Iterator[int]:
+        """Give the ticks later than a moment, in order."""
+        if self.start_ms is not None and moment_ms < self.start_ms:
+            moment_ms = self.start_ms - 1
+        for tick in self._every(moment_ms) if self.every_ms else self._cron(moment_ms):
+            if self.end_ms is not None and tick > self.end_ms:
+                return
+            yield tick
+
+    def next(self, moment_ms: int) -> int | None:
+        """Return the first tick later than a moment; None when there is none."""
+        return next(self.after(moment_ms), None)
+
+    def between(self, after_ms: int, until_ms: int, most: int) -> list[int]:
+        """Return the newest ticks later than `after_ms`, up to `until_ms`; at most `most`."""
+        if self.every_ms:
+            after_ms = max(after_ms, until_ms - self.every_ms * (most + 1))
+        found: list[int] = []
+        for seen, tick in enumerate(self.after(after_ms)):
+            if tick > until_ms:
+                return found[-most:] if most else []
+            if seen == _TICKS_SEEN and after_ms < until_ms - _DENSE_MS:
+                return self.between(until_ms - _DENSE_MS, until_ms, most)
+            found.append(tick)
+        return found[-most:] if most else []
+
+    def nearest(self, moment_ms: int) -> int | None:
+        """Return the tick nearest to a moment, of a timer with `every_s`."""
+        return self.next(moment_ms - self.every_ms // 2 - 1)
+
+    @property
+    def wild(self) -> bool:
+        """Whether it goes by real time, as Debian's cron has it for a `*` in minute or hour, and `every_s` does."""
+        minute, hour = (*self.cron.split(), "*", "*")[:2]
+        return minute.startswith("*") or hour.startswith("*")
+
+    def delay_ms(self, tick_ms: int) -> int:
+        """Return by how much the jitter puts off a tick: the same for everyone who asks."""
+        if not self.jitter_ms:
+            return 0
+        return int.from_bytes(_digest(f"{self.name} {tick_ms}"), "big") % (self.jitter_ms + 1)
+
+    def _every(self, moment_ms: int) -> Iterator[int]:
+        # Without a start, timers of one period do not all tick at the same moment.
+        spread = int.from_bytes(_digest(self.name), "big") % self.every_ms
+        phase = spread if self.start_ms is None else self.start_ms
+        tick = moment_ms + self.every_ms - (moment_ms - phase) % self.every_ms
+        while True:
+            yield tick
+            tick += self.every_ms
+
+    def _cron(self, moment_ms: int) -> Iterator[int]:
+        zone = dt.UTC if self.zone == "UTC" else zoneinfo.ZoneInfo(self.zone)
+        for moment in CronSim(self.cron, dt.datetime.fromtimestamp(moment_ms / 1000, zone)):
+            tick = int(moment.timestamp() * 1000)
+            if tick > moment_ms:  # with the fold of a day on which clocks go back it may come near
+                yield tick
+
+    # --- what -----------------------------------------------------------------
+
+    def job_id(self, tick_ms: int, fold: int) -> str:
+        """Name the job of a tick. `fold` counts how often the clock was set back: the same moment comes again."""
+        moment = dt.datetime.fromtimestamp(tick_ms // 1000, dt.UTC)
+        again = f".{fold}" if fold else ""
+        return f"{self.name}.{moment:%Y%m%dT%H%M%S}.{tick_ms % 1000:03}Z{again}"
+
+    def command(self, job_id: str) -> Command:
+        """Make the command of a tick."""
+        return build("timer", "end_job", self.cmd, self.data, job_id, self.options)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+# --- checking -------------------------------------------------------------------
+
+
+def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int | float | bytes]:
+    """Return what Redis keeps of a timer. `data` is msgpack already. Raises BadCommand naming what is allowed."""
+    if len(name) > MOST_NAME_CHARS:
+        text = f"the name of the timer has {len(name)} characters."
+        raise BadCommand(text, field="name", fix=f"Use at most {MOST_NAME_CHARS}.")
+    if what == "merge":
+        return _pause(given)
+    for key in given:
+        if key not in FIELDS and key != "origin":
+            shown = str(key)[:60]
+            close = nearest(shown, list(FIELDS))
+            fix = f"Did you mean `{close}`?" if close else f"Known: {', '.join(FIELDS)}."
+            raise BadCommand(f"the key {shown!r} of a timer is unknown.", field=shown, fix=fix)
+    if not isinstance(given.get("cmd"), str):
+        raise BadCommand("a timer needs `cmd`.", field="cmd", fix="Name the function to run.")
+    if ("every_s" in given) == ("cron" in given):
+        both = "both `every_s` and `cron`" if "cron" in given else "neither `every_s` nor `cron`"
+        raise BadCommand(f"the timer has {both}.", field="every_s", fix="Give one of them.")
+    data = given.get("data", b"\xc0")
+    if not isinstance(data, bytes):
+        raise BadCommand("`data` must be msgpack.", field="data", fix="Pack it, as the data of a command.")
+    kept: dict[str, str | int | float | bytes] = {"cmd": given["cmd"], "data": data}
+    for key in _OWN[2:]:
+        if key in given:
+            kept[key] = _CHECKS[key](key, given[key])
+    options = check_options({key: given[key] for key in given if key in _OPTIONS})
+    if options:
+        kept["options"] = json.dumps(options, sort_keys=True)
+    if given.get("origin") == INI:
+        kept["origin"] = INI
+    timer = load(name, {key: str(value).encode() for key, value in kept.items() if not isinstance(value, bytes)})
+    if timer.start_ms is not None and timer.end_ms is not None and timer.end_ms < timer.start_ms:
+        text = f"the timer ends ({given['end']}) before it starts ({given['start']})."
+        raise BadCommand(text, field="end", fix="Give an `end` that is later than `start`.")
+    timer.command(timer.job_id(0, 0))
+    return kept
+
+
+def _pause(given: Mapping[Any, Any]) -> dict[str, str | int | float | bytes]:
+    if set(given) != {PAUSED} or not isinstance(given[PAUSED], bool):
+        raise BadCommand("of a timer only `paused` can be merged.", field=PAUSED, fix="Give true or false.")
+    return {PAUSED: 1 if given[PAUSED] else ""}
+
+
+def _seconds(low: float) -> Callable[[str, Any], float]:
+    def check(key: str, value: Any) -> float:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= MOST_S
+        if not good:
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give {low:g} to {MOST_S:,} seconds.")
+        return round(float(value), 3)
+
+    return check
+
+
+def _cron(key: str, value: Any) -> str:
+    words = value.split() if isinstance(value, str) else []
+    if len(words) != 5:
+        text = f"`cron` is {value!r:.80}, which has {len(words)} fields."
+        fix = "Give five: minute, hour, day of the month, month, day of the week, such as '30 2 * * MON'."
+        raise BadCommand(text, field=key, fix=fix)
+    try:
+        next(CronSim(value, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
+    except CronSimError as error:
+        fix = "Minutes are 0-59, hours 0-23, days 1-31, months 1-12 or JAN-DEC, days of the week 0-7 or SUN-SAT."
+        raise BadCommand(f"`cron` is {value!r:.80}: {str(error).lower()}.", field=key, fix=fix) from None
+    except StopIteration:
+        text = f"`cron` is {value!r:.80}, which never matches a day."
+        raise BadCommand(text, field=key, fix="Give a day that its month has.") from None
+    return " ".join(words)
+
+
+def _zone(key: str, value: Any) -> str:
+    known = zoneinfo.available_timezones()
+    if value in known:
+        return str(value)
+    close = nearest(str(value)[:60], sorted(known))
+    fix = f"Did you mean `{close}`?" if close else "Give the name of a zone, such as Europe/Rome."
+    raise BadCommand(f"the time zone {value!r:.60} is unknown.", field=key, fix=fix)
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(key: str, value: Any) -> str:
+        if value not in allowed:
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give one of {', '.join(allowed)}.")
+        return str(value)
+
+    return check
+
+
+def _moment(key: str, value: Any) -> str:
+    try:
+        due_ms(value)
+    except BadCommand as error:
+        error.field, error.message = key, error.message.replace("`at`", f"`{key}`")
+        raise
+    return str(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], str | float]] = {
+    "every_s": _seconds(LEAST_EVERY_S),
+    "cron": _cron,
+    "zone": _zone,
+    "misfire": _one_of(MISFIRES),
+    "overlap": _one_of(OVERLAPS),
+    "grace_s": _seconds(0),
+    "jitter_s": _seconds(0),
+    "start": _moment,
+    "end": _moment,
+}
+
+
+def load(name: str, kept: Mapping[str, bytes]) -> Timer:
+    """Read what Redis keeps. Raises ValueError, KeyError or BadCommand when it was spoilt."""
+    text = {key: value.decode() for key, value in kept.items() if key != "data"}
+    given: dict[str, Any] = {key: text[key] for key in ("cron", "zone", "misfire", "overlap", "origin") if key in text}
+    for key in ("every", "grace", "jitter"):
+        if f"{key}_s" in text:
+            given[f"{key}_ms"] = round(float(text[f"{key}_s"]) * 1000)
+    for key in ("start", "end"):
+        if key in text:
+            given[f"{key}_ms"] = due_ms(text[key])
+    options = json.loads(text.get("options", "{}"))
+    data = kept.get("data", b"\xc0")
+    return Timer(name, text["cmd"], data, options, paused=bool(text.get(PAUSED)), **given)
+
+
+def shown(timer: Timer, kept: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return a timer's definition as REST tells it."""
+    told: dict[str, Any] = {"name": timer.name, "cmd": timer.cmd, "data": codec.unpack(timer.data)}
+    for key in _OWN[2:]:
+        if key in kept:
+            text = kept[key].decode()
+            told[key] = float(text) if key.endswith("_s") else text
+    told |= {"zone": timer.zone, "misfire": timer.misfire, "overlap": timer.overlap, "grace_s": timer.grace_ms / 1000}
+    return told | dict(timer.options) | {"paused": timer.paused, "origin": timer.origin}

@@ -1,0 +1,120 @@
+"""Timers in the store: their definitions to read, and how far each is, to read and to write.
+
+Definitions are written by the router alone (tune.lua). How far a timer is, is
+written by the active controller: only while the lease is its own, which the
+same script looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from exesys.command import parts_of
+from exesys.states import State
+from exesys.store.keys import Keys
+from exesys.store.redis import StoreAway
+
+TIMEOUT_S = 2.0
+CHUNK = 500
+# Write how far timers are, if the lease is ours.
+_NOTE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local at = 2
+for i = 2, #KEYS do
+  local count = tonumber(ARGV[at])
+  redis.call('HSET', KEYS[i], unpack(ARGV, at + 1, at + 2 * count))
+  at = at + 1 + 2 * count
+end
+return 1
+"""
+
+Kept = dict[str, bytes]
+
+
+class TimerRecord(NamedTuple):
+    """A timer as the store has it: what was declared, and how far it is. Empty: not there."""
+
+    name: str
+    kept: Kept
+    progress: Kept
+
+
+class Timetable:
+    """A connection of its own. Every call raises StoreAway when Redis is away."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.keys = Keys(prefix)
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+
+    def changes(self) -> int:
+        """Return how often timers and settings of queues were changed."""
+        return int(self._do(self._redis.get, self.keys("tuned")) or 0)
+
+    def names(self) -> list[str]:
+        """Return the names of all timers."""
+        return sorted(name.decode() for name in self._do(self._redis.smembers, self.keys("timers")))
+
+    def read(self, names: Sequence[str], progress: bool = True) -> list[TimerRecord]:
+        """Return what there is of each."""
+        found = []
+        for start in range(0, len(names), CHUNK):
+            some = names[start : start + CHUNK]
+            pipeline = self._redis.pipeline(transaction=False)
+            for name in some:
+                pipeline.hgetall(self.keys("timer", name))
+                if progress:
+                    pipeline.hgetall(self.keys("timer_state", name))
+            replies: list[dict[bytes, bytes]] = self._do(pipeline.execute)
+            step = 2 if progress else 1
+            for number, name in enumerate(some):
+                parts = replies[step * number : step * (number + 1)]
+                found.append(TimerRecord(name, _text(parts[0]), _text(parts[1]) if progress else {}))
+        return found
+
+    def note(self, session: str, progress: Iterable[tuple[str, Mapping[str, str | int]]]) -> bool:
+        """Store how far timers are; False when the lease of the active controller is not `session`'s."""
+        told = list(progress)
+        for start in range(0, len(told), CHUNK):
+            keys, arguments = [self.keys("controller")], list[Any]([session])
+            for name, fields in told[start : start + CHUNK]:
+                keys.append(self.keys("timer_state", name))
+                arguments += [len(fields), *(part for pair in fields.items() for part in pair)]
+            if not self._do(self._redis.eval, _NOTE, len(keys), *keys, *arguments):
+                return False
+        return True
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop how far timers were that are no more."""
+        gone = [self.keys("timer_state", name) for name in names]
+        if gone:
+            self._do(self._redis.delete, *gone)
+
+    def open(self, refs: Sequence[str]) -> list[bool]:
+        """Tell of each step's job whether something of it has not ended."""
+        waiting = (State.start, State.standby, State.processing)
+        pipeline = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipeline.exists(*(self.keys("record", ref, state.name) for state in waiting))
+            pipeline.hget(self.keys("job", parts_of(ref)[1]), ":open")
+        replies = self._do(pipeline.execute)
+        return [bool(there) or int(count or 0) > 0 for there, count in zip(replies[::2], replies[1::2], strict=True)]
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _do(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except (redis.RedisError, OSError) as error:
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+
+
+def _text(raw: dict[bytes, bytes]) -> Kept:
+    return {field.decode(): value for field, value in raw.items()}

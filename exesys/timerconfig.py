@@ -1,0 +1,104 @@
+"""The settings of timers: sections [timer:NAME]. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from exesys import codec, schedule
+from exesys.errors import BadCommand, ConfigError
+from exesys.rules import Rule, key_of
+from exesys.sections import Kind
+
+_PACKED = "base64:"
+
+
+class Data(NamedTuple):
+    """What a timer's commands get, as msgpack. Its text fits into supervisord's configuration, as JSON's does not."""
+
+    packed: bytes
+
+    def __str__(self) -> str:
+        return _PACKED + base64.b64encode(self.packed).decode()
+
+
+def _data(text: str) -> Data:
+    if text.startswith(_PACKED):
+        try:
+            return Data(base64.b64decode(text.removeprefix(_PACKED), validate=True))
+        except binascii.Error as error:
+            raise ValueError(text) from error
+    return Data(codec.pack(json.loads(text)))
+
+
+def _number(text: str) -> int | float:
+    return float(text) if re.search(r"[.eE]", text) else int(text)
+
+
+def _optional(rule: Rule) -> Any:
+    """A key that may be empty: then nothing is set."""
+    return key_of(None, Rule(lambda text: rule.parse(text) if text else None, f"{rule.allowed}; or empty"))
+
+
+_TEXT = Rule(str, "text")
+_NUMBER = Rule(_number, "a number")
+_JSON = Rule(_data, "JSON")
+
+
+@dataclass(frozen=True)
+class TimerOf:
+    """One section [timer:NAME]; what is None is not set."""
+
+    name: str
+    cmd: str = key_of("", Rule(str, "the name of a function"))
+    data: Data | None = _optional(_JSON)  # noqa: RUF009  # it makes a field, as the others do
+    every_s: float | None = _optional(_NUMBER)
+    cron: str | None = _optional(_TEXT)
+    zone: str | None = _optional(_TEXT)
+    misfire: str | None = _optional(_TEXT)
+    overlap: str | None = _optional(_TEXT)
+    grace_s: float | None = _optional(_NUMBER)
+    jitter_s: float | None = _optional(_NUMBER)
+    start: str | None = _optional(_TEXT)
+    end: str | None = _optional(_TEXT)
+    queue: str | None = _optional(_TEXT)
+    priority: int | None = _optional(_NUMBER)
+    timeout_s: float | None = _optional(_NUMBER)
+    retries: int | None = _optional(_NUMBER)
+    backoff_s: float | None = _optional(_NUMBER)
+    key: str | None = _optional(_TEXT)
+    key_limit: int | None = _optional(_NUMBER)
+    result_ttl_s: float | None = _optional(_NUMBER)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what it says, as TUNE carries it."""
+        given = {key.name: getattr(self, key.name) for key in fields(self)[1:]}
+        told = {key: value for key, value in given.items() if value is not None and key != "data"}
+        return {**told, "data": self.data.packed if self.data else codec.pack(None), "origin": schedule.INI}
+
+
+TIMER = Kind(
+    word="timer",
+    what="a timer",
+    make=TimerOf,
+    name=re.compile(rf"[A-Za-z0-9_.-]{{1,{schedule.MOST_NAME_CHARS}}}"),
+    allowed=f"1 to {schedule.MOST_NAME_CHARS} of the characters A-Z a-z 0-9 _ . -",
+    needed=("cmd",),
+)
+
+
+def check_timers(timers: tuple[TimerOf, ...], where: str, lines: Mapping[str, int]) -> None:
+    """Raise ConfigError for the first that makes no sense, with the line of its section in `lines`."""
+    for timer in timers:
+        try:
+            schedule.check("put", timer.name, timer.fields())
+        except BadCommand as error:
+            line = f"{where}, line {lines[timer.name]}" if timer.name in lines else "the environment"
+            raise ConfigError(
+                f"{line}: [timer:{timer.name}]: {error.message}", field=error.field, fix=error.fix
+            ) from error

@@ -1,0 +1,242 @@
+"""The timers' part of the controller: ticks become commands, and what became of them is stored.
+
+A tick is a command whose job_id is made of the timer's name and the tick, so
+that sent twice it runs once, whoever sends it. How far a timer is, is stored
+after the router took the command, tick by tick in their order: whatever is
+killed in between, the next controller goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from exesys import schedule
+from exesys.bus.client import Client
+from exesys.bus.handle import Handle
+from exesys.config import Config
+from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, Unavailable
+from exesys.store.timetable import Timetable
+from exesys.ticker import Done, Progress, Tick, Ticker
+
+JUMP_MS = 1000  # wall clock and monotonic clock may differ by so much between two looks
+TUNE_S = 2.0
+AGAIN_MS = 500  # a tick that found its queue full is sent again after so long
+ACK_S = 0.005  # how soon it is looked again whether the router took what was sent
+FROM = "timer"
+log = logging.getLogger("controller")
+
+
+@dataclass
+class _Sent:
+    """A tick that was given out, and what is known of its end."""
+
+    tick: Tick
+    at_ms: int
+    handle: Handle | None = None
+    what: str = ""  # known: run, skipped, missed, refused
+    reason: str = ""
+    again_ms: int = 0
+
+
+@dataclass
+class _Clock:
+    """The wall clock beside the monotonic one, in ms: they part when the wall clock is set."""
+
+    wall_ms: int
+    steady_ms: int
+
+    def jump(self, wall_ms: int, steady_ms: int) -> int:
+        """Return by how much the wall clock was set since the last look, 0 if it was not."""
+        by = (wall_ms - self.wall_ms) - (steady_ms - self.steady_ms)
+        self.wall_ms, self.steady_ms = wall_ms, steady_ms
+        return by if abs(by) > JUMP_MS else 0
+
+
+@dataclass
+class _State:
+    """What is kept while this controller is the active one."""
+
+    ticker: Ticker = field(default_factory=Ticker)
+    clock: _Clock | None = None
+    changes: int = -1
+    declared: bool = False  # the ini's timers were put
+    sent: dict[str, deque[_Sent]] = field(default_factory=dict)  # by timer, in the order of its ticks
+
+
+class Timing:
+    """Runs the timers, for the controller that is active."""
+
+    def __init__(self, config: Config, client: Client, table: Timetable, session: str) -> None:
+        self._config = config
+        self._client = client
+        self._table = table
+        self._session = session
+        self._state: _State | None = None
+
+    def retire(self) -> None:
+        """This controller is not the active one any more: forget everything."""
+        self._state = None
+
+    def wait_s(self, wall_ms: int) -> float:
+        """Return how long may pass until the next step."""
+        state = self._state
+        if state is None:
+            return 3600.0
+        if state.sent:
+            return ACK_S
+        wake_ms = state.ticker.wake_ms()
+        return 3600.0 if wake_ms is None else max(0.0, (wake_ms - wall_ms) / 1000)
+
+    def step(self, wall_ms: int, steady_ms: int, swept: bool) -> None:
+        """Do what is due; `swept` also looks whether timers were changed. Raises Unavailable."""
+        state = self._state
+        if state is None:
+            state = self._state = _State()
+        if not state.declared and self._client.connected:
+            self._declare()
+            state.declared = True
+        if swept or state.changes < 0:
+            self._look(state, wall_ms)
+        jump = state.clock.jump(wall_ms, steady_ms) if state.clock else 0
+        state.clock = state.clock or _Clock(wall_ms, steady_ms)
+        if jump:
+            log.warning("the clock was set %s by %.1f s", "forward" if jump > 0 else "back", abs(jump) / 1000)
+            self._send(state, state.ticker.due(wall_ms - jump), wall_ms - jump)
+            state.ticker.jumped(jump, wall_ms)
+            self._store(state, state.ticker.names())
+        self._send(state, state.ticker.due(wall_ms), wall_ms)
+        self._settle(state, wall_ms)
+
+    # --- which there are --------------------------------------------------------
+
+    def _declare(self) -> None:
+        """Put the timers of the ini, and take away those that left it."""
+        there = {timer.name: timer for timer in self._config.timers}
+        for record in self._table.read(self._table.names(), progress=False):
+            if record.kept.get("origin") == schedule.INI.encode() and record.name not in there:
+                self._tune("remove", record.name, {})
+        for timer in there.values():
+            self._tune("put", timer.name, timer.fields())
+
+    def _tune(self, what: str, name: str, fields: dict[str, Any]) -> None:
+        try:
+            self._client.tune("timer", what, name, fields, timeout=TUNE_S)
+        except Unavailable:
+            raise
+        except NotFound:
+            return
+        except ExesysError as error:
+            log.error("the timer %s of the ini: %s", name, error)
+
+    def _look(self, state: _State, wall_ms: int) -> None:
+        changes = self._table.changes()
+        if changes == state.changes:
+            return
+        ticker, names = state.ticker, self._table.names()
+        gone = set(ticker.names()) - set(names)
+        known = [name for name in names if ticker.progress(name) is not None]
+        fresh = [name for name in names if ticker.progress(name) is None]
+        began = []
+        for record in (*self._table.read(known, progress=False), *self._table.read(fresh)):
+            try:
+                timer = schedule.load(record.name, record.kept)
+                progress = Progress.load(record.progress) if record.progress else None
+            except (ValueError, KeyError, TypeError, BadCommand) as error:
+                if record.kept:
+                    log.error("the timer %s cannot be read: %r; remove it and add it again", record.name, error)
+                continue
+            if ticker.put(timer, progress, wall_ms):
+                began.append(record.name)
+        for name in gone:
+            ticker.drop(name)
+            state.sent.pop(name, None)
+        self._table.forget(gone)
+        self._store(state, began)
+        state.changes = changes
+
+    # --- ticks ------------------------------------------------------------------
+
+    def _send(self, state: _State, due: list[tuple[Tick, bool]], wall_ms: int) -> None:
+        """Send the commands of ticks that are due, but for those that were missed or are to be skipped."""
+        busy = self._busy(state, [tick for tick, run in due if run])
+        for tick, run in due:
+            name = tick.timer.name
+            sent = _Sent(tick, wall_ms, what="" if run else "missed")
+            if run and tick.timer.overlap == "skip":
+                if busy.get(name):
+                    sent.what = "skipped"
+                busy[name] = True  # and so is the next of this pass
+            if not sent.what:
+                self._submit(sent)
+            state.sent.setdefault(name, deque()).append(sent)
+
+    def _busy(self, state: _State, ticks: list[Tick]) -> dict[str, bool]:
+        """Tell of the timers whose ticks must not overlap whether the job before has not ended."""
+        names = list(dict.fromkeys(tick.timer.name for tick in ticks if tick.timer.overlap == "skip"))
+        busy = {name: bool(state.sent.get(name)) for name in names}
+        jobs = {name: progress.job for name in names if (progress := state.ticker.progress(name)) and progress.job}
+        asked = [name for name in jobs if not busy[name]]
+        if asked:
+            still = self._table.open([f"{FROM}:{jobs[name]}" for name in asked])
+            busy |= dict(zip(asked, still, strict=True))
+        return busy
+
+    def _submit(self, sent: _Sent) -> None:
+        try:
+            command = sent.tick.timer.command(sent.tick.job_id)
+            [sent.handle] = self._client.send(command, notify=False)
+        except BadCommand as error:
+            sent.what, sent.reason = "refused", error.message
+
+    def _settle(self, state: _State, wall_ms: int) -> None:
+        """Store what became of ticks, of each timer in their order."""
+        changed = []
+        for name, ticks in list(state.sent.items()):
+            progress = state.ticker.progress(name)
+            while ticks and self._known(ticks[0], wall_ms):
+                sent = ticks.popleft()
+                tick = sent.tick
+                late_ms = max(0, sent.at_ms - tick.due_ms)
+                if progress is not None:
+                    done = Done(tick.tick_ms, tick.due_ms, late_ms, tick.job_id, sent.what)
+                    progress.note(done, sent.reason)
+                if sent.reason:
+                    log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason)
+            if not ticks:
+                del state.sent[name]
+            changed.append(name)
+        self._store(state, changed)
+
+    def _known(self, sent: _Sent, wall_ms: int) -> bool:
+        """Tell whether it is known what became of a tick; one that found its queue full is sent again in its grace."""
+        if sent.what:
+            return True
+        if sent.again_ms:
+            if wall_ms >= sent.again_ms:
+                sent.again_ms = 0
+                self._submit(sent)
+            return bool(sent.what)
+        assert sent.handle is not None
+        try:
+            sent.handle.accepted(0)
+        except ResultTimeout:
+            return False
+        except QueueFull as error:
+            if wall_ms - sent.tick.due_ms > sent.tick.timer.grace_ms:
+                sent.what, sent.reason = "refused", error.message
+            else:
+                sent.again_ms = wall_ms + AGAIN_MS
+            return bool(sent.what)
+        except ExesysError as error:
+            sent.what, sent.reason = "refused", error.message
+            return True
+        sent.what = "run"
+        return True
+
+    def _store(self, state: _State, names: Any) -> None:
+        told = [(name, progress.kept()) for name in names if (progress := state.ticker.progress(name)) is not None]
+        if told and not self._table.note(self._session, told):
+            raise Unavailable("the lease of the active controller is another's.")
