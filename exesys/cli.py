@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exesys import apps, environment, jobs, output, queuing, reach, runners, usage
+from exesys import apps, environment, jobs, output, queuing, reach, runners, timers, usage
 from exesys.config import Config
 from exesys.errors import (
     AppError,
@@ -264,6 +264,14 @@ def _parser() -> argparse.ArgumentParser:
             "queue set": queuing.set_,
             "queue pause": queuing.pause,
             "queue resume": queuing.pause,
+            "timer": _help,
+            "timer add": timers.add,
+            "timer list": timers.list_,
+            "timer show": timers.show,
+            "timer remove": timers.change,
+            "timer pause": timers.change,
+            "timer resume": timers.change,
+            "timer run": timers.run,
             "app": _help,
             "app list": apps.list_apps,
             "app show": apps.show_app,

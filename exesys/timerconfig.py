@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from exesys import codec, schedule
 from exesys.errors import BadCommand, ConfigError
@@ -18,7 +18,8 @@ from exesys.sections import Kind
 _PACKED = "base64:"
 
 
-class Data(NamedTuple):
+@dataclass(frozen=True)
+class Data:
     """What a timer's commands get, as msgpack. Its text fits into supervisord's configuration, as JSON's does not."""
 
     packed: bytes

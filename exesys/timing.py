@@ -202,7 +202,7 @@ class Timing:
                 late_ms = max(0, sent.at_ms - tick.due_ms)
                 if progress is not None:
                     done = Done(tick.tick_ms, tick.due_ms, late_ms, tick.job_id, sent.what)
-                    progress.note(done, sent.reason)
+                    progress.note(done, tick.fold, sent.reason)
                 if sent.reason:
                     log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason)
             if not ticks:

@@ -109,6 +109,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     add("functions", "list what can be called, and what is broken", "functions")
     _runner(add)
     _queue(add)
+    _timer(add)
     app = add("app", "list application servers, and call their methods", "app list")
     of_app = app.add_subparsers(metavar="COMMAND", title="commands")
     add("app list", "list application servers, and which do not start", "app list", under=of_app)
@@ -170,6 +171,42 @@ def _queue(add: Callable[..., argparse.ArgumentParser]) -> None:
     for child in below.choices.values():
         if not child.prog.endswith(" list"):
             child.add_argument("name", metavar="QUEUE", help="its name")
+
+
+def _timer(add: Callable[..., argparse.ArgumentParser]) -> None:
+    timer = add("timer", "run commands every so often, or by cron", "timer list")
+    below = timer.add_subparsers(metavar="COMMAND", title="commands")
+    adding = add("timer add", "add a timer", "timer add night tidy --cron '30 2 * * *' --zone Europe/Rome", under=below)
+    adding.add_argument("name", metavar="NAME", help="its name; added twice, it is there once")
+    adding.add_argument("cmd", metavar="CMD", help=f"the function to run; `{PROGRAM} functions` lists them")
+    adding.add_argument("data", nargs="?", metavar="DATA", help="what it gets, as for `submit` (default: null)")
+    when = adding.add_mutually_exclusive_group(required=True)
+    when.add_argument("--every-s", type=float, metavar="S", help="tick every so many seconds")
+    when.add_argument("--cron", metavar="LINE", help="tick by five fields: minute hour day month weekday")
+    for name, kind, metavar, text in (
+        ("zone", str, "NAME", "the time zone of --cron (default: UTC)"),
+        ("misfire", str, "WHAT", "what becomes of missed ticks: skip, once, all (default: skip)"),
+        ("overlap", str, "WHAT", "allow, or skip a tick while the job before has not ended (default: allow)"),
+        ("grace_s", float, "S", "so late a tick still counts as in time (default: 30)"),
+        ("jitter_s", float, "S", "put each tick off by up to so much"),
+        ("start", str, "TIME", "no tick before, such as 2026-01-31T12:00:00Z"),
+        ("end", str, "TIME", "no tick after"),
+    ):
+        adding.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kind, metavar=metavar, help=text)
+    for option, (parse, shown, says) in _OPTIONS.items():
+        if option not in ("delay_s", "at"):
+            adding.add_argument(f"--{option.replace('_', '-')}", dest=option, type=parse, metavar=shown, help=says)
+    add("timer list", "list timers: when they tick, the next and the last tick", "timer list", under=below)
+    for what, text in (
+        ("show", "show one: its last and next five ticks, how late they were"),
+        ("remove", "remove a timer; what its ticks have started goes on"),
+        ("pause", "let a timer tick no more, until it is resumed"),
+        ("resume", "let it tick again; what passed meanwhile is not made up for"),
+        ("run", "run its command now, beside its ticks"),
+    ):
+        child = add(f"timer {what}", text, f"timer {what} night", under=below)
+        child.add_argument("name", metavar="NAME", help="its name")
+        child.set_defaults(what=what)
 
 
 def _app(show: argparse.ArgumentParser, call: argparse.ArgumentParser) -> None:

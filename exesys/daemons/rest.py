@@ -25,6 +25,7 @@ from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Endpoint, Runners
+from exesys.endpoints.timers import TimersApi
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
 from exesys.http import (
     RETRY_STATUSES,
@@ -45,6 +46,7 @@ from exesys.http import (
 from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
+from exesys.store.timetable import Timetable
 from exesys.workflow import Graph
 
 ACK_S = 5.0
@@ -59,10 +61,11 @@ _MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
 class Api:
     """The endpoints, over one bus client and one reader of the store."""
 
-    def __init__(self, config: Config, client: Client, reader: Reader) -> None:
+    def __init__(self, config: Config, client: Client, reader: Reader, table: Timetable) -> None:
         self.config = config
         self.client = client
         self.reader = reader
+        self.table = table
         self.limits = command.Limits(config.limits.data_bytes, config.limits.depth)
         self._waiting = threading.Semaphore(max(1, config.rest.threads - KEPT_FREE))
 
@@ -80,6 +83,7 @@ class Api:
             ("GET", "/workers", self.workers, ()),
             *runners.endpoints(),
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
+            *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
             ("GET", "/healthz", self.healthz, ()),
             ("GET", "/readyz", self.readyz, ()),
@@ -188,6 +192,13 @@ class Api:
             self._refresh(left)
             return self._in_vain([handle for handle in left if handle.state is State.start])
         return {}
+
+    def _taken(self, handles: list[Handle]) -> None:
+        """Wait until the router has taken commands. Raises what it said otherwise."""
+        self._await(handles, 0.0)
+        refused = next(filter(None, map(_refusal, handles)), None)
+        if refused is not None:
+            raise refused
 
     def _refresh(self, handles: list[Handle]) -> None:
         """Ask for the present state of what has not ended."""
@@ -363,12 +374,14 @@ def main() -> int:
     config = environment.load()
     client = Client(config, patient=False)
     reader = Reader(config.redis_url, config.redis.prefix)
-    app = Api(config, client, reader).app()
+    table = Timetable(config.redis_url, config.redis.prefix)
+    app = Api(config, client, reader, table).app()
     rest = config.rest
     serve(app, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes)
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again
     reader.close()
+    table.close()
     return 0
 
 

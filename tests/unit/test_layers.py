@@ -20,17 +20,8 @@ HOUSE = Path(exesys.__file__).parent
 LAYERS: list[list[str]] = [
     ["errors"],
     [
-        "states",
-        "runner",
-        "codec",
-        "command",
-        "workflow",
-        "catalogue",
-        "rules",
-        "sections",
-        "queues",
-        "appconfig",
-        "config",
+        *("states", "runner", "codec", "command", "workflow", "catalogue", "rules"),
+        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config"),
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -67,6 +58,7 @@ LAYERS: list[list[str]] = [
             "store.redis",
             "store.reader",
             "store.upkeep",
+            "store.timetable",
         ),
     ],
     [
@@ -82,8 +74,10 @@ LAYERS: list[list[str]] = [
             "channel",
             "http",
         ),
-        *("flow", "lines", "drawing", "views", "runnerviews", "queueviews", "process", "servers", "slots"),
-        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.queues", "endpoints.apps"),
+        *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
+        *("ticker", "timerviews", "timing", "process", "servers", "slots"),
+        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.queues"),
+        *("endpoints.timers", "endpoints.apps"),
     ],
     ["daemons.loop"],
     [
@@ -92,7 +86,7 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("usage", "output", "reach", "jobs", "runners", "queuing", "apps", "waiting"),
+        *("usage", "output", "reach", "jobs", "runners", "queuing", "timers", "apps", "waiting"),
         *("bootstrap", "doctor", "demo", "cli"),
     ],
 ]
@@ -105,7 +99,7 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.reader", "store.upkeep"),  # job state
+        *("store.redis", "store.reader", "store.upkeep", "store.timetable"),  # job state
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
@@ -118,7 +112,16 @@ OWNERS = {
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
-    "bottle": {"http", "endpoints.runners", "endpoints.queues", "endpoints.apps", "daemons.rest", "daemons.web"},
+    "bottle": {
+        "http",
+        "endpoints.runners",
+        "endpoints.queues",
+        "endpoints.timers",
+        "endpoints.apps",
+        "daemons.rest",
+        "daemons.web",
+    },
+    "cronsim": {"schedule"},
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
@@ -131,19 +134,8 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *(
-        "errors",
-        "states",
-        "codec",
-        "command",
-        "workflow",
-        "catalogue",
-        "rules",
-        "sections",
-        "queues",
-        "appconfig",
-        "config",
-    ),
+    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules"),
+    *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
     *("bus.messages", "turn", "bus.apps"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),

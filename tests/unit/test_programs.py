@@ -14,6 +14,7 @@ from exesys.appconfig import APPSERVER
 from exesys.config import SECTIONS
 from exesys.errors import BootError
 from exesys.queues import QUEUE, WORKER
+from exesys.timerconfig import TIMER
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -149,7 +150,7 @@ def keys_in_the_file():
 
 def test_the_file_and_the_code_name_the_same_keys():
     in_code = {(name, key.name) for name, kind in SECTIONS.items() for key in dataclasses.fields(kind)}
-    for kind, name in ((APPSERVER, "words"), (WORKER, "mail"), (QUEUE, "mail")):
+    for kind, name in ((APPSERVER, "words"), (WORKER, "mail"), (QUEUE, "mail"), (TIMER, "night")):
         in_code |= {(f"{kind.word}:{name}", word) for word in kind.words}
     assert set(keys_in_the_file()) == in_code
 
@@ -161,9 +162,13 @@ def test_the_file_and_the_code_have_the_same_defaults(tmp_path):
     assert make_config(tmp_path, text="".join(sections.values())) == with_the_example(tmp_path)
 
 
+NIGHT = {"CMD": "noop", "CRON": "30 2 * * *", "ZONE": "Europe/Rome"}
+
+
 def with_the_example(tmp_path):
     """The defaults, and the sections of a name that the file declares."""
     named = {"EXESYS_APPSERVER_words_CLASS": "word_dict:Dictionary"}
+    named |= {f"EXESYS_TIMER_night_{key}": text for key, text in NIGHT.items()}
     named |= {"EXESYS_WORKER_mail_QUEUES": "mail", "EXESYS_QUEUE_mail_RATE": "100/m"}
     return make_config(tmp_path, named)
 

@@ -1,0 +1,107 @@
+"""Timers over HTTP: add, list, show, remove, pause, resume, run now."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from bottle import HTTPResponse
+
+from exesys import codec, command, timerviews
+from exesys.bus.client import Client
+from exesys.bus.handle import Handle
+from exesys.command import Limits
+from exesys.errors import BadCommand
+from exesys.http import parse_json, respond
+from exesys.schedule import PAUSED
+from exesys.store.timetable import TimerRecord, Timetable
+
+ASK_S = 5.0
+Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
+
+
+class TimersApi:
+    """The endpoints of timers. `body` reads a request's JSON text, `taken` waits until a command is."""
+
+    def __init__(
+        self,
+        client: Client,
+        table: Timetable,
+        limits: Limits,
+        body: Callable[[], bytes],
+        taken: Callable[[list[Handle]], None],
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._limits = limits
+        self._body = body
+        self._taken = taken
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Give method, path, handler and known parameters of each."""
+        return (
+            ("GET", "/timers", self.timers, ()),
+            ("POST", "/timers", self.add, ()),
+            ("GET", "/timers/<name>", self.timer, ()),
+            ("DELETE", "/timers/<name>", self.remove, ()),
+            ("POST", "/timers/<name>/pause", self.pause, ()),
+            ("POST", "/timers/<name>/resume", self.resume, ()),
+            ("POST", "/timers/<name>/run", self.run, ()),
+        )
+
+    def timers(self) -> HTTPResponse:
+        """List the timers: what they run, when, their last and next ticks."""
+        now_ms = time.time_ns() // 1_000_000
+        records = self._table.read(self._table.names())
+        return respond(200, {"timers": [timerviews.shown(record, now_ms) for record in records if record.kept]})
+
+    def add(self) -> HTTPResponse:
+        """Add a timer: 201, or 200 when the same is there already."""
+        given = parse_json(self._body())
+        if not isinstance(given, dict) or "name" not in given:
+            fix = 'Send {"name": …, "cmd": …, "every_s": … or "cron": …}.'
+            raise BadCommand("a timer must be a JSON object with a `name`.", field="name", fix=fix)
+        name = command.check_name(given["name"], "name")
+        codec.check_depth(given.get("data"), self._limits.depth)
+        fields = {key: value for key, value in given.items() if key not in ("name", "data", "origin")}
+        new = self._client.tune("timer", "add", name, {**fields, "data": codec.pack(given.get("data"))}, timeout=ASK_S)
+        return self._shown(name, 201 if new else 200)
+
+    def timer(self, name: str) -> HTTPResponse:
+        return self._shown(name)
+
+    def remove(self, name: str) -> HTTPResponse:
+        """Remove a timer. What its ticks have started goes on."""
+        timerviews.check_removable(self._record(name))
+        self._client.tune("timer", "remove", name, {}, timeout=ASK_S)
+        return respond(200, {"name": name, "removed": True})
+
+    def pause(self, name: str) -> HTTPResponse:
+        """Let a timer tick no more, until it is resumed."""
+        return self._merge(name, True)
+
+    def resume(self, name: str) -> HTTPResponse:
+        """Let a timer tick again; what passed meanwhile is not made up for."""
+        return self._merge(name, False)
+
+    def run(self, name: str) -> HTTPResponse:
+        """Run a timer's command now, beside its ticks."""
+        timer, _ = timerviews.read(self._record(name))
+        built = timer.command(f"{name}.now-{uuid.uuid4().hex[:12]}")
+        [handle] = self._client.send(built, notify=False)
+        self._taken([handle])
+        return respond(202, {"name": name, "job_id": built.job_id, "from": built.from_, "to": built.to})
+
+    def _merge(self, name: str, paused: bool) -> HTTPResponse:
+        self._client.tune("timer", "merge", command.check_name(name, "name"), {PAUSED: paused}, timeout=ASK_S)
+        return self._shown(name)
+
+    def _record(self, name: str) -> TimerRecord:
+        [record] = self._table.read([command.check_name(name, "name")])
+        return timerviews.check_there(record)
+
+    def _shown(self, name: str, status: int = 200) -> HTTPResponse:
+        told: dict[str, Any] = timerviews.shown(self._record(name), time.time_ns() // 1_000_000)
+        return respond(status, told)

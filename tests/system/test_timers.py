@@ -1,0 +1,256 @@
+"""Timers on a real system: they tick once each, whatever is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from itertools import pairwise
+
+import pytest
+from harness import alive, until
+
+INI = """
+[timer:declared]
+cmd = echo
+data = {"a": [1, "it's"]}
+every_s = 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def system(make_module):
+    return make_module(ini=INI)
+
+
+@pytest.fixture
+def name():
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+def add(system, name, **fields):
+    fields = {"cmd": "noop", "every_s": 0.2, **fields, "name": name}
+    return system.request("POST", "/timers", json.dumps(fields), {"Content-Type": "application/json"})
+
+
+def progress(system, name):
+    with system.redis() as redis:
+        return {key.decode(): value.decode() for key, value in redis.hgetall(f"exesys:timer-state:{name}").items()}
+
+
+def ran(system, name):
+    return int(progress(system, name).get("ran", 0))
+
+
+def job_ids(system, name):
+    """All jobs of a timer, from the stream of jobs, in order."""
+    with system.redis() as redis:
+        ids = [fields[b"j"].decode() for _, fields in redis.xrange("exesys:jobs")]
+    return [each for each in ids if each.startswith(f"{name}.")]
+
+
+def moment_ms(job_id):
+    date, _, ms = job_id.rpartition(".")
+    stamp = date.rpartition(".")[2]
+    import datetime as dt
+
+    return int(dt.datetime.strptime(f"{stamp}+0000", "%Y%m%dT%H%M%S%z").timestamp() * 1000) + int(ms.rstrip("Z"))
+
+
+# --- the usual --------------------------------------------------------------------
+
+
+def test_a_timer_of_the_ini_ticks(system):
+    until(lambda: ran(system, "declared") >= 3, "it ticks")
+    told = system.get("/timers/declared").body
+    assert (told["cmd"], told["data"], told["every_s"], told["origin"]) == ("echo", {"a": [1, "it's"]}, 0.5, "ini")
+    job = system.get(f"/jobs/{told['last'][0]['job_id']}").body
+    assert (job["state"], job["EOJ"]) == ("data_available", {"a": [1, "it's"]})
+    assert len(told["next"]) == 5
+    assert told["late_ms"] < 1000
+
+
+def test_a_timer_is_added_shown_paused_and_removed_over_rest(system, name):
+    added = add(system, name)
+    assert (added.status, added.body["state"]) == (201, "ticking")
+    assert add(system, name).status == 200
+    other = add(system, name, every_s=9)
+    assert (other.status, other.body["error"]["code"]) == (409, "conflict")
+    until(lambda: ran(system, name) >= 3, "it ticks")
+    ids = job_ids(system, name)
+    gaps = {later - sooner for sooner, later in pairwise(map(moment_ms, ids))}
+    assert gaps == {200}
+    assert system.request("POST", f"/timers/{name}/pause").body["state"] == "paused"
+    until(lambda: progress(system, name).get("ran") == str(len(job_ids(system, name))), "all is noted")
+    seen = len(job_ids(system, name))
+    run = system.request("POST", f"/timers/{name}/run")
+    assert (run.status, run.body["job_id"].startswith(f"{name}.now-")) == (202, True)
+    until(lambda: system.get(f"/jobs/{run.body['job_id']}").body["state"] == "data_available", "it ran")
+    assert len(job_ids(system, name)) == seen + 1
+    assert system.request("POST", f"/timers/{name}/resume").body["state"] == "ticking"
+    until(lambda: len(job_ids(system, name)) > seen + 2, "it ticks again")
+    assert system.request("DELETE", f"/timers/{name}").body == {"name": name, "removed": True}
+    assert system.get(f"/timers/{name}").status == 404
+    assert system.request("DELETE", f"/timers/{name}").status == 404
+    until(lambda: progress(system, name) == {}, "nothing is left of it")
+
+
+def test_the_command_line_does_the_same(system, name):
+    said = system.exesys("timer", "add", name, "echo", '{"n": 1}', "--cron", "0 0 1 1 *", "--zone", "Europe/Rome")
+    assert (said.code, said.out.startswith(f"{name}: next at ")) == (0, True)
+    assert (
+        "there already"
+        in system.exesys("timer", "add", name, "echo", '{"n": 1}', "--cron", "0 0 1 1 *", "--zone", "Europe/Rome").out
+    )
+    assert name in system.exesys("timer", "list").out
+    shown = system.exesys("timer", "show", name)
+    assert shown.out.count("to come") == 5
+    assert system.exesys("timer", "pause", name).out == f"{name}: paused\n"
+    assert system.exesys("timer", "resume", name).out == f"{name}: ticking\n"
+    job_id = system.exesys("timer", "run", name).out.strip()
+    assert json.loads(system.exesys("result", job_id, "--wait", "10").out) == {"n": 1}
+    assert system.exesys("timer", "remove", name).out == f"{name}: removed\n"
+    said = system.exesys("timer", "show", name)
+    assert (said.code, "timer list" in said.err) == (1, True)
+    said = system.exesys("timer", "remove", "declared")
+    assert (said.code, "[timer:declared]" in said.err) == (2, True)
+
+
+def test_ticks_that_would_overlap_are_skipped(system, name):
+    add(system, name, cmd="sleep", data=0.9, every_s=0.3, overlap="skip")
+    until(lambda: int(progress(system, name).get("skipped", 0)) >= 2 and ran(system, name) >= 2, "some are skipped")
+    system.request("DELETE", f"/timers/{name}")
+    jobs = [system.get(f"/jobs/{job_id}").body["steps"][0] for job_id in job_ids(system, name)]
+    spans = [(job["began_ms"], job.get("ended_ms", 1 << 60)) for job in jobs if "began_ms" in job]
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans)), spans
+
+
+def test_a_tick_that_finds_its_queue_full_is_sent_again(system, name):
+    system.request("PATCH", f"/queues/{name}", '{"depth": 1, "paused": true}', {"Content-Type": "application/json"})
+    add(system, name, queue=name, every_s=0.3)
+    until(lambda: ran(system, name) == 1, "one is taken")
+    system.request("PATCH", f"/queues/{name}", '{"depth": null}', {"Content-Type": "application/json"})
+    until(lambda: ran(system, name) >= 4, "the others are taken")
+    times = list(map(moment_ms, job_ids(system, name)))
+    assert {later - sooner for sooner, later in pairwise(times)} == {300}
+    system.request("DELETE", f"/timers/{name}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field", "fix"),
+    [
+        ({"cron": "0 0 30 2 *"}, 400, "cron", "days 1-31"),
+        ({"cron": "0 * * * * *"}, 400, "cron", "Give five"),
+        ({"cron": "* * * * *", "zone": "Europe/Room"}, 400, "zone", "`Europe/Rome`"),
+        ({"every_s": 0}, 400, "every_s", "Give 0.1 to"),
+        ({"every_s": 1, "start": "2026-02-01T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, 400, "end", "later than"),
+        ({"every_s": 1, "cmd": "ecko"}, 422, "cmd", "`echo`"),
+        ({"every_s": 1, "cmd": None}, 400, "cmd", ""),
+        ({"every_s": 1, "name": "a:b"}, 400, "name", "Use 1 to 128"),
+        ({"every_s": 1, "name": "n" * 65}, 400, "name", "at most 64"),
+        ({"every_s": 1, "data": "x" * (2 << 20)}, 413, "data", ""),
+        ({"every_s": 1, "nmae": 1}, 400, "nmae", "`name`"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_leaves_nothing(system, name, fields, status, field, fix):
+    body = json.dumps({"name": name, "cmd": "noop", **fields})
+    answer = system.request("POST", "/timers", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.body["error"]["field"]) == (status, field), answer.body
+    assert fix in answer.body["error"]["fix"] or field == "nmae"
+    with system.redis() as redis:
+        assert not redis.exists(f"exesys:timer:{fields.get('name', name)}")
+
+
+def test_two_sections_of_one_name_are_told(system):
+    ini = system.root / "twice.ini"
+    ini.write_text("[timer:a]\ncmd = noop\nevery_s = 1\n[timer:a]\ncmd = noop\nevery_s = 2\n")
+    said = system.exesys("status", environ={"EXESYS_INI": str(ini)})
+    assert said.code == 1
+    assert "timer:a" in said.err
+    assert "already exists" in said.err
+    ini.write_text("[timer:a]\ncmd = noop\ncron = 0 0 30 2 *\n")
+    said = system.exesys("status", environ={"EXESYS_INI": str(ini)})
+    assert "line 1: [timer:a]" in said.err
+    assert "days 1-31" in said.err
+
+
+# --- whatever is killed -----------------------------------------------------------
+
+
+@pytest.fixture
+def second(system):
+    """A second controller of the same system, started by hand."""
+    environ = {**system.environ, "EXESYS_HOME": str(system.home)}
+    started = []
+
+    def start():
+        started.append(subprocess.Popen([sys.executable, "-m", "exesys.daemons.controller"], env=environ))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_no_tick_is_lost_or_doubled_whatever_is_killed(system, second, name, seed, tell):
+    """Two controllers; the controllers, the router and redis are killed in turn."""
+    rng = random.Random(f"{seed} timers")
+    system.request("POST", "/timers/declared/pause")
+    other = second()
+    add(system, name, every_s=0.2)
+    until(lambda: ran(system, name) >= 2, "it ticks")
+    for kind in ("controller", "other", "router", "controller", "redis", "other", "router"):
+        seen = ran(system, name)
+        if kind == "other":
+            other.kill()
+            other.wait()
+            other = second()
+        else:
+            pid = until(lambda kind=kind: system.pids().get(kind), kind)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid: not alive(pid), "it is gone")
+        wanted = seen + rng.randint(5, 15)
+        until(lambda wanted=wanted: ran(system, name) >= wanted, "it ticks again", 30)
+    system.request("POST", f"/timers/{name}/pause")
+    until(lambda: ran(system, name) == len(job_ids(system, name)), "all is noted")
+    ids = job_ids(system, name)
+    times = sorted(map(moment_ms, ids))
+    assert len(set(ids)) == len(ids)
+    gaps = {later - sooner for sooner, later in pairwise(times)}
+    assert gaps == {200}, "each tick is there once"
+    steps = [system.get(f"/jobs/{job_id}").body["steps"] for job_id in ids]
+    until(lambda: all(system.get(f"/jobs/{job_id}").body["state"] == "data_available" for job_id in ids), "all ran")
+    assert all(len(each) == 1 for each in steps)
+    late = [max(0, step[0]["accepted_ms"] - moment_ms(job_id)) for job_id, step in zip(ids, steps, strict=True)]
+    tell(f"timers, 7 kills: {len(ids)} ticks, each once; the latest {max(late) / 1000:.1f} s late")
+    assert max(late) < 10_000
+    system.request("DELETE", f"/timers/{name}")
+
+
+def test_the_other_controller_takes_over_within_five_seconds(system, second, name, tell):
+    add(system, name, every_s=0.1)
+    until(lambda: ran(system, name) >= 2, "it ticks")
+    took = []
+    other = second()
+    for _ in range(2):
+        with system.redis() as redis:
+            holder = redis.get("exesys:controller")
+        pid = system.pids()["controller"]
+        os.kill(pid, signal.SIGSTOP)
+        other.send_signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGCONT)
+        other.send_signal(signal.SIGCONT)
+        since = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        seen = ran(system, name)
+        until(lambda seen=seen: ran(system, name) > seen, "it ticks again", 10, 0.005)
+        took.append(time.monotonic() - since)
+        until(lambda pid=pid: system.pids().get("controller", pid) != pid, "a new one stands by")
+        assert holder
+    tell(f"a killed controller is replaced after {max(took):.1f} s at most")
+    assert max(took) <= 5
+    system.request("DELETE", f"/timers/{name}")
