@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from exesys import codec
+from exesys import callbacks, codec
 from exesys.errors import BadCommand, ExesysError, TooLarge, nearest
 
 END = "end_job"
@@ -126,6 +126,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "retries": _whole(0, MAX_RETRIES),
     "backoff_s": _number(0, 86_400, "seconds"),
     "result_ttl_s": _number(1, MAX_SECONDS, "seconds"),
+    "notify": lambda key, value: callbacks.check_url(value),
 }
 
 

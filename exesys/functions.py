@@ -59,6 +59,7 @@ def function(
     retries: int | None = None,
     backoff_s: float | None = None,
     result_ttl_s: float | None = None,
+    notify: str | None = None,
     name: str | None = None,
 ) -> Callable[[Function], Function]: ...
 def function(target: Any = None, /, *, name: str | None = None, **given: Any) -> Any:
@@ -68,8 +69,9 @@ def function(target: Any = None, /, *, name: str | None = None, **given: Any) ->
 
     queue: the queue its jobs wait in. priority: 0 (lowest) to 9. timeout_s:
     seconds one attempt may take. retries: how often to try again, at first
-    after backoff_s seconds. result_ttl_s: seconds its result is kept. name:
-    the name of the command, when it is not the function's.
+    after backoff_s seconds. result_ttl_s: seconds its result is kept. notify:
+    the URL that is told of the end. name: the name of the command, when it is
+    not the function's.
 
     Raises BadCommand for an option out of its range, TypeError for what is no
     function.

@@ -134,7 +134,8 @@ def jobs(config: Config, given: argparse.Namespace) -> int:
 
     reader = reach.reader(config)
     if given.job_id:
-        told = views.job(given.job_id, reach.steps_of(reader, given.job_id), whole=True)
+        steps = reach.steps_of(reader, given.job_id)
+        told = views.job(given.job_id, steps, whole=True, callbacks=reader.callbacks(steps))
         output.show(told) if given.json else output.show_whole(told)
         return 0
     found, _ = reader.jobs(given.limit, state=State[given.state] if given.state else None)
@@ -247,9 +248,11 @@ def workflow_show(config: Config, given: argparse.Namespace) -> int:
 def why(config: Config, given: argparse.Namespace) -> int:
     from exesys import drawing, views
 
-    steps = reach.steps_of(reach.reader(config), given.job_id)
+    reader = reach.reader(config)
+    steps = reach.steps_of(reader, given.job_id)
     told = drawing.why(views.nodes(steps), config.limits.standby_s)
     told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
+    told += views.untold(steps, reader.callbacks(steps))
     if given.json:
         output.show({"job_id": given.job_id, "why": told})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,7 @@ class Moves:
         fields = {"to": command.to, "cmd": command.cmd, "data": command.data, "sum": command.digest}
         fields |= {"born": self.now_ms}
         fields |= {"peer": peer} if peer else {}
-        fields |= {name: options[name] for name in ("timeout_s", "retries", "backoff_s") if name in options}
+        fields |= {name: options[name] for name in ("timeout_s", "retries", "backoff_s", "notify") if name in options}
         fields |= {"result_ttl_s": ttl_s} if (ttl_s := self._ttl_s(placed)) else {}
         for name, usual in (("queue", DEFAULT_QUEUE), ("priority", DEFAULT_PRIORITY)):
             fields |= {name: options[name]} if options.get(name, usual) != usual else {}
@@ -153,6 +154,18 @@ class Moves:
         if logged:
             self.db.expire(self.keys("log", ref), ttl_s)
 
+    def _announce(self, ref: str, state: State, record: str, body: bytes) -> None:
+        """Note that the end of a step is to be told, if it asks for that."""
+        fields = self.db.values[record]
+        if "notify" in fields:
+            attempt = self._text(record, "attempt", "0")
+            told = {"url": fields["notify"], "outcome": "waiting", "tries": 0, "state": state.name, "attempt": attempt}
+            told |= {"to": fields["to"], "cmd": fields["cmd"], "body": body}
+            told["delivery"] = hashlib.sha1(f"{ref} {attempt} {self.now_ms}".encode()).hexdigest()
+            self.db.delete(self.keys("callback", ref))
+            self.db.hset(self.keys("callback", ref), **told)
+            self.db.zadd(self.keys("callbacks"), ref, self.now_ms)
+
     # --- graph.lua: failing -------------------------------------------------
 
     def _noticed(self, ref: str, record: str) -> None:
@@ -170,7 +183,8 @@ class Moves:
         self.db.hdel(record, "peer")
         self._noticed(ref, record)
         self.db.hset(record, error=body, ended=self.now_ms, was=state.name)
-        self.db.rename(record, self.record(ref, State.error))
+        self.db.rename(record, error := self.record(ref, State.error))
+        self._announce(ref, State.error, error, body)
         self.finished[ref] += 1
         return to, failed(ref, attempt, peer, body)
 
@@ -204,8 +218,9 @@ class Moves:
         to = self._text(record, "to")
         self.db.hdel(record, "peer", *UNDER_WAY)
         self.db.hset(record, error=body, ended=self.now_ms)
-        self.db.rename(record, self.record(ref, State.error))
+        self.db.rename(record, error := self.record(ref, State.error))
         self.db.zadd(self.keys("dead"), ref, self.now_ms)
+        self._announce(ref, State.error, error, body)
         self.finished[ref] += 1
         if not many:
             self._retire(ref, State.error, int(self.limits.error_ttl_s), logged)

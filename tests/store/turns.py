@@ -138,7 +138,7 @@ class RandomTurns:
             turn.claims = [Claim(session, rng.randint(1, 4), queues) for session in ready if rng.random() < 0.7]
         if rng.random() < 0.2 and (self.made_up or not turn.placed):
             # Sent again after a change, a step may be taken that was refused before it: so not both where that counts.
-            turn.changes = [Change(rng.choice(("cancel", "retry", "retry")), rng.choice("jkpqrs"))]
+            turn.changes = [Change(rng.choice(("cancel", "retry", "retry", "purge")), rng.choice("jkpqrs"))]
             turn.changes += [Change(rng.choice(("cancel", "retry")), "nobody")] if rng.random() < 0.1 else []
         if rng.random() < 0.3:
             turn.lookups = [Lookup(rng.choice("jkp"), rng.choice("ab"), rng.choice(("end_job", "x", "x,y")))]
@@ -215,4 +215,5 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "backoff_s": (0, 0.5, 7),
     "timeout_s": (1.5, 60),
     "result_ttl_s": (60, 90),
+    "notify": ("http://a.example/x",),
 }

@@ -131,6 +131,7 @@ GOOD: dict[str, list[Any]] = {
     "retries": [0, 1000],
     "backoff_s": [0, 86_400],
     "result_ttl_s": [1, 3600.5],
+    "notify": ["https://a.example/x", "http://127.0.0.1:1/"],
 }
 BAD: dict[str, list[Any]] = {
     "queue": ["", 1, None],
@@ -141,6 +142,7 @@ BAD: dict[str, list[Any]] = {
     "retries": [-1, 1001, 1.5, True],
     "backoff_s": [-0.1, 86_401],
     "result_ttl_s": [0, 0.5],
+    "notify": ["", "a.example", "ftp://a.example/", "http://u:p@a.example/", "http://a b/", 5, None, ["http://a/"]],
 }
 
 

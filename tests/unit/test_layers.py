@@ -19,7 +19,20 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"],
+    [
+        "states",
+        "runner",
+        "codec",
+        "callbacks",
+        "command",
+        "workflow",
+        "catalogue",
+        "rules",
+        "sections",
+        "appconfig",
+        "config",
+        "lease",
+    ],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -55,6 +68,7 @@ LAYERS: list[list[str]] = [
             "store.redis",
             "store.reader",
             "store.upkeep",
+            "store.callbacks",
         ),
     ],
     [
@@ -71,7 +85,17 @@ LAYERS: list[list[str]] = [
             "http",
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
-        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.apps"),
+        *("secret", "posting", "courier"),
+        *(
+            "instance",
+            "nursery",
+            "appservice",
+            "appcrew",
+            "dead",
+            "endpoints.runners",
+            "endpoints.apps",
+            "endpoints.dead",
+        ),
     ],
     ["daemons.loop"],
     [
@@ -80,7 +104,20 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("usage", "output", "reach", "jobs", "runners", "apps", "waiting", "bootstrap", "doctor", "demo", "cli"),
+        *(
+            "usage",
+            "output",
+            "reach",
+            "jobs",
+            "runners",
+            "apps",
+            "deadjobs",
+            "waiting",
+            "bootstrap",
+            "doctor",
+            "demo",
+            "cli",
+        ),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -92,7 +129,7 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.reader", "store.upkeep"),  # job state
+        *("store.redis", "store.reader", "store.upkeep", "store.callbacks"),  # job state
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
@@ -105,7 +142,7 @@ OWNERS = {
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
-    "bottle": {"http", "endpoints.runners", "endpoints.apps", "daemons.rest", "daemons.web"},
+    "bottle": {"http", "endpoints.runners", "endpoints.apps", "endpoints.dead", "daemons.rest", "daemons.web"},
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
@@ -119,7 +156,7 @@ WORLDLY = {
 }
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"),
-    *("bus.messages", "turn", "bus.apps"),
+    *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
     *("bus.agenda", "bus.board", "bus.broker"),
