@@ -28,7 +28,7 @@ from exesys.store.callbacks import Outbox, Taken
 from exesys.views import to_of
 
 THREADS = 8
-PER_HOST = 4  # so that one receiver cannot hold all threads
+PER_RECEIVER = 4  # by host and port: one receiver cannot hold all threads
 LOOK_S = 0.2
 AWAY_S = 1.0
 STOP_S = 2.0
@@ -68,7 +68,7 @@ class Courier:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._underway: dict[str, str] = {}  # ref -> host
+        self._underway: dict[str, str] = {}  # ref -> host and port
         self._posts: set[Post] = set()
         self._waiting: deque[tuple[str, str]] = deque()  # seen to be due, and not taken yet
         self._looked_at = float("-inf")
@@ -131,24 +131,24 @@ class Courier:
         left: deque[tuple[str, str]] = deque()
         while self._waiting and len(self._underway) < THREADS:
             ref, url = self._waiting.popleft()
-            host = _host(url)
+            receiver = _receiver(url)
             if ref in self._underway:
                 continue
-            if busy[host] >= PER_HOST:
+            if busy[receiver] >= PER_RECEIVER:
                 left.append((ref, url))
                 continue
-            busy[host] += 1
-            self._take(ref, host)
+            busy[receiver] += 1
+            self._take(ref, receiver)
         self._waiting.extendleft(reversed(left))
 
-    def _take(self, ref: str, host: str) -> None:
+    def _take(self, ref: str, receiver: str) -> None:
         now_ms = _now_ms()
         again_ms = now_ms + int((self._settings.timeout_s + UNNOTED_S) * 1000)
         taken = self._outbox.take(self._lease.session, ref, now_ms, again_ms)
         if taken is None:
             return
         with self._lock:
-            self._underway[ref] = host
+            self._underway[ref] = receiver
         threading.Thread(target=self._try, args=(taken,), name=f"callback {ref}", daemon=True).start()
 
     # --- the threads that POST ------------------------------------------------
@@ -225,9 +225,9 @@ class Courier:
                     return
 
 
-def _host(url: str) -> str:
+def _receiver(url: str) -> str:
     try:
-        return callbacks.target(url).host
+        return callbacks.target(url).netloc
     except ExesysError:
         return ""
 

@@ -97,7 +97,7 @@ class Controller:
         self.lease.renewed(self.upkeep.lead(self.session), asked_at)
         if self.active != self._told:
             self._told = not self._told
-            log.info("active" if self._told else "standing by")
+            log.info("active, as %s" if self._told else "standing by, as %s", self.session)
 
     def _mirror(self, runners: list[Runner]) -> None:
         """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""

@@ -300,12 +300,12 @@ def test_a_receiver_that_hangs_holds_up_no_other(make: Callable[..., World], eve
         world.box.put(f"f{number}:j", "http://fast.example/")
     world.courier.start()
     eventually(lambda: sum(note[0].startswith("f") for note in world.box.notes) == 50, 20)
-    assert most["slow.example"] == courier.PER_HOST
+    assert most["slow.example"] == courier.PER_RECEIVER
     assert len(world.courier._underway) <= courier.THREADS
     over.set()
     eventually(lambda: world.box.entries == {}, 20)
     assert Counter(note[1] for note in world.box.notes) == {"sent": 100}
-    assert most["fast.example"] <= courier.PER_HOST
+    assert most["fast.example"] <= courier.PER_RECEIVER
 
 
 def test_a_post_that_is_over_its_time_is_cut(
