@@ -58,7 +58,8 @@ def target(url: Any) -> Target:
         raise _bad("`notify` must be a string, the URL to tell.")
     if len(url) > LONGEST_URL:
         raise _bad(f"`notify` has {len(url):,} characters; at most {LONGEST_URL:,} are allowed.", "Send a shorter URL.")
-    shown = f"`notify` is {url[:100]!r}"
+    # What may hold a password is not shown.
+    shown = f"`notify` is {url[:100]!r}" if "@" not in url else "`notify` (not shown, for it holds an @)"
     if not _PRINTABLE.fullmatch(url):
         raise _bad(f"{shown}: a URL has neither spaces nor letters outside ASCII.", "Write those as %20 and the like.")
     found = _URL.fullmatch(url)
@@ -66,7 +67,6 @@ def target(url: Any) -> Target:
         raise _bad(f"{shown}, which is no http or https URL.")
     scheme, authority, path = found[1].lower(), found[2], found[3]
     if "@" in authority:
-        # Not shown: it is a password.
         raise _bad("`notify` holds a user's name or password.", "Leave it out: callbacks are signed instead.")
     parts = _AUTHORITY.fullmatch(authority)
     port = int(parts[2] or PORTS[scheme]) if parts else 0

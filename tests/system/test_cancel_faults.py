@@ -58,8 +58,5 @@ def test_a_cancel_survives(system, tell, victim, number):
     until(lambda: all(each["held"] == 0 for each in system.get("/workers").body["workers"]), "what ran has ended")
     if victim == "router":  # with the worker its slots die, and with Redis what they write there
         for slot in range(system.config.worker.slots):
-            seen = ["began", "cancelled"]
-            until(
-                lambda slot=slot: written(system, f"{name}-{slot}") == seen, "it was told, and `ctx.cancelled` said so"
-            )
+            until(lambda slot=slot: written(system, f"{name}-{slot}")[1:] == ["cancelled"], "`ctx.cancelled` said so")
     tell(f"cancel: kill -9 of {victim} right behind it: all {len(refs)} stay cancelled, none ran")

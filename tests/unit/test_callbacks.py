@@ -46,6 +46,7 @@ def test_a_url_is_taken_apart(url: str, expected: tuple[str, str, int, str]) -> 
             "http:/x",
         ),
         *("http://", "http:///x", "http://:80/", "http://a.example:0/", "http://a.example:99999/", "http://a:b/"),
+        *("ftp://user:secret@a.example/", "http://user:secret@a b/", "http://a.example:0/?x=@secret"),
         *("http://user@a.example/", "http://user:secret@a.example/", "http://a.example@b.example/"),
         *("http://a example/", "http://a.example/\r\nX: y", "http://a.example/\n", "http://ä.example/", "http://a..b/"),
         *("http://2130706433/", "http://0x7f.1/", "http://127.1/", "http://0177.0.0.1/", "http://1.2.3.4.5/"),
