@@ -13,6 +13,7 @@ LEAST_STEPS_PER_S = 5_000
 LEAST_REST_JOBS_PER_S = 3_000
 LEAST_ARRAY_JOBS_PER_S = 10_000
 MOST_BYTES_PER_JOB = 700
+MOST_TIMES_EMPTY = 1.1
 MOST_CALL_P50_MS = 0.5
 LEAST_CALLS_PER_S = 4_000
 MOST_ROUTER_GROWTH_BYTES = 20 << 20
@@ -81,6 +82,8 @@ def targets(runs: Sequence[Measurement], peers: Sequence[str]) -> list[Target]:
         rate = median(values(runs, OURS, "calls_per_s"))
         wanted = f"≥ {LEAST_CALLS_PER_S:,} calls/s"
         found.append(Target("app calls", wanted, f"{rate:,.0f} calls/s", rate >= LEAST_CALLS_PER_S))
+    for full, empty in zip(values(runs, OURS, "full_us_per_job"), values(runs, OURS, "empty_us_per_job"), strict=True):
+        found.append(_most("delayed, time per job", full / empty, MOST_TIMES_EMPTY, "{:.2f} × that of an empty store"))
     per_job = values(runs, OURS, "redis_bytes_per_job")
     if per_job:
         found.append(_most("Redis", median(per_job), MOST_BYTES_PER_JOB, "{:,.0f} bytes a finished job"))

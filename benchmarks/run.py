@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     import exesys
-    from benchmarks import apps, http_load, load, others, ours, report, system
+    from benchmarks import apps, delayed, http_load, load, others, ours, report, system
     from exesys.config import Config
     from exesys.errors import BootError, ConfigError, ExesysError
 except ModuleNotFoundError as missing:
@@ -34,6 +34,7 @@ except ModuleNotFoundError as missing:
 
 MANY_IN_FLIGHT = 10
 WORKFLOWS_IN_FLIGHT = 100
+DELAYED_JOBS = 1_000_000
 MEMORY_JOBS = 100_000
 
 
@@ -58,6 +59,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--apps", action="store_true", help="measure calls of an application server, and no jobs")
     parser.add_argument(
         "--memory", type=_count, nargs="?", const=MEMORY_JOBS, metavar="N", help="measure memory (100,000 jobs)"
+    )
+    parser.add_argument(
+        "--delayed",
+        type=_count,
+        nargs="?",
+        const=DELAYED_JOBS,
+        metavar="N",
+        help="measure 50,000 delayed jobs sent to an empty store, and beside N others (1,000,000); no other jobs",
     )
     known = ",".join(others.PEERS)
     parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
@@ -122,6 +131,7 @@ class Bench:
             "rest": lambda: _rate(ours.rest(config, _share(jobs, 0.25), seed, array=1)),
             "rest arrays": lambda: _rate(ours.rest(config, jobs, seed, array=ours.HUNDRED)),
             "memory": lambda: ours.memory(config, options.memory, seed),
+            "delayed": lambda: delayed.backlog(config, options.delayed),
             "app latency": lambda: apps.latency(config, options.calls),
             "app rate": lambda: apps.rate(config, options.calls),
         }
@@ -160,6 +170,10 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
     if options.memory:
         with system.running(home / "m") as config, system.Store(config) as store:
             Bench(options, config, store, runs).ours("memory", 0)
+    if options.delayed:
+        with system.running(home / "d") as config, system.Store(config) as store:
+            Bench(options, config, store, runs).ours("delayed", 0)
+            return runs, _about(options, versions, store.version())
     with system.running(home / "s", options.apps) as config, system.Store(config) as store:
         Bench(options, config, store, runs).rounds(venv)
         return runs, _about(options, versions, store.version())

@@ -112,6 +112,12 @@ def router_rss_bytes(config: Config) -> int:
     return int(line.split()[1]) * 1024
 
 
+def program_s(config: Config, *names: str) -> float:
+    """Return the processor time that these programs have used."""
+    pids = [program["pid"] for program in bootstrap.status(config)["programs"] if program["name"] in names]
+    return sum(_used_s(str(pid)) for pid in pids)
+
+
 class Processors:
     """What share of all processors other programs take, from when this is made until it is asked."""
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exesys import apps, deadjobs, environment, jobs, output, reach, runners, usage
+from exesys import apps, deadjobs, environment, jobs, output, queuing, reach, runners, usage
 from exesys.config import Config
 from exesys.errors import (
     AppError,
@@ -139,7 +139,8 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
     from exesys.process import wait_until
 
     programs = bootstrap.status(config)["programs"]
-    workers = [each["pid"] for each in programs if each["name"] == "worker" and each["pid"]]
+    names = {"worker", *(worker.program for worker in bootstrap.started(config).workers)}
+    workers = [each["pid"] for each in programs if each["name"] in names and each["pid"]]
     if not workers:
         raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
     with reach.connect(config) as client:
@@ -263,6 +264,11 @@ def _parser() -> argparse.ArgumentParser:
             "runner stop": runners.stop,
             "runner restart": runners.restart,
             "runner logs": runners.logs,
+            "queue": _help,
+            "queue list": queuing.list_,
+            "queue set": queuing.set_,
+            "queue pause": queuing.pause,
+            "queue resume": queuing.pause,
             "app": _help,
             "app list": apps.list_apps,
             "app show": apps.show_app,

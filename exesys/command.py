@@ -125,6 +125,8 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "timeout_s": _number(0.01, MAX_SECONDS, "seconds"),
     "retries": _whole(0, MAX_RETRIES),
     "backoff_s": _number(0, 86_400, "seconds"),
+    "key": lambda key, value: check_name(value, key),
+    "key_limit": _whole(1, 10_000),
     "result_ttl_s": _number(1, MAX_SECONDS, "seconds"),
     "notify": lambda key, value: callbacks.check_url(value),
 }

@@ -18,8 +18,8 @@ from typing import Any
 
 from exesys import appconfig, callbacks, sections
 from exesys.appconfig import APPSERVER, AppServer
-from exesys.command import NAME
 from exesys.errors import ConfigError
+from exesys.queues import NAMES, QUEUE, WORKER, Queue, WorkerOf
 from exesys.rules import Rule
 from exesys.rules import key_of as _key
 from exesys.rules import line_of as _line_of
@@ -32,13 +32,6 @@ from exesys.rules import whole as _int
 
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 UNIX_PATH_MAX_BYTES = 107
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names or not all(NAME.fullmatch(name) for name in names):
-        raise ValueError
-    return names
 
 
 _FREE = Rule(str, "any text")
@@ -105,7 +98,7 @@ class Bus:
 @dataclass(frozen=True)
 class Worker:
     slots: int = _key(2, _int(1, 1024))
-    queues: tuple[str, ...] = _key(("default",), Rule(_names, "names of queues, with ',' between"))
+    queues: tuple[str, ...] = _key(("default",), NAMES)
     prefetch: int = _key(32, _int(0, 1000))
     max_jobs: int = _key(100_000, _int(1, 1_000_000_000))
     memory_bytes: int = _key(1 << 30, _bytes(32 << 20, 1 << 44))
@@ -183,6 +176,8 @@ class Config:
     callbacks: Callbacks = Callbacks()
     limits: Limits = Limits()
     appservers: tuple[AppServer, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    workers: tuple[WorkerOf, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -236,6 +231,14 @@ class Config:
         """How long a worker may be silent before its jobs go elsewhere."""
         return self.bus.heartbeat_s * self.bus.misses
 
+    def for_worker(self, name: str) -> Config:
+        """Return the settings that hold for the worker of a section [worker:NAME]. Raises ConfigError."""
+        found = next((each for each in self.workers if each.name == name), None)
+        if found is None:
+            raise ConfigError(f"there is no worker {name}.", fix=f"Declare [worker:{name}].")
+        own = dataclasses.replace(self.worker, slots=found.slots, queues=found.queues)
+        return dataclasses.replace(self, worker=own)
+
     def appserver(self, name: str) -> AppServer | None:
         """Return the application server of this name, None when it is not declared."""
         return next((each for each in self.appservers if each.name == name), None)
@@ -262,7 +265,7 @@ def _variable(section: str, key: dataclasses.Field[Any]) -> str:
 
 PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
 # The sections of any name: how the settings call them all, and what they are.
-KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER}
+KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER}
 _KIND_OF = {kind.word: kind for kind in KINDS.values()}
 
 

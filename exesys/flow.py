@@ -68,7 +68,7 @@ class Workflow:
         of these have ended, and its data is what they gave: of one task the
         value, of several a map from their names. `name` is that of `cmd` when
         left out, with a number if that is taken. `options` are those of a
-        command: queue, priority, delay_s or at, timeout_s, retries, backoff_s,
+        command: queue, priority, delay_s or at, timeout_s, retries, backoff_s, key, key_limit,
         result_ttl_s. Raises BadCommand.
         """
         feeders = [after] if isinstance(after, Task) else list(after)

@@ -58,6 +58,7 @@ def function(
     timeout_s: float | None = None,
     retries: int | None = None,
     backoff_s: float | None = None,
+    key_limit: int | None = None,
     result_ttl_s: float | None = None,
     notify: str | None = None,
     name: str | None = None,
@@ -69,14 +70,14 @@ def function(target: Any = None, /, *, name: str | None = None, **given: Any) ->
 
     queue: the queue its jobs wait in. priority: 0 (lowest) to 9. timeout_s:
     seconds one attempt may take. retries: how often to try again, at first
-    after backoff_s seconds. result_ttl_s: seconds its result is kept. notify:
-    the URL that is told of the end. name: the name of the command, when it is
-    not the function's.
+    after backoff_s seconds. key_limit: how many of one key run at once.
+    result_ttl_s: seconds its result is kept. notify: the URL that is told of
+    the end. name: the name of the command, when it is not the function's.
 
     Raises BadCommand for an option out of its range, TypeError for what is no
     function.
     """
-    for key in given.keys() & {"at", "delay_s"}:
+    for key in given.keys() & {"at", "delay_s", "key"}:
         raise BadCommand(f"`{key}` is an option of a command, not of a function.", field=key, fix="Send it instead.")
     options = check_options({key: value for key, value in given.items() if value is not None})
     if name is not None:

@@ -59,10 +59,14 @@ def _late(config: Config, client: Client, handle: Handle, wait_s: float) -> Resu
     why = ""
     with contextlib.suppress(ExesysError):  # it is only a help
         workers = client.snapshot("workers", timeout=REASON_S)["workers"]
-        [steps] = reach.reader(config).steps([handle.job_id])
-        served = views.served_by(workers)
+        reader = reach.reader(config)
+        [steps] = reader.steps([handle.job_id])
+        served = views.served_by(workers, reader.paused())
         why = next(filter(None, (views.waits(step, served) for step in steps if step.from_ == handle.from_)), "")
-    fix = f"Add it to [worker] queues and `{PROGRAM} restart`." if why else f"Ask: {PROGRAM} result {handle.job_id}"
+    fix = f"Ask: {PROGRAM} result {handle.job_id}"
+    if why:
+        restart = f"Add it to [worker] queues and `{PROGRAM} restart`."
+        fix = f"`{PROGRAM} queue list` shows more." if why.endswith("paused") else restart
     late = f"job {handle.job_id} has not ended within {wait_s:g} s"
     return ResultTimeout(f"{late}: {why}." if why else f"{late}.", fix=fix)
 
@@ -253,6 +257,10 @@ def why(config: Config, given: argparse.Namespace) -> int:
     told = drawing.why(views.nodes(steps), config.limits.standby_s)
     told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
     told += views.untold(steps, reader.callbacks(steps))
+    if any(step.state is State.start for step in steps):
+        with contextlib.suppress(ExesysError), reach.connect(config) as client:  # it is only a help
+            served = views.served_by(client.snapshot("workers", timeout=REASON_S)["workers"], reader.paused())
+            told += [f"{step.from_} waits: {reason}" for step in steps if (reason := views.waits(step, served))]
     if given.json:
         output.show({"job_id": given.job_id, "why": told})
     else:

@@ -19,6 +19,7 @@ from exesys import sections
 from exesys.appconfig import AppServer
 from exesys.config import KINDS, PLAIN, SECTIONS, UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import BootError
+from exesys.queues import WorkerOf
 
 EACH_PROGRAM = "; -- once for each program --\n"
 STOP_MARGIN_S = 10
@@ -38,7 +39,13 @@ class Program(NamedTuple):
         return shlex.join([sys.executable, "-m", *self.module.split()])
 
 
-def programs(redis: bool, mongo: bool, appservers: Sequence[AppServer] = (), controllers: int = 1) -> list[Program]:
+def programs(
+    redis: bool,
+    mongo: bool,
+    appservers: Sequence[AppServer] = (),
+    workers: Sequence[WorkerOf] = (),
+    controllers: int = 1,
+) -> list[Program]:
     """List what runs; `redis` and `mongo` tell whether these two are private."""
     # They end after the worker: what it still runs may call them.
     apps = [
@@ -55,6 +62,7 @@ def programs(redis: bool, mongo: bool, appservers: Sequence[AppServer] = (), con
         *apps,
         *(Program(name, "exesys.daemons.controller", 300) for name in named),
         Program("worker", "exesys.daemons.worker", 300),
+        *(Program(worker.program, f"exesys.daemons.worker {worker.name}", 300) for worker in workers),
         Program("runner", "exesys.daemons.runner", 300),
         Program("rest", "exesys.daemons.rest", 400),
         Program("web", "exesys.daemons.web", 400),
@@ -75,7 +83,7 @@ def settings(config: Config) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def key_of(variable: str) -> str:

@@ -29,6 +29,8 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "timeout_s": (float, "S", "how long one attempt may run (default: 3600)"),
     "retries": (int, "N", "how often to try again after a failure (default: 0)"),
     "backoff_s": (float, "S", "the wait before the first retry; it doubles each time (default: 1)"),
+    "key": (str, "NAME", "whose job it is: those of one key take turns with others, and run one at a time"),
+    "key_limit": (int, "N", "so many of its key may run at once (default: 1)"),
     "result_ttl_s": (float, "S", "how long the result is kept (default: 86400)"),
     "notify": (str, "URL", "tell this URL of the end; its host stands in [callbacks] hosts"),
 }
@@ -108,6 +110,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     _dead(add)
     add("functions", "list what can be called, and what is broken", "functions")
     _runner(add)
+    _queue(add)
     app = add("app", "list application servers, and call their methods", "app list")
     of_app = app.add_subparsers(metavar="COMMAND", title="commands")
     add("app list", "list application servers, and which do not start", "app list", under=of_app)
@@ -176,6 +179,25 @@ def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:
             child.add_argument("--wait", type=_seconds, default=30.0, metavar="S", help=wait)
         if name == "logs":
             _tail(child)
+
+
+def _queue(add: Callable[..., argparse.ArgumentParser]) -> None:
+    queue = add("queue", "list queues, set their limits, pause and resume them", "queue list")
+    below = queue.add_subparsers(metavar="COMMAND", title="commands")
+    add("queue list", "list queues: what waits, who serves them, what is set", "queue list", under=below)
+    setting = add("queue set", "set limits of a queue; none takes one away", "queue set mail --rate 100/m", under=below)
+    for name, metavar, text in (
+        ("depth", "N", "so many may wait; past it 429"),
+        ("rate", "N/UNIT", "so many may begin per s, m, h or d, such as 100/m"),
+        ("concurrency", "N", "so many may run at once"),
+        ("key_limit", "N", "so many of the same key may run at once, if a job does not say (default: 1)"),
+    ):
+        setting.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=text)
+    for what, text in (("pause", "hand out no more of a queue; what runs goes on"), ("resume", "hand out again")):
+        add(f"queue {what}", text, f"queue {what} mail", under=below).set_defaults(what=what)
+    for child in below.choices.values():
+        if not child.prog.endswith(" list"):
+            child.add_argument("name", metavar="QUEUE", help="its name")
 
 
 def _app(show: argparse.ArgumentParser, call: argparse.ArgumentParser) -> None:

@@ -20,10 +20,14 @@ def to_of(joined: str) -> str | list[str]:
     return joined.split(",") if "," in joined else joined
 
 
-def waits(step: Step, served: Collection[str]) -> str:
-    """Say why a step waits in vain, or "". `served` are the queues that workers serve now."""
+def waits(step: Step, served: Mapping[str, bool]) -> str:
+    """Say why a step waits in vain, or "". `served` tells of the queues that workers serve now which are paused."""
     queue = queue_of(step)
-    return "" if step.state is not State.start or queue in served else f"no worker serves the queue {queue}"
+    if step.state is not State.start:
+        return ""
+    if queue not in served:
+        return f"no worker serves the queue {queue}"
+    return f"the queue {queue} is paused" if served[queue] else ""
 
 
 def queue_of(step: Step) -> str:
@@ -31,16 +35,16 @@ def queue_of(step: Step) -> str:
     return step.text("queue") or command.DEFAULT_QUEUE
 
 
-def served_by(workers: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the queues that these workers, as the router tells them, serve now."""
-    return {queue for worker in workers if not worker["draining"] for queue in worker["queues"]}
+def served_by(workers: Iterable[Mapping[str, Any]], paused: Collection[str] = ()) -> dict[str, bool]:
+    """Return the queues that these workers, as the router tells them, serve now, and whether each is paused."""
+    return {queue: queue in paused for worker in workers if not worker["draining"] for queue in worker["queues"]}
 
 
 def job(
     job_id: str,
     steps: Sequence[Step],
     whole: bool = False,
-    served: Collection[str] | None = None,
+    served: Mapping[str, bool] | None = None,
     callbacks: Mapping[str, Callback] | None = None,
 ) -> dict[str, Any]:
     """Describe a job: its state is that of its least finished step, and error when one failed.

@@ -32,7 +32,7 @@ def unserved(
     found, _ = reader.jobs(NEWEST, state=State.start)
     seen = Counter(views.queue_of(step) for _, steps in found for step in steps if step.state is State.start)
     named = {each["options"].get("queue", DEFAULT_QUEUE) for each in functions}
-    left = sorted((seen.keys() | named) - served)
+    left = sorted((seen.keys() | named) - served.keys())
     # Seen and not ready are those that wait for their time.
     counts = {queue: max(seen[queue], ready) for queue, ready in reader.depths(left).items()}
     return {queue: count for queue, count in counts.items() if count}

@@ -19,7 +19,7 @@ stays flat at any backlog.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from exesys.bus import messages as m
@@ -114,6 +114,10 @@ class Broker:
     def restore(self, runners: Mapping[Name, Mapping[bytes, bytes]], now: float) -> None:
         """Take in the runners that the store remembers."""
         self._board.restore(runners, now)
+
+    def declare(self, before: Iterable[str]) -> None:
+        """Set of queues what the ini says, and take away what it said `before` of others."""
+        self._tuner.declare(before)
 
     def _only(self, role: str, what: str, handler: Handler) -> Handler:
         """Make a handler one for peers of this role."""

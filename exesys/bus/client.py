@@ -104,7 +104,8 @@ class Client:
 
         With `standby` it waits for the result of the step that goes to its
         `from_`. `options` are those of REST: queue, priority, delay_s or at,
-        timeout_s, retries, backoff_s, result_ttl_s, notify. Raises BadCommand or TooLarge.
+        timeout_s, retries, backoff_s, key, key_limit, result_ttl_s, notify.
+        Raises BadCommand or TooLarge.
         """
         return self.send(self._build(cmd, data, job_id, from_, to, options), standby=standby)[0]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exesys import callbacks, codec, command, runner
+from exesys import callbacks, codec, command, queues, runner
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
@@ -21,7 +21,7 @@ MOST_UNKNOWN = 64
 
 Fields = Mapping[str, str | int | float | bytes]
 # What may be kept beside jobs: each checks what is to be done, the name, and the fields. Raises ExesysError.
-TUNINGS: Mapping[str, Callable[[str, str, Mapping[Any, Any]], Fields]] = {}
+TUNINGS: Mapping[str, Callable[[str, str, Mapping[Any, Any]], Fields]] = {"queue": queues.check}
 
 
 class Door:

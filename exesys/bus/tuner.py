@@ -7,6 +7,9 @@ the controller for timers, the scripts that hand out jobs for queues.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from exesys import queues
 from exesys.bus import messages as m
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
@@ -32,6 +35,14 @@ class Tuner:
             slate.say(peer.address, m.Changed(message.tag, -1, list(error.problem)))
             return
         slate.pending.tune(tuning, (peer.session, message.tag))
+
+    def declare(self, before: Iterable[str]) -> None:
+        """Set of queues what the ini says, and take away what it said `before` of others. A pause stays."""
+        there = {queue.name: queue for queue in self._slate.config.queues}
+        tunings = [Tuning("queue", "remove", name, {}) for name in before if name not in there]
+        tunings += [Tuning("queue", "put", name, queues.of_section(queue)) for name, queue in there.items()]
+        for tuning in tunings:
+            self._slate.pending.tune(tuning, ("", 0))
 
     def apply(self, underway: Pending, answers: Answers) -> None:
         """Answer what the turn under way changed; a queue that was changed may have work to give now."""

@@ -23,6 +23,7 @@ from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
+from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Endpoint, Runners
 from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
 from exesys.http import (
@@ -80,6 +81,7 @@ class Api:
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
             *runners.endpoints(),
+            *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
             ("GET", "/healthz", self.healthz, ()),
             ("GET", "/readyz", self.readyz, ()),
@@ -215,15 +217,15 @@ class Api:
                 why[handle] = text
         return why
 
-    def _served(self) -> set[str] | None:
-        """Return the queues that workers serve now; None when the router does not say."""
+    def _served(self) -> dict[str, bool] | None:
+        """Return the queues that workers serve now, and whether each is paused; None when that is not known."""
         if not self.client.connected:
             return None
         try:
             workers = self.client.snapshot("workers", timeout=QUEUES_S)["workers"]
+            return views.served_by(workers, self.reader.paused())
         except Unavailable:
             return None
-        return views.served_by(workers)
 
     def _body(self) -> bytes:
         kind = request.content_type.partition(";")[0].strip().lower()

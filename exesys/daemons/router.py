@@ -56,6 +56,7 @@ class Router:
                 self.store.reconnect()
                 epoch, sessions, known = self.store.boot()
                 runners = self.store.runners()
+                declared = self.store.declared_queues()
                 break
             except StoreAway as error:
                 log.info("%s", error)
@@ -67,6 +68,7 @@ class Router:
         now = time.monotonic()
         core = broker.Broker(self.config, epoch, sessions, catalogue, now, random.random)
         core.restore(runners, now)
+        core.declare(declared)
         return core
 
     def serve(self) -> None:

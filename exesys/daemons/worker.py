@@ -11,6 +11,7 @@ and what to say, the pool (`slots.py`) has the processes, `Bus` the sockets.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import secrets
@@ -333,7 +334,11 @@ def _listed(held: tuple[m.Held, ...]) -> str:
 def main() -> int:
     # At once: without supervisord nobody would end us, and the router gives our jobs to others.
     die_with_parent(signal.SIGKILL)
-    worker = Worker(environment.load(), Loop())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", nargs="?")
+    name = parser.parse_args().name
+    config = environment.load()
+    worker = Worker(config.for_worker(name) if name else config, Loop())
     code = worker.serve()
     worker.close()
     return code

@@ -13,14 +13,15 @@ local function cancel(env, job_id, firsts, body)
     local ref = first .. ':' .. job_id
     local number, name = state_of(ref)
     if number == 0 then
-      local queue = call('HGET', key.record(ref, name), 'queue') or QUEUE
-      call('ZREM', key.ready(queue), ref)
+      local queue, called = place_of(key.record(ref, name))
+      step_out(ref, queue, called)
       call('ZREM', key.delayed(), ref)
     end
     local session = ''
     if number == 2 then
       session = call('HGET', key.record(ref, name), 'worker') or ''
       call('ZREM', key.held(session), ref)
+      leave(ref, key.record(ref, name))
       call('HDEL', key.record(ref, name), 'worker', 'sent', 'progress', 'note')
     end
     if number and number < 3 then

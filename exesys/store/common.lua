@@ -9,24 +9,6 @@ local function job_of(ref)
   return string.match(ref, ':(.*)$')
 end
 
--- The score in a ready queue: higher priorities first, then order of arrival.
-local function score(priority, order)
-  return (9 - priority) * 35184372088832 + order
-end
-
--- Put a step in state start on its ready queue, behind its equals.
-local function make_ready(ref)
-  local fields = call('HMGET', key.record(ref, 'start'), 'queue', 'priority')
-  local order = call('INCR', key.order())
-  call('ZADD', key.ready(fields[1] or QUEUE), score(tonumber(fields[2] or PRIORITY), order), ref)
-end
-
--- Put a step that a worker held back where it stood in its queue.
-local function put_back(ref, old_score)
-  local queue = call('HGET', key.record(ref, 'start'), 'queue') or QUEUE
-  call('ZADD', key.ready(queue), old_score, ref)
-end
-
 -- The state a step stands in: its name is the end of the one key that exists.
 local function state_of(ref)
   for number, name in ipairs(STATES) do

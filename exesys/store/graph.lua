@@ -200,9 +200,10 @@ local function give_up_all(env, ref, state, body)
 end
 
 -- processing → error. `body` is msgpack of the error's type and message.
--- Returns what failed with it.
+-- Returns what failed with it, and whether another step may run now.
 local function fail(env, ref, body)
   local record = key.record(ref, 'processing')
+  local limited = leave(ref, record)
   local marks = call('HMGET', record, 'many', 'logged', 'to', 'notify', 'cmd', 'attempt')
   shed(record)
   call('HSET', record, 'error', body, 'ended', env.now_ms)
@@ -213,12 +214,12 @@ local function fail(env, ref, body)
   end
   if not marks[1] then
     retire(ref, 'error', env.error_ttl_s, marks[2])
-    return {}
+    return {}, limited
   end
   call('HSET', key.job(job_of(ref)), ':failed', 1)
   local also = spread(env, ref, marks[3])
   close(env, job_of(ref), 1 + #also)
-  return also
+  return also, limited
 end
 
 -- --- going on ---------------------------------------------------------------
@@ -262,14 +263,14 @@ local function gather(env, job_id, feeders, fresh)
 end
 
 -- start, in its queue now or when it is due: `due_ms` is a moment, or, if negative, a time from now.
-local function enter(env, ref, queue, priority, due_ms)
+local function enter(env, ref, queue, called, priority, due_ms)
   local now = tonumber(env.now_ms)
   local at = tonumber(due_ms or 0)
   at = at < 0 and now - at or at
   if at > now then
     call('ZADD', key.delayed(), at, ref)
   else
-    call('ZADD', key.ready(queue or QUEUE), score(tonumber(priority or PRIORITY), call('INCR', key.order())), ref)
+    line_up(ref, queue or QUEUE, called, score(tonumber(priority or PRIORITY), call('INCR', key.order())))
   end
 end
 
@@ -289,12 +290,12 @@ local function start_fed(env, job_id, name, fresh)
         failed[#failed + 1] = ended
       end
     else
-      local fields = call('HMGET', waiting, 'to', 'queue', 'priority', 'due_ms', 'unfed')
+      local fields = call('HMGET', waiting, 'to', 'queue', 'key', 'priority', 'due_ms', 'unfed')
       if fields[1] then
-        noticed(ref, waiting, fields[5])
+        noticed(ref, waiting, fields[6])
         call('HSET', waiting, 'data', data)
         call('RENAME', waiting, key.record(ref, 'start'))
-        enter(env, ref, fields[2], fields[3], fields[4])
+        enter(env, ref, unpack(fields, 2, 5))
         started = started + 1
       end
     end

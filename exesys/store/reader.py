@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exesys import codec
-from exesys.command import parts_of
+from exesys.command import DEFAULT_QUEUE, parts_of
 from exesys.errors import BadCommand
 from exesys.runner import Name, RunnerState, misread
 from exesys.states import State
@@ -68,6 +68,17 @@ class Dead(NamedTuple):
 
     failed_ms: int
     step: Step | None
+
+
+class QueueRecord(NamedTuple):
+    """One queue as the store has it."""
+
+    name: str
+    settings: dict[str, str]
+    waiting: int
+    keys: int  # that wait for their turn
+    running: int  # counted only while a limit is set
+    first_born: int | None  # when the first of those without a key was sent, in ms
 
 
 class RunnerRecord(NamedTuple):
@@ -280,7 +291,41 @@ class Reader:
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many steps are ready in each queue."""
-        return {queue: int(self._do(self._redis.zcard, self.keys("ready", queue))) for queue in queues}
+        return {record.name: record.waiting for record in self.queues(queues)} if queues else {}
+
+    def queue_names(self) -> set[str]:
+        """Return the queues that were used or set; the default one is always there."""
+        return {name.decode() for name in self._do(self._redis.smembers, self.keys("queues"))}
+
+    def paused(self) -> set[str]:
+        """Return the queues that are paused."""
+        names = sorted(self.queue_names() | {DEFAULT_QUEUE})
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hexists(self.keys("queue", name), "paused")
+        replies: list[bool] = self._do(pipeline.execute)
+        return {name for name, paused in zip(names, replies, strict=True) if paused}
+
+    def queues(self, names: Sequence[str]) -> list[QueueRecord]:
+        """Return what there is of each queue: settings, and how many wait and run."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(self.keys("queue", name))
+            pipeline.zcard(self.keys("ready", name))
+            pipeline.scard(self.keys("keyed", name))
+            pipeline.zcard(self.keys("turns", name))
+            pipeline.scard(self.keys("running", name))
+            pipeline.zrange(self.keys("ready", name), 0, 0)
+        replies = self._do(pipeline.execute)
+        found = []
+        for name, at in zip(names, range(0, len(replies), 6), strict=True):
+            kept, ready, keyed, turns, running, first = replies[at : at + 6]
+            settings = {field.decode(): value.decode() for field, value in kept.items()}
+            born = (
+                self._do(self._redis.hget, self.keys("record", first[0].decode(), "start"), "born") if first else None
+            )
+            found.append(QueueRecord(name, settings, ready + keyed, turns, running, int(born) if born else None))
+        return found
 
     def close(self) -> None:
         self._redis.close()

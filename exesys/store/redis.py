@@ -126,6 +126,14 @@ class Store:
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
 
+    def declared_queues(self) -> list[str]:
+        """Return the queues whose settings an ini gave them."""
+        try:
+            names = [name.decode() for name in self._ask("SMEMBERS", self.keys("queues"))]
+            return [name for name in names if self._ask("HGET", self.keys("queue", name), "origin") == b"ini"]
+        except (redis.RedisError, OSError) as error:
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+
     def runners(self) -> dict[Name, dict[bytes, bytes]]:
         """Return the records of all runners that have not ended, without their data; those that can be read."""
         found: dict[Name, dict[bytes, bytes]] = {}

@@ -28,6 +28,7 @@ local function release(KEYS, ARGV)
           failed[#failed + 1] = ended
         end
       else
+        leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
         put_back(ref, held[i + 1])

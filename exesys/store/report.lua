@@ -5,10 +5,10 @@
 --        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
 --        body, jitter, began_ms, ended_ms, log, number of steps it adds, and
 --        those (see step.lua)
--- Finds  held, ready queue, delayed, dead, job, flow, log, callbacks
+-- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
---        start now, the steps that failed with it (see graph.lua)}
+--        may start now, the steps that failed with it (see graph.lua)}
 --
 -- What follows from an end (a workflow's next steps, the steps it adds) is done
 -- in the same call: no crash can fall between.
@@ -31,20 +31,21 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
-  if fields[11] then
-    call('HSET', key.record(ref, 'data_available'), 'notify', fields[11])
-    announce(env, ref, 'data_available', fields[11], fields[4], fields[5], fields[1], body)
+  if fields[13] then
+    call('HSET', key.record(ref, 'data_available'), 'notify', fields[13])
+    announce(env, ref, 'data_available', fields[13], fields[4], fields[5], fields[1], body)
   end
+  local limited = vacate(ref, fields[10] or QUEUE, fields[11], fields[12])
   if not fields[8] then
     if fields[3] then
       call('HSET', key.record(ref, 'data_available'), 'result_ttl_s', fields[3])  -- more steps may come
     end
     retire(ref, 'data_available', fields[3] or env.result_ttl_s, fields[9])
-    return fields[2] or ''
+    return limited and { 3, fields[2], false, 1, {} } or fields[2] or ''
   end
   local started, failed = advance(env, ref, fields[4], body)
   close(env, job_of(ref), 1)
-  return { 3, fields[2], false, started, failed }
+  return { 3, fields[2], false, started + (limited and 1 or 0), failed }
 end
 
 local function read_added(ARGV, at, count)
@@ -127,7 +128,7 @@ local function add(env, job_id, added)
         fed_names[#fed_names + 1], fed_names[step.from] = step.from, true
       end
     else
-      enter(env, ref, step.queue, step.priority, step.due_ms)
+      enter(env, ref, step.queue, option(step, 'key'), step.priority, step.due_ms)
       started = started + 1
     end
   end
@@ -143,6 +144,7 @@ end
 
 -- processing → start, on the ready queue now or after a delay.
 local function again(ref, record, now_ms, delay_ms)
+  leave(ref, record)
   call('HDEL', record, 'worker', 'sent', 'progress', 'note')
   call('RENAME', record, key.record(ref, 'start'))
   if delay_ms > 0 then
@@ -159,7 +161,13 @@ local function backoff_ms(base_s, fails, jitter)
   return math.floor(longest / 2 * (1 + jitter))
 end
 
-local FIELDS = { 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged', 'queue', 'notify' }
+local function failed(env, ref, peer, body, attempt)
+  local also, limited = fail(env, ref, body)
+  return { 4, peer, { body, attempt }, limited and 1 or 0, also }
+end
+
+local FIELDS = { 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged', 'queue', 'key',
+  'counted', 'notify' }
 
 -- Redo a claim that Redis has lost.
 local function reclaim(ref, record, attempt)
@@ -168,7 +176,7 @@ local function reclaim(ref, record, attempt)
   if not fields[6] or tonumber(fields[1] or 0) >= tonumber(attempt) then
     return {}
   end
-  call('ZREM', key.ready(fields[10] or QUEUE), ref)
+  step_out(ref, fields[10] or QUEUE, fields[11])
   call('ZREM', key.delayed(), ref)
   call('HSET', waiting, 'attempt', attempt)
   call('RENAME', waiting, record)
@@ -220,6 +228,7 @@ local function report(KEYS, ARGV)
         end
       elseif outcome == '3' then
         local place = call('ZSCORE', key.held(session), ref)
+        leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
         if place then put_back(ref, place) else make_ready(ref) end
@@ -227,7 +236,7 @@ local function report(KEYS, ARGV)
       elseif outcome == '2' then
         local crashes = call('HINCRBY', record, 'crashes', 1)
         if crashes >= most_crashes then
-          answer = { 4, fields[2], { body, attempt }, 0, fail(env, ref, body) }
+          answer = failed(env, ref, fields[2], body, attempt)
         else
           again(ref, record, now_ms, 0)
           answer = AGAIN
@@ -236,7 +245,7 @@ local function report(KEYS, ARGV)
         local fails = call('HINCRBY', record, 'fails', 1)
         local options = call('HMGET', record, 'retries', 'backoff_s')
         if fails > tonumber(options[1] or 0) then
-          answer = { 4, fields[2], { body, attempt }, 0, fail(env, ref, body) }
+          answer = failed(env, ref, fields[2], body, attempt)
         else
           again(ref, record, now_ms, backoff_ms(tonumber(options[2] or 1), fails, tonumber(jitter)))
           answer = AGAIN

@@ -47,7 +47,7 @@ NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     *("runner", "tune"),
 )
-SHARED = ("common", "step", "graph", "deal")
+SHARED = ("common", "queue", "step", "graph", "deal")
 REFUSED = Taken("refused", "", State.start, None)
 
 T = TypeVar("T")

@@ -30,7 +30,8 @@ from exesys.workflow import Graph
 
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
-RECORDED = ("timeout_s", "retries", "backoff_s", "notify", "result_ttl_s")  # options that a step's record keeps
+# Options that a step's record keeps.
+RECORDED = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify", "result_ttl_s")
 
 Argument = str | bytes | int | float
 

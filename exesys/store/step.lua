@@ -1,5 +1,5 @@
 -- Shared by submit, workflow and report: a step as it is sent to them, and the
--- record that is made of it. It stands behind common.lua.
+-- record that is made of it. It stands behind queue.lua.
 
 local STEP = 11  -- arguments before the options
 
@@ -36,7 +36,10 @@ local function write(now_ms, ref, state, step, more)
     fields[#fields + 1] = value
   end
   if step.peer ~= '' then put('peer', step.peer) end
-  if step.queue ~= QUEUE then put('queue', step.queue) end
+  if step.queue ~= QUEUE then
+    put('queue', step.queue)
+    list_queue(step.queue)
+  end
   if step.priority ~= PRIORITY then put('priority', step.priority) end
   if state == 'standby' and step.due_ms ~= 0 then put('due_ms', step.due_ms) end
   for _, list in ipairs({ step.options, more }) do

@@ -6,7 +6,7 @@
 --        claims (see deal.lua), then per command its job_id and the step (see
 --        step.lua)
 -- Finds  record, ready queue, jobs, order, held, flow, standby, callbacks
--- Gives  {answers, next due millisecond (0: none), what each claim got}; the
+-- Gives  {answers, when to claim again (0: not for a time's sake), what each claim got}; the
 --        answer to a command is 1 when it was new and is in start, else
 --        {verdict, ref, state, body, steps that failed (see graph.lua)}, where
 --        body is the names of the circle if the verdict is `circle`
@@ -28,8 +28,10 @@ local function existing(ref, digest, order)
   end
   if number == 0 and not call('ZSCORE', key.delayed(), ref) then
     -- It stands in its queue, unless a call broke off half-way: then this puts it there.
-    local fields = call('HMGET', key.record(ref, name), 'queue', 'priority')
-    call('ZADD', key.ready(fields[1] or QUEUE), 'NX', score(tonumber(fields[2] or PRIORITY), order), ref)
+    local queue, called, priority = place_of(key.record(ref, name))
+    if not call('ZSCORE', called and key.lane(lane_of(queue, called)) or key.ready(queue), ref) then
+      line_up(ref, queue, called, score(priority, order))
+    end
   end
   return { 'same', ref, number, body_of(ref, name), {} }
 end
@@ -79,7 +81,7 @@ local function submit(KEYS, ARGV)
   local claims, at = read_claims(ARGV, SETTINGS + 2)
   local due = #claims > 0 and move_due(KEYS[1], now_ms) or 0
   local answers = {}
-  local ready, depth, empty = {}, {}, {}
+  local ready, depth, limits, empty = {}, {}, {}, {}
   local count = #KEYS - 1
   local order = call('INCRBY', key.order(), count) - count
 
@@ -88,9 +90,10 @@ local function submit(KEYS, ARGV)
     local step
     step, at = read_step(ARGV, at + 1)
     local from, to, queue, due_ms, waits = step.from, step.to, step.queue, step.due_ms, step.waits
+    local called = option(step, 'key')
     order = order + 1
     if not depth[queue] then
-      depth[queue], ready[queue] = call('ZCARD', key.ready(queue)), {}
+      depth[queue], ready[queue], limits[queue] = depth_of(queue), {}, limits_of(queue)
     end
 
     local first = from
@@ -110,7 +113,7 @@ local function submit(KEYS, ARGV)
     elseif not fresh then
       -- nil when the record expired before its job's index did: then it is new.
       answer = existing(ref, step.digest, order)
-    elseif depth[queue] >= limit then
+    elseif depth[queue] >= (limits[queue].depth or limit) then
       call('HDEL', index, first)
       answer = { 'full', ref, 0, false, {} }
     elseif waits then
@@ -122,7 +125,7 @@ local function submit(KEYS, ARGV)
     end
     if not answer then
       local hand
-      if count == 1 and depth[queue] == 0 and due_ms <= now and not waits then
+      if count == 1 and depth[queue] == 0 and due_ms <= now and not waits and not called and limits[queue].free then
         empty[queue] = true
         hand = free_hand(claims, queue)
       end
@@ -152,9 +155,13 @@ local function submit(KEYS, ARGV)
         due = due == 0 and due_ms or math.min(due, due_ms)
       else
         empty[queue] = nil
-        local list = ready[queue]
-        list[#list + 1] = score(step.priority, order)
-        list[#list + 1] = ref
+        if called then
+          line_up(ref, queue, called, score(step.priority, order))
+        else
+          local list = ready[queue]
+          list[#list + 1] = score(step.priority, order)
+          list[#list + 1] = ref
+        end
         depth[queue] = depth[queue] + 1
       end
     end
@@ -166,7 +173,8 @@ local function submit(KEYS, ARGV)
       call('ZADD', key.ready(queue), unpack(list))
     end
   end
-  return { answers, due, unpack(deal(claims, empty, now_ms)) }
+  local dealt, wake = deal(claims, empty, limits, now_ms)
+  return { answers, sooner(due, wake), unpack(dealt) }
 end
 
 redis.register_function(name('submit'), submit)

@@ -6,8 +6,8 @@
 -- Gives  per tuning: changed, same, exists (another one, for `add`), none (to
 --        remove, or to merge into), or full
 --
--- `merge` with a most of 0 makes a hash that is not there yet; so a queue needs
--- no adding. `put` leaves the field `paused` as it is: that is set by hand.
+-- `merge` with a most of 0 makes a hash that is not there yet: a queue needs no
+-- adding, and stays listed when nothing is set of it any more. `put` leaves the field `paused` as it is: that is set by hand.
 
 local PAUSED = 'paused'
 
@@ -27,7 +27,7 @@ local function same(hash, fields, only)
   return not only or next(kept) == nil
 end
 
-local function write(hash, set, name, fields, only)
+local function write(hash, set, name, most, fields, only)
   if only then
     local paused = call('HGET', hash, PAUSED)
     call('DEL', hash)
@@ -44,7 +44,7 @@ local function write(hash, set, name, fields, only)
   end
   if call('EXISTS', hash) == 1 then
     call('SADD', set, name)
-  else
+  elseif most > 0 then
     call('SREM', set, name)
   end
   return 'changed'
@@ -54,18 +54,20 @@ local function tune_one(hash, set, what, name, most, fields)
   local there = call('EXISTS', hash) == 1
   if what == 'remove' then
     call('DEL', hash)
-    call('SREM', set, name)
+    if most > 0 then
+      call('SREM', set, name)
+    end
     return there and 'changed' or 'none'
   elseif what == 'merge' and not there and most > 0 then
     return 'none'
-  elseif there and same(hash, fields, what ~= 'merge') then
+  elseif (there or what == 'merge') and same(hash, fields, what ~= 'merge') then
     return 'same'
   elseif there and what == 'add' then
     return 'exists'
   elseif not there and most > 0 and call('SCARD', set) >= most then
     return 'full'
   end
-  return write(hash, set, name, fields, what ~= 'merge')
+  return write(hash, set, name, most, fields, what ~= 'merge')
 end
 
 local function tune(KEYS, ARGV)

@@ -46,8 +46,8 @@ local function full(steps, limit)
   local depth = {}
   for _, step in ipairs(steps) do
     if not step.waits then
-      depth[step.queue] = (depth[step.queue] or call('ZCARD', key.ready(step.queue))) + 1
-      if depth[step.queue] > limit then
+      depth[step.queue] = (depth[step.queue] or depth_of(step.queue)) + 1
+      if depth[step.queue] > (limits_of(step.queue).depth or limit) then
         return step
       end
     end
@@ -76,7 +76,7 @@ local function store(env, index, flow, job_id, steps, ARGV, fields_at, fields)
   end
   for _, step in ipairs(steps) do
     if not step.waits then
-      enter(env, step.first .. ':' .. job_id, step.queue, step.priority, step.due_ms)
+      enter(env, step.first .. ':' .. job_id, step.queue, option(step, 'key'), step.priority, step.due_ms)
     end
   end
   call('XADD', key.jobs(), '*', 'j', job_id)

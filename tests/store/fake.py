@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from store.fake_graph import UNDER_WAY, error_body, failed
+from store.fake_queues import Held as Limited
+from store.fake_queues import score, sooner
 from store.fake_runners import Lives
 from store.space import raw
 
@@ -30,7 +32,6 @@ from exesys.turn import (
     Answers,
     Change,
     Changed,
-    Claim,
     Claimed,
     Closed,
     Ended,
@@ -48,7 +49,6 @@ from exesys.workflow import LONGEST_TO
 Dump = dict[str, Any]
 LONGEST_BACKOFF_S = 3600
 MOST_DUE = 1000
-PRIORITY_STEP = 1 << 45
 
 
 class Turns(Protocol):
@@ -147,13 +147,14 @@ class FakeStore(Lives):
             before = there
         if what == "remove":
             self.db.delete(hash_)
-            self.db.srem(all_, name)
+            if most:
+                self.db.srem(all_, name)
             if there:
                 self.db.incrby(self.keys("tuned"))
             return "changed" if there else "none"
         if what == "merge" and not there and most:
             return "none"
-        if there and before == wanted:
+        if (there or what == "merge") and before == wanted:
             return "same"
         if there and what == "add":
             return "exists"
@@ -165,7 +166,7 @@ class FakeStore(Lives):
         if wanted:
             self.db.hset(hash_, **wanted)
             self.db.sadd(all_, name)
-        else:
+        elif most:
             self.db.srem(all_, name)
         self.db.incrby(self.keys("tuned"))
         return "changed"
@@ -177,7 +178,7 @@ class FakeStore(Lives):
             self._move_due()
         order = self.db.incrby(self.keys("order"), len(chunk)) - len(chunk)
         # How deep a queue is, is asked once; what these commands let start does not count.
-        depths = {queue: self.db.zcard(self.keys("ready", queue)) for queue in map(_queue, chunk)}
+        depths = {queue: self._depth(queue) for queue in map(_queue, chunk)}
         for place, placed in enumerate(chunk, 1):
             answers.taken.append(self._place(placed, order + place, depths))
 
@@ -198,7 +199,7 @@ class FakeStore(Lives):
                 if db.hget(self.record(ref, state), "sum") != command.digest:
                     return Taken("conflict", ref, state, None)
                 return Taken("same", ref, state, self._body_of(ref, state))
-        elif depths[queue] >= self.limits.queue_depth:
+        elif depths[queue] >= self._most(queue):
             db.hdel(index, first)
             return Taken("full", ref, State.start, None)
         elif waits and (names := self._circle(command.job_id, command.from_, command.to)):
@@ -210,10 +211,14 @@ class FakeStore(Lives):
         if due_ms > self.now_ms:
             db.zadd(self.keys("delayed"), ref, due_ms)
         else:
-            score = (9 - options.get("priority", DEFAULT_PRIORITY)) * PRIORITY_STEP + order
-            db.zadd(self.keys("ready", queue), ref, score)
+            place = score(options.get("priority", DEFAULT_PRIORITY), order)
+            self._line_up(ref, queue, options.get("key", ""), place)
             depths[queue] += 1
         return NEW  # needs no more: who waits stands in the record
+
+    def _most(self, queue: str) -> int:
+        depth = self._held(queue).depth
+        return self.limits.queue_depth if depth is None else depth
 
     def _create(self, placed: Placed, ref: str, index: str) -> None:
         job_id = placed.command.job_id
@@ -250,8 +255,8 @@ class FakeStore(Lives):
         for placed in steps:
             queue = _queue(placed)
             if not placed.waits:
-                depths[queue] = depths.get(queue, self.db.zcard(self.keys("ready", queue))) + 1
-                if depths[queue] > self.limits.queue_depth:
+                depths[queue] = depths.get(queue, self._depth(queue)) + 1
+                if depths[queue] > self._most(queue):
                     return Stored("full", f"{placed.command.from_}:{job_id}", ())
         refs = [f"{first}:{job_id}" for first in graph.firsts]
         answers = []
@@ -271,7 +276,7 @@ class FakeStore(Lives):
                 self.db.hset(self._flow(job_id), **{f">{name}": "\n".join(graph.firsts[n] for n in numbers[1:])})
         for placed, ref in zip(steps, refs, strict=True):
             if not placed.waits:
-                self._enter(ref, _queue(placed), placed.options.get("priority", DEFAULT_PRIORITY), placed.due_ms)
+                self._enter(ref, *_place(placed), placed.due_ms)
         self.db.xadd(self.keys("jobs"), job_id)
         return Stored("new", "", tuple(answers))
 
@@ -302,23 +307,65 @@ class FakeStore(Lives):
 
     def _claim(self, turn: Turn, answers: Answers) -> None:
         delayed = self.keys("delayed")
-        answers.next_due_ms = int(next((due_ms for _, due_ms in self.db.zrange(delayed, 1)), 0))
-        answers.claimed += [self._deal(claim) for claim in turn.claims]
+        due_ms = next((due_ms for _, due_ms in self.db.zrange(delayed, 1)), 0.0)
+        known: dict[str, Limited] = {}
+        room: dict[str, float] = {}
+        wake = 0.0
+        for claim in turn.claims:
+            jobs: list[Job] = []
+            for queue in claim.queues:
+                if queue not in known:
+                    known[queue] = self._held(queue)
+                    room[queue], at = self._room_of(queue, known[queue])
+                    wake = sooner(wake, at)
+                while len(jobs) < claim.most and room[queue] > 0:
+                    job = self._next(claim.session, queue, known[queue])
+                    if job is None:
+                        break
+                    jobs += job
+                    room[queue] -= len(job)
+                    if room[queue] <= 0:
+                        wake = sooner(wake, self._room_of(queue, known[queue])[1])
+            answers.claimed.append(Claimed(claim.session, tuple(jobs)))
+        answers.next_due_ms = int(sooner(due_ms, wake))
 
-    def _deal(self, claim: Claim) -> Claimed:
-        jobs: list[Job] = []
-        for queue in claim.queues:
-            ready = self.keys("ready", queue)
-            while len(jobs) < claim.most and self.db.zcard(ready):
-                [(ref, score)] = self.db.zpopmin(ready, 1)
-                record = self.record(ref, State.processing)
-                if not self.db.rename(self.record(ref, State.start), record):
-                    continue  # an orphan: popped, it is gone
-                attempt = self.db.hincrby(record, "attempt")
-                self.db.hset(record, worker=claim.session, sent=self.now_ms)
-                self.db.zadd(self.keys("held", claim.session), ref, score)
-                jobs.append(self._job(ref, record, attempt))
-        return Claimed(claim.session, tuple(jobs))
+    def _next(self, session: str, queue: str, limits: Limited) -> list[Job] | None:
+        """Hand out the next of a queue: a job or none, if it was an orphan or a key of which enough run."""
+        ready, turns = self.keys("ready", queue), self.keys("turns", queue)
+        head, turn = self.db.zrange(ready, 1), self.db.zrange(turns, 1)
+        if turn and not (head and head[0][1] < turn[0][1]):
+            return self._take_turn(session, queue, turn[0][0], limits)
+        if not head:
+            return None
+        self.db.zrem(ready, head[0][0])
+        return self._take(session, *head[0], queue, limits)
+
+    def _take_turn(self, session: str, queue: str, called: str, limits: Limited) -> list[Job]:
+        lane, running = self._lane(queue, called), self.keys("running", f"{queue}={called}")
+        self.db.zrem(self.keys("turns", queue), called)
+        while first := self.db.zrange(lane, 1):
+            ref, place = first[0]
+            most = int(self._number(self.record(ref, State.start), "key_limit", limits.key_limit))
+            if self.db.zcard(running) >= most:
+                return []
+            self.db.zrem(lane, ref)
+            self.db.srem(self.keys("keyed", queue), ref)
+            job = self._take(session, ref, place, queue, limits)
+            if job:
+                if self.db.zcard(running) < most:
+                    self._give_turn(queue, called)
+                return job
+        return []
+
+    def _take(self, session: str, ref: str, place: float, queue: str, limits: Limited) -> list[Job]:
+        record = self.record(ref, State.processing)
+        if not self.db.rename(self.record(ref, State.start), record):
+            return []  # an orphan: popped, it is gone
+        attempt = self.db.hincrby(record, "attempt")
+        self.db.hset(record, worker=session, sent=self.now_ms)
+        self._occupy(ref, record, attempt, queue, limits)
+        self.db.zadd(self.keys("held", session), ref, place)
+        return [self._job(ref, record, attempt)]
 
     def _job(self, ref: str, record: str, attempt: int) -> Job:
         timeout_s = self._number(record, "timeout_s", self.limits.timeout_s)
@@ -356,6 +403,7 @@ class FakeStore(Lives):
             return Ended(ref, attempt, False, State.data_available, peer, None, started + more, (*ended, *also))
         if outcome == Outcome.returned:
             place = db.zscore(self.keys("held", session), ref)
+            self._leave(ref)
             self._restart(ref)
             if place is None:
                 self._make_ready(ref)
@@ -364,16 +412,18 @@ class FakeStore(Lives):
             return again
         if outcome == Outcome.crashed:
             if db.hincrby(record, "crashes") >= self.limits.max_crashes:
-                return failed(ref, attempt, peer, body)._replace(also=tuple(self._fail(ref, body)))
+                return self._failed(ref, attempt, peer, body)
+            self._leave(ref)
             self._restart(ref)
             self._make_ready(ref)
             return again
         fails = db.hincrby(record, "fails")
         if fails > self._number(record, "retries", 0):
-            return failed(ref, attempt, peer, body)._replace(also=tuple(self._fail(ref, body)))
+            return self._failed(ref, attempt, peer, body)
         base_s = self._number(record, "backoff_s", 1)
         longest_ms = min(base_s * 2 ** min(fails - 1, 1000), LONGEST_BACKOFF_S) * 1000
         delay_ms = math.floor(longest_ms / 2 * (1 + jitter))
+        self._leave(ref)
         self._restart(ref)
         if delay_ms > 0:
             db.zadd(self.keys("delayed"), ref, self.now_ms + delay_ms)
@@ -381,10 +431,15 @@ class FakeStore(Lives):
             self._make_ready(ref)
         return again
 
+    def _failed(self, ref: str, attempt: int, peer: str, body: bytes) -> Ended:
+        record = self.record(ref, State.processing)
+        limited = any(self.db.hget(record, field) is not None for field in ("key", "counted"))
+        return failed(ref, attempt, peer, body)._replace(also=tuple(self._fail(ref, body)), started=int(limited))
+
     def _reclaim(self, ref: str, attempt: int) -> None:
         waiting = self.record(ref, State.start)
         if waiting in self.db.values and self._number(waiting, "attempt", 0) < attempt:
-            self.db.zrem(self.keys("ready", self._text(waiting, "queue", DEFAULT_QUEUE)), ref)
+            self._step_out(ref, *self._place_of(waiting))
             self.db.zrem(self.keys("delayed"), ref)
             self.db.hset(waiting, attempt=attempt)
             self.db.rename(waiting, self.record(ref, State.processing))
@@ -397,6 +452,7 @@ class FakeStore(Lives):
     def _finish(self, ref: str, body: bytes, began_ms: int, ended_ms: int) -> tuple[int, list[Ended]]:
         record = self.record(ref, State.processing)
         old = self.db.values[record]
+        limited = self._leave(ref)
         kept = {name: old[name] for name in ("to", "cmd", "sum", "attempt", "born", "notify") if name in old}
         ttl_s = int(self._number(record, "result_ttl_s", int(self.limits.result_ttl_s)))
         self.db.delete(record)
@@ -408,10 +464,10 @@ class FakeStore(Lives):
             if "result_ttl_s" in old:
                 self.db.hset(done, result_ttl_s=ttl_s)
             self._retire(ref, State.data_available, ttl_s, "logged" in old)
-            return 0, []
+            return int(limited), []
         started, ended = self._advance(ref, old["to"].decode(), body)
         self._close(parts_of(ref)[1], 1)
-        return started, ended
+        return started + limited, ended
 
     def _misfit(self, job_id: str, added: tuple[Placed, ...]) -> str:
         """Why steps cannot be added to a job, "" if they can."""
@@ -458,7 +514,7 @@ class FakeStore(Lives):
             if fed:
                 fed_names[name] = None
             else:
-                self._enter(ref, _queue(placed), placed.options.get("priority", DEFAULT_PRIORITY), placed.due_ms)
+                self._enter(ref, *_place(placed), placed.due_ms)
                 started += 1
         for name in fed_names:
             more, ended = self._settle(job_id, name) or (0, [])
@@ -484,11 +540,12 @@ class FakeStore(Lives):
                 continue
             record, session = self.record(ref, state), ""
             if state is State.start:
-                self.db.zrem(self.keys("ready", self._text(record, "queue", DEFAULT_QUEUE)), ref)
+                self._step_out(ref, *self._place_of(record))
                 self.db.zrem(self.keys("delayed"), ref)
             if state is State.processing:
                 session = self._text(record, "worker")
                 self.db.zrem(self.keys("held", session), ref)
+                self._leave(ref)
                 self.db.hdel(record, *UNDER_WAY)
             gone = self._give_up(ref, state, CANCELLED)
             assert gone
@@ -579,15 +636,16 @@ class FakeStore(Lives):
         body = lost_body(self.limits.max_losses)
         gone: list[Ended] = []
         held = self.keys("held", session)
-        for ref, score in self.db.zrange(held, MOST_RELEASED):
+        for ref, place in self.db.zrange(held, MOST_RELEASED):
             record = self.record(ref, State.processing)
             if self._text(record, "worker") == session:
                 attempt, peer = int(self._text(record, "attempt")), self._text(record, "peer")
                 if self.db.hincrby(record, "losses") >= self.limits.max_losses:
                     gone += [failed(ref, attempt, peer, body), *self._fail(ref, body)]
                 else:
+                    self._leave(ref)
                     self._restart(ref)
-                    self._put_back(ref, score)
+                    self._put_back(ref, place)
             self.db.zrem(held, ref)
         if not self.db.zcard(held):
             self.db.srem(self.keys("sessions"), session)
@@ -626,6 +684,11 @@ class FakeStore(Lives):
                 if fraction >= 0:
                     self.db.hset(record, progress=fraction, note=text)
                 self._keep_log(ref, record, attempt, log)
+
+
+def _place(placed: Placed) -> tuple[str, str, int]:
+    options = placed.options
+    return _queue(placed), options.get("key", ""), options.get("priority", DEFAULT_PRIORITY)
 
 
 def _queue(placed: Placed) -> str:

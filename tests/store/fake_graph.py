@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from store.space import Space, raw
+from store.fake_queues import Queues, score
+from store.space import raw
 
 from exesys import codec
 from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE, END, parts_of
-from exesys.config import Limits
 from exesys.states import State
-from exesys.store.keys import Keys
 from exesys.turn import Ended, Placed
 
-PRIORITY_STEP = 1 << 45
 UNDER_WAY = ("worker", "sent", "progress", "note")
 _EOJ = 5  # bytes of msgpack's spelling of {"EOJ":
 
@@ -33,20 +31,10 @@ def from_of(first: str) -> str:
     return first.partition(">")[0]
 
 
-class Moves:
-    """A step's moves and what they mean for its job. `finished` counts the ends that stand, per ref."""
-
-    def __init__(self, limits: Limits, prefix: str = "") -> None:
-        self.keys = Keys(prefix)
-        self.limits = limits
-        self.db = Space()
-        self.finished: Counter[str] = Counter()
-        self.now_ms = 0
+class Moves(Queues):
+    """A step's moves and what they mean for its job."""
 
     # --- common.lua -------------------------------------------------------
-
-    def record(self, ref: str, state: State) -> str:
-        return self.keys("record", ref, state.name)
 
     def _has(self, ref: str, state: State) -> bool:
         return self.record(ref, state) in self.db.values
@@ -62,24 +50,6 @@ class Moves:
             return [self.db.hget(record, "error") or b"", int(self.db.hget(record, "attempt") or 0)]
         return None
 
-    def _text(self, record: str, field: str, default: str = "") -> str:
-        found = self.db.hget(record, field)
-        return default if found is None else found.decode()
-
-    def _number(self, record: str, field: str, default: float) -> float:
-        return float(self._text(record, field, str(default)))
-
-    def _make_ready(self, ref: str) -> None:
-        record = self.record(ref, State.start)
-        priority = int(self._text(record, "priority", str(DEFAULT_PRIORITY)))
-        order = self.db.incrby(self.keys("order"))
-        queue = self._text(record, "queue", DEFAULT_QUEUE)
-        self.db.zadd(self.keys("ready", queue), ref, (9 - priority) * PRIORITY_STEP + order)
-
-    def _put_back(self, ref: str, score: float) -> None:
-        queue = self._text(self.record(ref, State.start), "queue", DEFAULT_QUEUE)
-        self.db.zadd(self.keys("ready", queue), ref, score)
-
     def _keep_log(self, ref: str, record: str, attempt: int, log: str) -> None:
         if log:
             self.db.hset(self.keys("log", ref), **{str(attempt): log})
@@ -92,7 +62,10 @@ class Moves:
         fields = {"to": command.to, "cmd": command.cmd, "data": command.data, "sum": command.digest}
         fields |= {"born": self.now_ms}
         fields |= {"peer": peer} if peer else {}
-        fields |= {name: options[name] for name in ("timeout_s", "retries", "backoff_s", "notify") if name in options}
+        recorded = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify")
+        fields |= {name: options[name] for name in recorded if name in options}
+        if (queue := options.get("queue", DEFAULT_QUEUE)) != DEFAULT_QUEUE:
+            self.db.sadd(self.keys("queues"), queue)
         fields |= {"result_ttl_s": ttl_s} if (ttl_s := self._ttl_s(placed)) else {}
         for name, usual in (("queue", DEFAULT_QUEUE), ("priority", DEFAULT_PRIORITY)):
             fields |= {name: options[name]} if options.get(name, usual) != usual else {}
@@ -216,6 +189,7 @@ class Moves:
         record = self.record(ref, State.processing)
         many, logged = (self.db.hget(record, mark) is not None for mark in ("many", "logged"))
         to = self._text(record, "to")
+        self._leave(ref)
         self.db.hdel(record, "peer", *UNDER_WAY)
         self.db.hset(record, error=body, ended=self.now_ms)
         self.db.rename(record, error := self.record(ref, State.error))
@@ -258,13 +232,12 @@ class Moves:
                 data += codec.pack(name) + value
         return (data, b"") if len(data) <= limit else (b"", large)
 
-    def _enter(self, ref: str, queue: str, priority: int, due_ms: int) -> None:
+    def _enter(self, ref: str, queue: str, called: str, priority: int, due_ms: int) -> None:
         at = self.now_ms - due_ms if due_ms < 0 else due_ms
         if at > self.now_ms:
             self.db.zadd(self.keys("delayed"), ref, at)
         else:
-            order = self.db.incrby(self.keys("order"))
-            self.db.zadd(self.keys("ready", queue), ref, (9 - priority) * PRIORITY_STEP + order)
+            self._line_up(ref, queue, called, score(priority, self.db.incrby(self.keys("order"))))
 
     def _start_fed(self, job_id: str, name: str, fresh: Mapping[str, bytes]) -> tuple[int, list[Ended]]:
         feeders = self._listed(job_id, f"<{name}")
@@ -279,9 +252,8 @@ class Moves:
                 self._noticed(ref, waiting)
                 self.db.hset(waiting, data=data)
                 self.db.rename(waiting, here := self.record(ref, State.start))
-                queue = self._text(here, "queue", DEFAULT_QUEUE)
                 priority = int(self._number(here, "priority", DEFAULT_PRIORITY))
-                self._enter(ref, queue, priority, int(self._number(here, "due_ms", 0)))
+                self._enter(ref, *self._place_of(here), priority, int(self._number(here, "due_ms", 0)))
                 started += 1
         return started, ended
 

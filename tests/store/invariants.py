@@ -32,14 +32,16 @@ def check_places(dump: Dump) -> None:
     steps = records(dump)
     places: dict[str, list[str]] = {}
     for key, (value, _) in dump.items():
-        if key.startswith(("exesys:ready:", "exesys:held:", "exesys:delayed", "exesys:standby")):
+        if key.startswith(("exesys:ready:", "exesys:lane:", "exesys:held:", "exesys:delayed", "exesys:standby")):
             for member in value:
                 places.setdefault(member, []).append(key)
     assert places.keys() <= steps.keys()
     for ref, (state, fields, _) in steps.items():
         at = places.get(ref, [])
         if state is State.start:
-            assert [place.startswith(("exesys:ready:", "exesys:delayed")) for place in at] == [True], (ref, at)
+            queue, key = (fields.get(name, b"default").decode() for name in ("queue", "key"))
+            waits = f"exesys:lane:{queue}={key}" if "key" in fields else f"exesys:ready:{queue}"
+            assert at in ([waits], ["exesys:delayed"]), (ref, at)
         elif state is State.processing:
             assert at == [f"exesys:held:{fields['worker'].decode()}"]
         elif state is State.standby:
@@ -47,11 +49,35 @@ def check_places(dump: Dump) -> None:
         else:
             assert not at, (ref, at)
             assert not {"peer", "worker", "sent", "progress", "note", "unfed"} & fields.keys()
+    check_queues(dump, steps)
     for key, (value, ttl_s) in dump.items():
         if key.startswith("exesys:job:"):
             check_job(dump, steps, key.removeprefix("exesys:job:"), value, ttl_s)
         elif key.startswith("exesys:flow:"):
             assert f"exesys:job:{key.removeprefix('exesys:flow:')}" in dump
+
+
+def check_queues(dump: Dump, steps: dict[str, Record]) -> None:
+    """Lanes have turns unless enough of their key run, and what counts as running does."""
+    counted: dict[str, set[str]] = {}
+    for ref, (state, fields, _) in steps.items():
+        queue = fields.get("queue", b"default").decode()
+        assert state is State.processing or "counted" not in fields, ref
+        if state is State.processing and "counted" in fields:
+            counted.setdefault(queue, set()).add(ref)
+        if state is State.processing and "key" in fields:
+            counted.setdefault(f"{queue}={fields['key'].decode()}", set()).add(ref)
+    running = {key.removeprefix("exesys:running:"): value for key, (value, _) in dump.items() if ":running:" in key}
+    assert running == counted
+    lanes: dict[str, set[str]] = {}
+    for key, (value, _) in dump.items():
+        if key.startswith("exesys:lane:"):
+            queue, _, called = key.removeprefix("exesys:lane:").partition("=")
+            lanes.setdefault(queue, set()).update(value)
+            turns = dump.get(f"exesys:turns:{queue}", ({}, None))[0]
+            assert called in turns or f"{queue}={called}" in running, f"{called} never gets a turn in {queue}"
+    keyed = {key.removeprefix("exesys:keyed:"): value for key, (value, _) in dump.items() if ":keyed:" in key}
+    assert keyed == lanes
 
 
 def check_job(dump: Dump, steps: dict[str, Record], job_id: str, index: dict[str, bytes], ttl_s: int | None) -> None:

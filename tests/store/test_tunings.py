@@ -60,7 +60,7 @@ def test_a_queue_needs_no_adding_and_without_settings_it_is_none(store: Turns) -
     assert store.dump()[store.keys("queues")][0]
     assert verdicts(store, Tuning("queue", "merge", "slow", {"paused": ""})) == ["changed"]
     assert store.keys("queue", "slow") not in store.dump()
-    assert store.keys("queues") not in store.dump()
+    assert store.dump()[store.keys("queues")][0] == {"slow"}, "it stays listed"
 
 
 def test_there_are_only_so_many_timers(make_store: Make) -> None:

@@ -11,7 +11,21 @@ from store.fake import Turns
 from exesys import codec
 from exesys.bus.messages import Held, Job, Note, Outcome, Report
 from exesys.command import END, Command
-from exesys.turn import Answers, Change, Changed, Claim, Closed, Ended, Flow, Lookup, Placed, Stored, Taken, Turn
+from exesys.turn import (
+    Answers,
+    Change,
+    Changed,
+    Claim,
+    Closed,
+    Ended,
+    Flow,
+    Lookup,
+    Placed,
+    Stored,
+    Taken,
+    Tuning,
+    Turn,
+)
 from exesys.workflow import Graph
 
 NOW_MS = 1_700_000_000_000
@@ -114,9 +128,10 @@ def random_edges(rng: random.Random, names: Sequence[str]) -> list[str]:
 class RandomTurns:
     """Turns over few names, so that most of them meet: repeats, races, late and wrong reports."""
 
-    def __init__(self, seed: int, made_up: bool = True) -> None:
+    def __init__(self, seed: int, made_up: bool = True, limits: bool = True) -> None:
         self.rng = random.Random(seed)
         self.made_up = made_up  # also reports of attempts that no claim gave out
+        self.limits = limits  # also settings of queues
         self.now_ms = NOW_MS
         self.given: list[tuple[str, Held]] = []
         self.sent: list[Flow] = []
@@ -140,6 +155,8 @@ class RandomTurns:
             # Sent again after a change, a step may be taken that was refused before it: so not both where that counts.
             turn.changes = [Change(rng.choice(("cancel", "retry", "retry", "purge")), rng.choice("jkpqrs"))]
             turn.changes += [Change(rng.choice(("cancel", "retry")), "nobody")] if rng.random() < 0.1 else []
+        if self.limits and rng.random() < 0.15:
+            turn.tunings = [self._tuning()]
         if rng.random() < 0.3:
             turn.lookups = [Lookup(rng.choice("jkp"), rng.choice("ab"), rng.choice(("end_job", "x", "x,y")))]
             turn.recalls = [rng.choice((ONE, TWO, THREE))]
@@ -152,6 +169,18 @@ class RandomTurns:
         """Remember who was given what, so that reports can be right as well as wrong."""
         for claimed in answers.claimed:
             self.given += [(claimed.session, Held(job.ref, job.attempt)) for job in claimed.jobs]
+
+    def _tuning(self) -> Tuning:
+        values = {
+            "paused": ("", "", 1),
+            "depth": ("", 3) if self.made_up else ("",),  # sent again, a command may find room that it did not
+            "concurrency": ("", 1, 3),
+            "key_limit": ("", 2),
+        }
+        fields = {name: self.rng.choice(choice) for name, choice in values.items() if self.rng.random() < 0.4}
+        if self.rng.random() < 0.4:
+            fields |= self.rng.choice(({"rate_n": "", "rate_ms": ""}, {"rate_n": 2, "rate_ms": 600_000}))
+        return Tuning("queue", "merge", self.rng.choice(("default", "fast")), fields)
 
     def _options(self) -> dict[str, Any]:
         return {name: self.rng.choice(values) for name, values in _OPTIONS.items() if self.rng.random() < 0.3}
@@ -216,4 +245,6 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "timeout_s": (1.5, 60),
     "result_ttl_s": (60, 90),
     "notify": ("http://a.example/x",),
+    "key": ("k", "l"),
+    "key_limit": (1, 2),
 }

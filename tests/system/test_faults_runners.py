@@ -63,8 +63,19 @@ def back(lives, uuids, since):
 
 def strike(system, lives, kind, uuids, dice):
     """Kill -9 one process; return whom it was."""
-    pid = lives.newest(dice.choice(uuids))[1] if kind == "instance" else until(lambda: system.pids().get(kind), kind)
-    os.kill(pid, signal.SIGKILL)
+    uuid = dice.choice(uuids)
+    pid = until(lambda: lives.newest(uuid)[1] if kind == "instance" else system.pids().get(kind), kind)
+
+    def killed():
+        nonlocal pid
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # its life ended meanwhile: the next one is struck
+            pid = lives.newest(uuid)[1] if kind == "instance" else system.pids().get(kind, pid)
+            return False
+        return True
+
+    until(killed, f"{kind} is struck")
     until(lambda: not alive(pid), "it is gone")
     return pid
 

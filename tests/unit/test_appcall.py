@@ -282,13 +282,15 @@ def test_a_call_that_met_the_farewell_did_not_run(one_line: Any) -> None:
 
 
 @pytest.mark.parametrize("farewell", [True, False])
-def test_an_answer_is_read_although_the_instance_is_gone(one_line: Any, farewell: bool) -> None:
+def test_an_answer_is_read_although_the_instance_is_gone(
+    one_line: Any, farewell: bool, eventually: Callable[..., Any]
+) -> None:
     front, address, line, end = one_line
     front.send_multipart([address, wire.encode(m.Return(1, True, b"x"))])
     if farewell:
         front.send_multipart([address, FAREWELL])
     end()
-    assert not line.up
+    eventually(lambda: not line.up)
     answer = line.exchange(m.Call(1, "echo", b"", 1.0), time.monotonic() + 10, lambda: False)
     assert answer == m.Return(1, True, b"x")
     assert not line.up, "the next call looks for another line"

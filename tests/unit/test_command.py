@@ -130,6 +130,8 @@ GOOD: dict[str, list[Any]] = {
     "timeout_s": [0.01, 1],
     "retries": [0, 1000],
     "backoff_s": [0, 86_400],
+    "key": ["k", "customer-7", "x" * 128],
+    "key_limit": [1, 10_000],
     "result_ttl_s": [1, 3600.5],
     "notify": ["https://a.example/x", "http://127.0.0.1:1/"],
 }
@@ -141,6 +143,8 @@ BAD: dict[str, list[Any]] = {
     "timeout_s": [-1, 0, math.nan, math.inf, 10**400, -(10**400), "5", [], None, command.MAX_SECONDS + 1],
     "retries": [-1, 1001, 1.5, True],
     "backoff_s": [-0.1, 86_401],
+    "key": ["", "a=b", "a:b", 1, None],
+    "key_limit": [0, 10_001, 1.5, "1", True],
     "result_ttl_s": [0, 0.5],
     "notify": ["", "a.example", "ftp://a.example/", "http://u:p@a.example/", "http://a b/", 5, None, ["http://a/"]],
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exesys import appconfig, config
+from exesys import appconfig, config, queues
 from exesys.errors import ConfigError
 
 ROOT = Path("/srv/project")
@@ -193,10 +193,14 @@ def test_the_ini_shows_every_key_with_its_default() -> None:
         elif match := re.match(r"(\w+) =", line):
             found.append((section, match[1]))
     app_keys = [("appserver:words", key) for key in ("class", "processes", "threads", "timeout_s")]
+    app_keys += [("worker:mail", key) for key in ("queues", "slots")]
+    app_keys += [("queue:mail", key) for key in ("depth", "rate", "concurrency", "key_limit")]
     assert sorted(found) == sorted([*KEYS, *app_keys])
     shown_whole = config.parse(text, INI, {}, ROOT, ROOT)
     assert shown_whole.appservers == (appconfig.AppServer("words", "word_dict:Dictionary"),)
-    assert dataclasses.replace(shown_whole, appservers=()) == parse()
+    assert shown_whole.workers == (queues.WorkerOf("mail", ("mail",)),)
+    assert shown_whole.queues == (queues.Queue("mail", rate="100/m"),)
+    assert dataclasses.replace(shown_whole, appservers=(), workers=(), queues=()) == parse()
 
 
 # --- application servers --------------------------------------------------

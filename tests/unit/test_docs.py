@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from exesys import appconfig, callbacks, cli, codec, command, config, functions
+from exesys import callbacks, cli, codec, command, config, functions
 from exesys.bus import messages, wire
 from exesys.errors import ExesysError
 from exesys.process import HOSTED_BY
@@ -248,7 +248,7 @@ def test_operations_lists_every_key_with_its_default() -> None:
         section: dict(re.findall(r"^\| `(\w+)` \|(.*?)\| ", body, re.MULTILINE))
         for section, body in zip(parts[1::2], parts[2::2], strict=True)
     }
-    apps = shown.pop("appserver:NAME")
+    named = {kind: shown.pop(f"{kind.word}:NAME") for kind in config.KINDS.values()}
     assert list(shown) == list(config.SECTIONS)
     for name, section in config.SECTIONS.items():
         known = dataclasses.fields(section)
@@ -256,10 +256,11 @@ def test_operations_lists_every_key_with_its_default() -> None:
         for key in known:
             text = shown[name][key.name].strip("` ")
             assert key.metadata["rule"].parse(text) == key.default, f"[{name}] {key.name}"
-    known = dataclasses.fields(appconfig.AppServer)[1:]
-    assert list(apps) == [key.name.rstrip("_") for key in known]
-    for key in known[1:]:
-        assert key.metadata["rule"].parse(apps[key.name].strip("` ")) == key.default, key.name
+    for kind, rows in named.items():
+        assert list(rows) == kind.words
+        for key in kind.keys:
+            if key.name not in kind.needed:
+                assert key.metadata["rule"].parse(rows[key.name].strip("` ")) == key.default, key.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -29,6 +29,7 @@ LAYERS: list[list[str]] = [
         "catalogue",
         "rules",
         "sections",
+        "queues",
         "appconfig",
         "config",
         "lease",
@@ -84,7 +85,7 @@ LAYERS: list[list[str]] = [
             "channel",
             "http",
         ),
-        *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
+        *("flow", "lines", "drawing", "views", "runnerviews", "queueviews", "process", "servers", "slots"),
         *("secret", "posting", "courier"),
         *(
             "instance",
@@ -93,6 +94,7 @@ LAYERS: list[list[str]] = [
             "appcrew",
             "dead",
             "endpoints.runners",
+            "endpoints.queues",
             "endpoints.apps",
             "endpoints.dead",
         ),
@@ -104,20 +106,8 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *(
-            "usage",
-            "output",
-            "reach",
-            "jobs",
-            "runners",
-            "apps",
-            "deadjobs",
-            "waiting",
-            "bootstrap",
-            "doctor",
-            "demo",
-            "cli",
-        ),
+        *("usage", "output", "reach", "jobs", "runners", "queuing", "apps", "deadjobs", "waiting"),
+        *("bootstrap", "doctor", "demo", "cli"),
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -142,7 +132,10 @@ OWNERS = {
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
-    "bottle": {"http", "endpoints.runners", "endpoints.apps", "endpoints.dead", "daemons.rest", "daemons.web"},
+    "bottle": {
+        *("http", "endpoints.runners", "endpoints.queues", "endpoints.apps", "endpoints.dead"),
+        *("daemons.rest", "daemons.web"),
+    },
     "waitress": {"http"},
     "rich": {"output"},
     "supervisor": {"launch"},
@@ -155,7 +148,19 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"),
+    *(
+        "errors",
+        "states",
+        "codec",
+        "command",
+        "workflow",
+        "catalogue",
+        "rules",
+        "sections",
+        "queues",
+        "appconfig",
+        "config",
+    ),
     *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),

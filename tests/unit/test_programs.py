@@ -10,9 +10,10 @@ from supervisor.options import ServerOptions
 
 from exesys import config as configuration
 from exesys import doctor, home, programs
-from exesys.appconfig import AppServer
+from exesys.appconfig import APPSERVER
 from exesys.config import SECTIONS
 from exesys.errors import BootError
+from exesys.queues import QUEUE, WORKER
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -156,7 +157,8 @@ def keys_in_the_file():
 
 def test_the_file_and_the_code_name_the_same_keys():
     in_code = {(name, key.name) for name, kind in SECTIONS.items() for key in dataclasses.fields(kind)}
-    in_code |= {("appserver:words", key.name.rstrip("_")) for key in dataclasses.fields(AppServer)[1:]}
+    for kind, name in ((APPSERVER, "words"), (WORKER, "mail"), (QUEUE, "mail")):
+        in_code |= {(f"{kind.word}:{name}", word) for word in kind.words}
     assert set(keys_in_the_file()) == in_code
 
 
@@ -168,8 +170,10 @@ def test_the_file_and_the_code_have_the_same_defaults(tmp_path):
 
 
 def with_the_example(tmp_path):
-    """The defaults, and the one application server that the file declares."""
-    return make_config(tmp_path, {"EXESYS_APPSERVER_words_CLASS": "word_dict:Dictionary"})
+    """The defaults, and the sections of a name that the file declares."""
+    named = {"EXESYS_APPSERVER_words_CLASS": "word_dict:Dictionary"}
+    named |= {"EXESYS_WORKER_mail_QUEUES": "mail", "EXESYS_QUEUE_mail_RATE": "100/m"}
+    return make_config(tmp_path, named)
 
 
 def test_the_file_as_it_is_changes_nothing(tmp_path):

@@ -79,9 +79,14 @@ def test_a_step_that_waits_on_a_queue_without_a_worker_says_so() -> None:
         step("e:j", State.error, queue="mail", error=ERROR),
         done("f:j"),
     ]
-    shown = views.job("j", steps, served={"default", "fast"})["steps"]
-    assert [each.get("waits") for each in shown] == ["no worker serves the queue mail", *[None] * 5]
-    shown = views.job("j", steps, served=set())["steps"]
+    shown = views.job("j", steps, served={"default": False, "fast": True})["steps"]
+    assert [each.get("waits") for each in shown] == [
+        "no worker serves the queue mail",
+        None,
+        "the queue fast is paused",
+        *[None] * 3,
+    ]
+    shown = views.job("j", steps, served={})["steps"]
     assert [each.get("waits", "").rpartition(" ")[2] for each in shown] == ["mail", "default", "fast", "", "", ""]
     assert not any("waits" in each for each in views.job("j", steps)["steps"]), "nobody was asked"
 
