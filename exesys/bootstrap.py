@@ -199,7 +199,13 @@ def _still_held(config: Config) -> bool:
 
 def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
     plan = preflight.plan(config)
-    parts = programs.programs(plan.redis is not None, plan.mongo is not None, config.appservers, config.workers)
+    parts = programs.programs(
+        plan.redis is not None,
+        plan.mongo is not None,
+        config.appservers,
+        config.workers,
+        config.controller.processes,
+    )
     conf = config.home / "supervisord.conf"
     text = programs.render(
         home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=not foreground

@@ -19,7 +19,7 @@ from exesys.command import check_name, check_options
 from exesys.errors import BadCommand, ProtocolError, UnknownFunction, nearest
 
 # The options of a command that a function can have defaults for.
-OPTIONS = frozenset({"queue", "priority", "timeout_s", "retries", "backoff_s", "key_limit", "result_ttl_s"})
+OPTIONS = frozenset({"queue", "priority", "timeout_s", "retries", "backoff_s", "key_limit", "result_ttl_s", "notify"})
 _SHOWN_CHARS = 200
 _SHOWN_BROKEN = 5
 SEE = "GET /functions shows what there is."

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exesys import apps, environment, jobs, output, queuing, reach, runners, timers, usage
+from exesys import apps, deadjobs, environment, jobs, output, queuing, reach, runners, timers, usage
 from exesys.config import Config
 from exesys.errors import (
     AppError,
@@ -251,6 +251,11 @@ def _parser() -> argparse.ArgumentParser:
             "why": jobs.why,
             "cancel": jobs.change,
             "retry": jobs.change,
+            "dead": _help,
+            "dead list": deadjobs.list_,
+            "dead show": deadjobs.show,
+            "dead retry": deadjobs.change,
+            "dead purge": deadjobs.change,
             "functions": jobs.functions,
             "runner": _help,
             "runner start": runners.start,

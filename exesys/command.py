@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from exesys import codec
+from exesys import callbacks, codec
 from exesys.errors import BadCommand, ExesysError, TooLarge, nearest
 
 END = "end_job"
@@ -128,6 +128,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "key": lambda key, value: check_name(value, key),
     "key_limit": _whole(1, 10_000),
     "result_ttl_s": _number(1, MAX_SECONDS, "seconds"),
+    "notify": lambda key, value: callbacks.check_url(value),
 }
 
 

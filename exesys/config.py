@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import appconfig, sections
+from exesys import appconfig, callbacks, sections
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
 from exesys.queues import NAMES, QUEUE, WORKER, Queue, WorkerOf
@@ -121,6 +121,21 @@ class Runner:
 
 
 @dataclass(frozen=True)
+class Controller:
+    processes: int = _key(1, _int(1, 3))
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    hosts: tuple[str, ...] = _key(
+        (), Rule(callbacks.read_hosts, "names, *.names, addresses and networks, with ',' between, or empty")
+    )
+    tries: int = _key(10, _int(1, 1000))
+    backoff_s: float = _key(5.0, _seconds(0.01, 3600))
+    timeout_s: float = _key(10.0, _seconds(0.1, 300))
+
+
+@dataclass(frozen=True)
 class Limits:
     body_bytes: int = _key(8 << 20, _bytes(1024, 1 << 30))
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
@@ -158,6 +173,8 @@ class Config:
     bus: Bus = Bus()
     worker: Worker = Worker()
     runner: Runner = Runner()
+    controller: Controller = Controller()
+    callbacks: Callbacks = Callbacks()
     limits: Limits = Limits()
     appservers: tuple[AppServer, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -238,6 +255,8 @@ SECTIONS: dict[str, type[Any]] = {
     "bus": Bus,
     "worker": Worker,
     "runner": Runner,
+    "controller": Controller,
+    "callbacks": Callbacks,
     "limits": Limits,
 }
 

@@ -60,6 +60,7 @@ def function(
     backoff_s: float | None = None,
     key_limit: int | None = None,
     result_ttl_s: float | None = None,
+    notify: str | None = None,
     name: str | None = None,
 ) -> Callable[[Function], Function]: ...
 def function(target: Any = None, /, *, name: str | None = None, **given: Any) -> Any:
@@ -70,8 +71,8 @@ def function(target: Any = None, /, *, name: str | None = None, **given: Any) ->
     queue: the queue its jobs wait in. priority: 0 (lowest) to 9. timeout_s:
     seconds one attempt may take. retries: how often to try again, at first
     after backoff_s seconds. key_limit: how many of one key run at once.
-    result_ttl_s: seconds its result is kept. name: the name of the command,
-    when it is not the function's.
+    result_ttl_s: seconds its result is kept. notify: the URL that is told of
+    the end. name: the name of the command, when it is not the function's.
 
     Raises BadCommand for an option out of its range, TypeError for what is no
     function.

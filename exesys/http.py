@@ -11,6 +11,7 @@ import datetime as dt
 import decimal
 import json
 import math
+import re
 import signal
 import uuid
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ _SHOWN = 24
 _SHOWN_PATH = 60
 _QUOTES = 'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
 _SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
+_MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
 Endpoint = tuple[str, str]  # method, path
 
 
@@ -139,6 +141,13 @@ def whole(name: str, text: str, low: int, high: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
         return int(text)
     raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a whole number, {low} to {high:,}.")
+
+
+def mark(name: str, text: str | None) -> str:
+    """Read the mark of a page, "" when there is none. Raises BadCommand."""
+    if text is not None and not _MARK.fullmatch(text):
+        raise BadCommand(f"`{name}` is no mark of this list.", field=name, fix="Take it from `next`.")
+    return text or ""
 
 
 def wants_text(accept: str) -> bool:

@@ -138,7 +138,8 @@ def jobs(config: Config, given: argparse.Namespace) -> int:
 
     reader = reach.reader(config)
     if given.job_id:
-        told = views.job(given.job_id, reach.steps_of(reader, given.job_id), whole=True)
+        steps = reach.steps_of(reader, given.job_id)
+        told = views.job(given.job_id, steps, whole=True, callbacks=reader.callbacks(steps))
         output.show(told) if given.json else output.show_whole(told)
         return 0
     found, _ = reader.jobs(given.limit, state=State[given.state] if given.state else None)
@@ -255,6 +256,7 @@ def why(config: Config, given: argparse.Namespace) -> int:
     steps = reach.steps_of(reader, given.job_id)
     told = drawing.why(views.nodes(steps), config.limits.standby_s)
     told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
+    told += views.untold(steps, reader.callbacks(steps))
     if any(step.state is State.start for step in steps):
         with contextlib.suppress(ExesysError), reach.connect(config) as client:  # it is only a help
             served = views.served_by(client.snapshot("workers", timeout=REASON_S)["workers"], reader.paused())

@@ -40,7 +40,11 @@ class Program(NamedTuple):
 
 
 def programs(
-    redis: bool, mongo: bool, appservers: Sequence[AppServer] = (), workers: Sequence[WorkerOf] = ()
+    redis: bool,
+    mongo: bool,
+    appservers: Sequence[AppServer] = (),
+    workers: Sequence[WorkerOf] = (),
+    controllers: int = 1,
 ) -> list[Program]:
     """List what runs; `redis` and `mongo` tell whether these two are private."""
     # They end after the worker: what it still runs may call them.
@@ -49,13 +53,14 @@ def programs(
         for server in appservers
         for number, name in enumerate(server.programs, 1)
     ]
+    named = ["controller"] if controllers == 1 else [f"controller-{number}" for number in range(1, controllers + 1)]
     servers = [Program("redis", "exesys.launch redis", 100)] if redis else []
     servers += [Program("mongo", "exesys.launch mongo", 100)] if mongo else []
     return [
         *servers,
         Program("router", "exesys.daemons.router", 200),
         *apps,
-        Program("controller", "exesys.daemons.controller", 300),
+        *(Program(name, "exesys.daemons.controller", 300) for name in named),
         Program("worker", "exesys.daemons.worker", 300),
         *(Program(worker.program, f"exesys.daemons.worker {worker.name}", 300) for worker in workers),
         Program("runner", "exesys.daemons.runner", 300),

@@ -75,6 +75,7 @@ class TimerOf:
     key: str | None = _optional(_TEXT)
     key_limit: int | None = _optional(_NUMBER)
     result_ttl_s: float | None = _optional(_NUMBER)
+    notify: str | None = _optional(_TEXT)
 
     def fields(self) -> dict[str, Any]:
         """Return what it says, as TUNE carries it."""

@@ -84,16 +84,16 @@ class Stored(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Cancel a job, or retry what failed of it."""
+    """Cancel a job, retry what failed of it, or remove one that failed."""
 
-    what: str  # cancel, retry
+    what: str  # cancel, retry, purge
     job_id: str
 
 
 class Changed(NamedTuple):
     """The store's answer to a change."""
 
-    steps: int  # how many were changed; -1: no such job
+    steps: int  # how many were changed; -1: no such job, -2: it is under way, -3: it has not failed
     ended: tuple[Ended, ...]
     sessions: tuple[str, ...]  # of the workers that run them, "" where none does
 

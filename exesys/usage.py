@@ -32,6 +32,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "key": (str, "NAME", "whose job it is: those of one key take turns with others, and run one at a time"),
     "key_limit": (int, "N", "so many of its key may run at once (default: 1)"),
     "result_ttl_s": (float, "S", "how long the result is kept (default: 86400)"),
+    "notify": (str, "URL", "tell this URL of the end; its host stands in [callbacks] hosts"),
 }
 
 
@@ -106,6 +107,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         child = add(name, text, f"{name} JOB_ID")
         child.add_argument("job_id", metavar="JOB_ID", help="as it was printed, or as it was sent")
         child.set_defaults(what=name)
+    _dead(add)
     add("functions", "list what can be called, and what is broken", "functions")
     _runner(add)
     _queue(add)
@@ -118,6 +120,32 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         add("app call", "call a method, and print its value", "app call words size '[\"demo\"]'", under=of_app),
     )
     return top
+
+
+def _dead(add: Callable[..., argparse.ArgumentParser]) -> None:
+    dead = add("dead", "list, retry and remove jobs that failed", "dead list")
+    below = dead.add_subparsers(metavar="COMMAND", title="commands")
+    listing = add("dead list", "list what failed, the newest first", "dead list --cmd add", under=below)
+    listing.add_argument(
+        "--limit", type=_whole(1), default=50, metavar="N", help="so many at most (default: %(default)s)"
+    )
+    showing = add("dead show", "show all there is of a job that failed, as JSON", "dead show JOB_ID", under=below)
+    showing.add_argument("job_id", metavar="JOB_ID", help="as `dead list` shows it")
+    children = [listing]
+    for name, text in (
+        ("retry", "run again what failed of a job, or of all"),
+        ("purge", "remove a job that failed, or all: records, results, logs"),
+    ):
+        child = add(f"dead {name}", text, f"dead {name} --all --older-s 86400", under=below)
+        child.add_argument("job_id", nargs="?", metavar="JOB_ID", help="as `dead list` shows it")
+        child.add_argument("--all", action="store_true", help="all that failed, or those that --cmd and --older-s name")
+        child.set_defaults(what=name)
+        children.append(child)
+    for child in children:
+        child.add_argument("--cmd", metavar="CMD", help="only what failed in this function, as it was called")
+        child.add_argument(
+            "--older-s", type=_seconds, metavar="S", help="only what failed so many seconds ago, or more"
+        )
 
 
 def _runner(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from exesys import codec, command, workflow
 from exesys.drawing import Node
 from exesys.states import State
-from exesys.store.reader import Step
+from exesys.store.reader import Callback, Step
 
 _UNFINISHED = (State.processing, State.start, State.standby)
 # `sent` is no `began`: a job that was fetched ahead still waits at its worker.
@@ -41,12 +41,17 @@ def served_by(workers: Iterable[Mapping[str, Any]], paused: Collection[str] = ()
 
 
 def job(
-    job_id: str, steps: Sequence[Step], whole: bool = False, served: Mapping[str, bool] | None = None
+    job_id: str,
+    steps: Sequence[Step],
+    whole: bool = False,
+    served: Mapping[str, bool] | None = None,
+    callbacks: Mapping[str, Callback] | None = None,
 ) -> dict[str, Any]:
     """Describe a job: its state is that of its least finished step, and error when one failed.
 
     `whole` adds results, tracebacks and, once all is well, the job's `EOJ`;
-    `served`, the queues that workers serve now, adds what waits in vain.
+    `served`, the queues that workers serve now, adds what waits in vain;
+    `callbacks`, by ref, how the telling of ends goes.
     """
     states = {step.state for step in steps}
     state = next((state for state in _UNFINISHED if state in states), None)
@@ -57,12 +62,55 @@ def job(
     for step, shown in zip(steps, told["steps"], strict=True):
         if served is not None and (why := waits(step, served)):
             shown["waits"] = why
+        if callbacks is not None and "notify" in step.fields:
+            shown["notify"] = notify(step, callbacks.get(step.ref))
     if whole and state is State.data_available:
         ends = [step for step in steps if len(steps) == 1 or command.END in step.text("to").split(",")]
         values = [_value(step) for step in ends]
         names = workflow.call_feeders([workflow.Step(step.from_, tuple(step.text("to").split(","))) for step in ends])
         told["EOJ"] = values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
     return told
+
+
+def notify(step: Step, callback: Callback | None) -> dict[str, Any]:
+    """Describe who is told of a step's end, and how that goes. After its note has expired, only the URL is known."""
+    told: dict[str, Any] = {"url": step.text("notify")}
+    if callback is None:
+        return told if step.state.final else {**told, "state": "waiting", "tries": 0}
+    told |= {"state": callback.outcome, "tries": callback.tries}
+    if callback.error:
+        told["error"] = callback.error
+    if callback.next_ms is not None:
+        told["next_ms"] = callback.next_ms
+    return told
+
+
+def untold(steps: Sequence[Step], callbacks: Mapping[str, Callback]) -> list[str]:
+    """Say in a sentence of each step that has ended and was not told yet, or in vain, how that goes."""
+    said = []
+    for step in steps:
+        callback = callbacks.get(step.ref)
+        if callback is None or not step.state.final or callback.outcome == "sent":
+            continue
+        again = f"tries {callback.tries}" + (f", the last: {callback.error.rstrip('.')}" if callback.error else "")
+        given_up = callback.outcome == "failed"
+        how = "could not be told of its end" if given_up else "has still to be told of its end"
+        said.append(f"{step.text('notify')} {how}, that of {step.from_} ({again})")
+    return said
+
+
+def dead(failed_ms: int, step: Step) -> dict[str, Any]:
+    """Describe a step that failed by itself."""
+    told = codec.unpack(step.fields["error"])
+    return {
+        "failed_ms": failed_ms,
+        "job_id": step.job_id,
+        "from": step.from_,
+        "to": to_of(step.text("to")),
+        "cmd": step.text("cmd"),
+        "attempts": int(step.number("attempt") or 0),
+        "error": {name: told.get(name, "") for name in ("type", "message")},
+    }
 
 
 def nodes(steps: Sequence[Step]) -> list[Node]:

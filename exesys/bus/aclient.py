@@ -143,6 +143,10 @@ class AsyncClient:
         """Run again what failed of a job; return how many steps that is."""
         return await asyncio.to_thread(self._client.retry, job_id)
 
+    async def purge(self, job_id: str) -> int:
+        """Remove all there is of a job that has failed; return how many steps it had."""
+        return await asyncio.to_thread(self._client.purge, job_id)
+
     async def start_runner(self, target: str, data: Any = None, **options: Any) -> str:
         """Start a function as a runner, as `Client.start_runner` does."""
         return await asyncio.to_thread(self._client.start_runner, target, data, **options)

@@ -104,8 +104,8 @@ class Client:
 
         With `standby` it waits for the result of the step that goes to its
         `from_`. `options` are those of REST: queue, priority, delay_s or at,
-        timeout_s, retries, backoff_s, key, key_limit, result_ttl_s. Raises
-        BadCommand or TooLarge.
+        timeout_s, retries, backoff_s, key, key_limit, result_ttl_s, notify.
+        Raises BadCommand or TooLarge.
         """
         return self.send(self._build(cmd, data, job_id, from_, to, options), standby=standby)[0]
 
@@ -132,6 +132,13 @@ class Client:
         Raises NotFound, Unavailable.
         """
         return self._change("retry", command.check_name(job_id, "job_id"), timeout)
+
+    def purge(self, job_id: str, timeout: float = ANSWER_S) -> int:
+        """Remove all there is of a job that has failed; return how many steps it had.
+
+        Raises NotFound, StateError (it has not ended, or ended well), Unavailable.
+        """
+        return self._change("purge", command.check_name(job_id, "job_id"), timeout)
 
     def submit_many(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exesys import codec, command, queues, runner, schedule
+from exesys import callbacks, codec, command, queues, runner, schedule
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Config
@@ -32,6 +32,7 @@ class Door:
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         self._limits = config.limits
+        self._hosts = callbacks.Hosts(config.callbacks.hosts)
         self._catalogue = catalogue
         self._unknown: dict[str, tuple[str, str]] = {}  # cmd -> message and fix of its refusal
 
@@ -108,6 +109,8 @@ class Door:
             codec.check_packed(message.fields.get("data", b"\xc0"), self._limits.data_bytes, self._limits.depth)
             self._check_known()
             self._resolve(str(fields["cmd"]))
+            if "notify" in message.fields:
+                self._hosts.check(message.fields["notify"])
         return Tuning(kind, what, name, fields)
 
     def _check_known(self) -> None:
@@ -121,6 +124,8 @@ class Door:
         self._check_known()
         defaults = self._resolve(cmd).options
         options: dict[str, Any] = {**defaults, **built.options} if defaults else dict(built.options)
+        if "notify" in options:
+            self._hosts.check(options["notify"])
         # Negative: counted from the moment of the commit, or from when the step was fed.
         due_ms = max(command.due_ms(options["at"]), 0) if "at" in options else -int(options.get("delay_s", 0) * 1000)
         # The client's address goes into the record, so that no memory grows with the backlog.

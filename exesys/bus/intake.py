@@ -13,7 +13,7 @@ from exesys.bus import messages as m
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, Unavailable
+from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable
 from exesys.turn import Answers, Change, Changed, Found, Lookup, Placed, Stored, Taken
 from exesys.workflow import Graph, too_long
 
@@ -59,11 +59,11 @@ class Intake:
             slate.say(peer.address, m.SubmitAck(tuple(refused)))
 
     def change(self, peer: Peer, message: m.Change, now: float) -> None:
-        """Take a cancel or retry into the next turn."""
+        """Take a cancel, retry or purge into the next turn."""
         slate = self._slate
         try:
-            if message.what not in ("cancel", "retry"):
-                fix = "Send cancel or retry of a job, stop or restart of a runner."
+            if message.what not in ("cancel", "retry", "purge"):
+                fix = "Send cancel, retry or purge of a job, stop or restart of a runner."
                 raise BadCommand(f"`what` is {message.what!r:.40}.", field="what", fix=fix)
             command.check_name(message.name, "job_id")
             if slate.late(now) or slate.full:
@@ -150,8 +150,7 @@ class Intake:
         for (session, tag), change, done in zip(underway.changed_by, underway.turn.changes, changed, strict=True):
             answer = m.Changed(tag, done.steps, None)
             if done.steps < 0:
-                error = NotFound(f"there is no job {change.job_id}.", fix="It was never sent, or it has expired.")
-                answer = m.Changed(tag, -1, list(error.problem))
+                answer = m.Changed(tag, -1, list(_why_not_changed(done.steps, change.job_id).problem))
             peer = slate.roster.sessions.get(session)
             if peer is not None:
                 slate.say(peer.address, answer)
@@ -192,6 +191,16 @@ def _why_not_taken(took: Taken, placed: Placed) -> ExesysError:
         return ExesysError("the store could not write this command.", fix="See router.log for what Redis says.")
     queue = placed.options.get("queue", command.DEFAULT_QUEUE)
     return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
+
+
+def _why_not_changed(verdict: int, job_id: str) -> ExesysError:
+    if verdict == -2:
+        text = f"job {job_id} is under way: only one that has ended and failed can be removed."
+        return StateError(text, fix=f"Cancel it first: DELETE /jobs/{job_id}.")
+    if verdict == -3:
+        text = f"job {job_id} ended well: only one that has failed can be removed."
+        return StateError(text, fix="Its result expires by itself.")
+    return NotFound(f"there is no job {job_id}.", fix="It was never sent, or it has expired.")
 
 
 def _circle(names: list[str]) -> ExesysError:

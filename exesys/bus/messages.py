@@ -129,10 +129,10 @@ class StatusReply(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Cancel a whole job, or retry what failed of it; stop a runner, all of a type, or restart one."""
+    """Cancel a whole job, retry what failed of it, or purge it; stop a runner, all of a type, or restart one."""
 
     tag: int
-    what: str  # cancel, retry: of a job; stop, restart: of a runner
+    what: str  # cancel, retry, purge: of a job; stop, restart: of a runner
     name: str  # a job_id; type:uuid, or for a stop a type alone
 
 

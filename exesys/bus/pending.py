@@ -55,7 +55,7 @@ class Pending:
         self.bytes += _size(closed)
 
     def change(self, change: Change, origin: tuple[str, int]) -> None:
-        """Take a cancel or retry into the next turn."""
+        """Take a cancel, retry or purge into the next turn."""
         self.turn.changes.append(change)
         self.changed_by.append(origin)
 

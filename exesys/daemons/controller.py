@@ -3,7 +3,13 @@
 It mirrors stops: a runner's key `run:<type>:<uuid>` that turns 0 becomes a
 STOP to the router, which publishes it. Keyspace notifications bring it at
 once; a sweep each second finds what they missed, or all where they are off.
-Timers tick (`timing.py`).
+Timers tick (`timing.py`), and a courier in threads of its own tells URLs of
+the ends of steps.
+
+Before it writes or sends anything it knows that its lease holds: what is
+written goes out in scripts that compare the holder, and before a message is
+sent its own clock is asked, so that one that was stopped (SIGSTOP) and goes on
+does nothing that is another's by then.
 """
 
 from __future__ import annotations
@@ -16,14 +22,18 @@ from exesys import environment
 from exesys.bus import messages as m
 from exesys.bus.client import Client
 from exesys.config import Config
+from exesys.courier import Courier
 from exesys.daemons.loop import Loop, run
-from exesys.errors import Unavailable
+from exesys.errors import ExesysError, Unavailable
+from exesys.lease import Lease
 from exesys.process import die_with_parent
+from exesys.store.callbacks import Outbox
 from exesys.store.timetable import Timetable
 from exesys.store.upkeep import Runner, Upkeep
 from exesys.timing import Timing
 
 SWEEP_S = 1.0
+STANDBY_S = 0.25  # so often one that stands by asks for the lease
 TRIM_S = 60.0
 log = logging.getLogger("controller")
 
@@ -31,20 +41,30 @@ log = logging.getLogger("controller")
 class Controller:
     """Wires the lease, the stop keys and the bus together."""
 
-    def __init__(self, config: Config, loop: Loop, client: Client, upkeep: Upkeep, table: Timetable) -> None:
+    def __init__(
+        self, config: Config, loop: Loop, client: Client, upkeep: Upkeep, table: Timetable, outbox: Outbox
+    ) -> None:
         self.config = config
         self.loop = loop
         self.client = client
         self.upkeep = upkeep
         self.session = secrets.token_hex(8)
+        self.lease = Lease(self.session)
         self.timing = Timing(config, client, table, self.session)
-        self.active = False
+        self.courier = Courier(config, outbox, self.lease)
+        self._told = False  # what was logged last: active or not
         self._events: int | None = None
         self._mirrored: set[Runner] = set()
         self._sweep_at = self._trim_at = float("-inf")
 
+    @property
+    def active(self) -> bool:
+        """Whether the lease is ours at this moment."""
+        return self.lease.holds(time.monotonic())
+
     def serve(self) -> None:
-        """Run until told to stop."""
+        """Run until told to stop. Raises ExesysError when a part of it has died."""
+        self.courier.start()
         while not self.loop.stopping:
             wait_s = self._sweep_at - time.monotonic()
             ready = self.loop.poll(min(wait_s, self.timing.wait_s(_wall_ms())) if self.active else wait_s)
@@ -53,28 +73,31 @@ class Controller:
             except Unavailable as error:
                 log.warning("%s", error)
                 self._deafen()
-                self.active = False
                 self.timing.retire()
+                self.lease.renewed(False, 0.0)
                 self._sweep_at = time.monotonic() + SWEEP_S
+        self.courier.stop()
         if self.active:
             self.upkeep.resign(self.session)
 
     def _step(self, ready: bool, now: float) -> None:
+        if not self.courier.alive:
+            raise ExesysError("the courier of callbacks has died.", fix="See the traceback above.")
         if self._events is None:
             self._events = self.upkeep.listen()
             self.loop.watch(self._events)
         runners = self.upkeep.changed() if ready else []
         swept = now >= self._sweep_at
         if swept:
-            self._sweep_at = now + SWEEP_S
             self._lead()
+            self._sweep_at = now + (SWEEP_S if self.active else STANDBY_S)
             if self.active:
                 # Told again each time while they are there: a router that has just died was told in vain.
                 self._mirrored.clear()
                 runners += self.upkeep.known()
                 if now >= self._trim_at:
                     self._trim_at = now + TRIM_S
-                    self.upkeep.trim(_wall_ms())
+                    self.upkeep.trim(self.session, _wall_ms())
         if self.active:
             self._mirror(runners)
             self._time(swept)
@@ -87,13 +110,17 @@ class Controller:
         self.timing.step(_wall_ms(), time.monotonic_ns() // 1_000_000, looks)
 
     def _lead(self) -> None:
-        was, self.active = self.active, self.upkeep.lead(self.session)
-        if self.active != was:
-            log.info("active" if self.active else "standing by")
+        asked_at = time.monotonic()
+        self.lease.renewed(self.upkeep.lead(self.session), asked_at)
+        if self.active != self._told:
+            self._told = not self._told
+            log.info("active, as %s" if self._told else "standing by, as %s", self.session)
 
     def _mirror(self, runners: list[Runner]) -> None:
         """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""
         stopped = set(self.upkeep.stopped(runners))
+        if not self.active:
+            return
         self._mirrored -= set(runners) - stopped
         for type_, uuid in stopped - self._mirrored:
             log.info("stop %s:%s", type_, uuid)
@@ -113,10 +140,11 @@ def main() -> int:
     client = Client(config, role="controller")
     upkeep = Upkeep(config.redis_url, config.redis.prefix, config.limits)
     table = Timetable(config.redis_url, config.redis.prefix)
-    Controller(config, loop, client, upkeep, table).serve()
+    outbox = Outbox(config.redis_url, config.redis.prefix, config.limits)
+    Controller(config, loop, client, upkeep, table, outbox).serve()
     client.close(timeout=0.0)
-    upkeep.close()
-    table.close()
+    for connection in (upkeep, table, outbox):
+        connection.close()
     return 0
 
 

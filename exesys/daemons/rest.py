@@ -7,7 +7,6 @@ with what the router said after the commit.
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
+from exesys.endpoints.dead import DeadApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Endpoint, Runners
 from exesys.endpoints.timers import TimersApi
@@ -32,6 +32,7 @@ from exesys.http import (
     as_text,
     check_query,
     describe_problem,
+    mark,
     number,
     on_error,
     parse_json,
@@ -55,7 +56,6 @@ LONGEST_WAIT_S = 300.0
 KEPT_FREE = 8  # threads that never wait for a job's end
 MOST_LISTED = 1000
 QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a job is shown all the same
-_MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
 
 
 class Api:
@@ -79,6 +79,8 @@ class Api:
             ("DELETE", "/jobs/<job_id>", self.cancel, ()),
             ("POST", "/jobs/<job_id>/retry", self.retry, ()),
             ("GET", "/jobs/<job_id>/log", self.log, ()),
+            *DeadApi(self.client, self.reader).endpoints(),
+            ("GET", "/callbacks", self.callbacks, ()),
             ("GET", "/functions", self.functions, ()),
             ("GET", "/workers", self.workers, ()),
             *runners.endpoints(),
@@ -263,16 +265,15 @@ class Api:
             raise BadCommand(
                 f"the state {named[:40]!r} is unknown.", field="state", fix=f"Known: {', '.join(State.__members__)}."
             )
-        before = request.query.get("before")
-        if before is not None and not _MARK.fullmatch(before):
-            raise BadCommand("`before` is no mark of this list.", field="before", fix="Take it from `next`.")
-        found, following = self.reader.jobs(limit, before or "", State[named] if named else None)
+        before = mark("before", request.query.get("before"))
+        found, following = self.reader.jobs(limit, before, State[named] if named else None)
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 
     def job(self, job_id: str) -> HTTPResponse:
         steps = self._steps(job_id)
         served = self._served() if any(step.state is State.start for step in steps) else None
-        return respond(200, views.job(job_id, steps, whole=True, served=served))
+        told = self.reader.callbacks(steps)
+        return respond(200, views.job(job_id, steps, whole=True, served=served, callbacks=told))
 
     def cancel(self, job_id: str) -> HTTPResponse:
         """Cancel what has not ended of a job; tell what it is now, and of how many steps that was the end."""
@@ -298,6 +299,10 @@ class Api:
         if not steps:
             raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
         return steps
+
+    def callbacks(self) -> HTTPResponse:
+        """How many callbacks wait, and were tried, sent and given up."""
+        return respond(200, self.reader.callback_counts())
 
     def functions(self) -> HTTPResponse:
         return respond(200, self.client.snapshot("functions", timeout=ACK_S)["functions"])

@@ -1,9 +1,10 @@
--- End a job before its time, or run again what failed of it.
+-- End a job before its time, run again what failed of it, or remove it when it has failed.
 --
 -- KEYS   the job's index
--- ARGV   the settings (see graph.lua), cancel or retry, job_id, error body
--- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log
--- Gives  {-1: there is no such job, else how many steps were changed,
+-- ARGV   the settings (see graph.lua), cancel, retry or purge, job_id, error body
+-- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log, callbacks
+-- Gives  {-1: there is no such job, -2: it is under way, -3: it has not failed,
+--        else how many steps were changed,
 --        {ref, attempt, peer, body, the session that runs it or ''} of each step that ended}
 
 local function cancel(env, job_id, firsts, body)
@@ -84,6 +85,29 @@ local function retry(env, job_id, index, firsts)
   return #started + #waiting, failed
 end
 
+-- Remove all there is of a job that has ended and failed. Its entry in the jobs stream stays, and names nothing.
+local function purge(job_id, index, firsts)
+  local failed = false
+  for _, first in ipairs(firsts) do
+    local number = state_of(first .. ':' .. job_id)
+    if number and number < 3 then
+      return -2
+    end
+    failed = failed or number == 4
+  end
+  if not failed then
+    return -3
+  end
+  for _, first in ipairs(firsts) do
+    local ref = first .. ':' .. job_id
+    call('DEL', key.record(ref, 'data_available'), key.record(ref, 'error'), key.log(ref), key.callback(ref))
+    call('ZREM', key.dead(), ref)
+    call('ZREM', key.callbacks(), ref)
+  end
+  call('DEL', index, key.flow(job_id))
+  return #firsts
+end
+
 local function change(KEYS, ARGV)
   call = redis.call
   local env = settings(ARGV)
@@ -95,6 +119,8 @@ local function change(KEYS, ARGV)
   end
   if what == 'retry' then
     return { retry(env, job_id, index, firsts) }
+  elseif what == 'purge' then
+    return { purge(job_id, index, firsts), {} }
   end
   local ended = cancel(env, job_id, firsts, body)
   if #ended > 0 then

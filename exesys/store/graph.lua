@@ -125,6 +125,16 @@ local function retire(ref, name, ttl_s, logged)
   end
 end
 
+-- A step that has `notify` ended: what the controller is to tell, and that it is due. In the same script as
+-- the end, so that none is lost. An end after a retry takes the place of the one before.
+local function announce(env, ref, state, url, to, cmd, attempt, body)
+  local told = key.callback(ref)
+  call('DEL', told)
+  call('HSET', told, 'url', url, 'delivery', redis.sha1hex(ref .. ' ' .. attempt .. ' ' .. env.now_ms), 'outcome', 'waiting',
+    'tries', 0, 'state', state, 'to', to, 'cmd', cmd, 'attempt', attempt, 'body', body)
+  call('ZADD', key.callbacks(), env.now_ms, ref)
+end
+
 -- --- failing ----------------------------------------------------------------
 
 -- A step that nothing fed until now needs no more watching.
@@ -138,7 +148,7 @@ end
 -- standby or start → error, without having run. Returns {to, peer, attempt}, nil if it does not stand there.
 local function give_up(env, ref, state, body)
   local record = key.record(ref, state)
-  local fields = call('HMGET', record, 'to', 'peer', 'attempt', 'unfed')
+  local fields = call('HMGET', record, 'to', 'peer', 'attempt', 'unfed', 'notify', 'cmd')
   if not fields[1] then
     return nil
   end
@@ -146,6 +156,9 @@ local function give_up(env, ref, state, body)
   noticed(ref, record, fields[4])
   call('HSET', record, 'error', body, 'ended', env.now_ms, 'was', state)
   call('RENAME', record, key.record(ref, 'error'))
+  if fields[5] then
+    announce(env, ref, 'error', fields[5], fields[1], fields[6], fields[3] or 0, body)
+  end
   return fields
 end
 
@@ -191,11 +204,14 @@ end
 local function fail(env, ref, body)
   local record = key.record(ref, 'processing')
   local limited = leave(ref, record)
-  local marks = call('HMGET', record, 'many', 'logged', 'to')
+  local marks = call('HMGET', record, 'many', 'logged', 'to', 'notify', 'cmd', 'attempt')
   shed(record)
   call('HSET', record, 'error', body, 'ended', env.now_ms)
   call('RENAME', record, key.record(ref, 'error'))
   call('ZADD', key.dead(), env.now_ms, ref)
+  if marks[4] then
+    announce(env, ref, 'error', marks[4], marks[3], marks[5], marks[6], body)
+  end
   if not marks[1] then
     retire(ref, 'error', env.error_ttl_s, marks[2])
     return {}, limited

@@ -54,6 +54,22 @@ class Step(NamedTuple):
         return float(self.fields[name]) if name in self.fields else None
 
 
+class Callback(NamedTuple):
+    """How the telling of a step's end goes. `outcome` is waiting, sent or failed."""
+
+    outcome: str
+    tries: int
+    error: str
+    next_ms: int | None  # of the next try
+
+
+class Dead(NamedTuple):
+    """A step that failed by itself; None when its record is gone, or it is under way again."""
+
+    failed_ms: int
+    step: Step | None
+
+
 class QueueRecord(NamedTuple):
     """One queue as the store has it."""
 
@@ -157,16 +173,56 @@ class Reader:
         return found, before
 
     def _failed(self, limit: int, before: str) -> tuple[list[tuple[str, list[Step]]], str]:
-        """Return a page of failed jobs. Its mark: the millisecond, and how many of it were given."""
+        """Return a page of failed jobs."""
+        rows, following = self._dead_page(limit, before)
+        return self._some([ref for ref, _ in rows], State.error), following
+
+    def _dead_page(self, limit: int, before: str) -> tuple[list[tuple[bytes, float]], str]:
+        """Return a page of refs that failed, the newest first. Its mark: the millisecond, how many of it were given."""
         top, _, given = before.partition("-")
         place = (top or "+inf", "-inf", int(given or 0), limit, True)
         rows: list[tuple[bytes, float]] = self._do(self._redis.zrevrangebyscore, self.keys("dead"), *place)
-        found = self._some([ref for ref, _ in rows], State.error)
         if len(rows) < limit:
-            return found, ""
+            return rows, ""
         last = int(rows[-1][1])
         ties = sum(score == last for _, score in rows) + (int(given or 0) if top == str(last) else 0)
-        return found, f"{last}-{ties}"
+        return rows, f"{last}-{ties}"
+
+    def dead(self, limit: int, before: str = "") -> tuple[list[Dead], str]:
+        """Return up to `limit` steps that failed by themselves, the newest first; of a cancelled job one.
+
+        `before` is a mark: a millisecond, behind it perhaps `-` and how many to
+        pass over that failed then or before. The second value is where the
+        next page begins ("": nowhere).
+        """
+        rows, following = self._dead_page(limit, before)
+        refs = [ref.decode("utf-8", "replace") for ref, _ in rows]
+        steps = {step.ref: step for step in map(_step, self._read(refs) if refs else ()) if step.state is State.error}
+        return [Dead(int(ms), steps.get(ref)) for ref, (_, ms) in zip(refs, rows, strict=True)], following
+
+    def callbacks(self, steps: Iterable[Step]) -> dict[str, Callback]:
+        """Return how the telling of the steps' ends goes, by ref, of those that have ended and asked for it."""
+        refs = [step.ref for step in steps if "notify" in step.fields]
+        if not refs:
+            return {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipeline.hmget(self.keys("callback", ref), ("outcome", "tries", "error"))
+            pipeline.zscore(self.keys("callbacks"), ref)
+        replies = self._do(pipeline.execute, False)
+        found = {}
+        for ref, told, next_ms in zip(refs, replies[::2], replies[1::2], strict=True):
+            if not isinstance(told, redis.ResponseError) and told[0] is not None:
+                outcome, tries, error = ((part or b"").decode("utf-8", "replace") for part in told)
+                due_ms = int(next_ms) if isinstance(next_ms, float) else None
+                found[ref] = Callback(outcome, int(tries) if tries.isdecimal() else 0, error, due_ms)
+        return found
+
+    def callback_counts(self) -> dict[str, int]:
+        """Return how many callbacks wait, and how many were tried, sent and given up in all."""
+        counts = self._do(self._redis.hgetall, self.keys("callback_counts"))
+        told = {name: int(counts.get(name.encode(), 0)) for name in ("tried", "sent", "failed")}
+        return {"waiting": int(self._do(self._redis.zcard, self.keys("callbacks"))), **told}
 
     def _some(self, refs: Sequence[bytes], state: State) -> list[tuple[str, list[Step]]]:
         ids = list(dict.fromkeys(parts_of(ref.decode())[1] for ref in refs))

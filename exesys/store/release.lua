@@ -2,7 +2,7 @@
 --
 -- KEYS   the session's held set, sessions
 -- ARGV   the settings (see graph.lua), session, most losses, error body, most refs
--- Finds  record, ready queue, dead, job, flow
+-- Finds  record, ready queue, dead, job, flow, callbacks
 -- Gives  {refs still held, {ref, attempt, peer, body} of each step lost too
 --        often, and of those that fail with it}
 --

@@ -5,7 +5,7 @@
 --        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
 --        body, jitter, began_ms, ended_ms, log, number of steps it adds, and
 --        those (see step.lua)
--- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log
+-- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
 --        may start now, the steps that failed with it (see graph.lua)}
@@ -31,6 +31,10 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
+  if fields[13] then
+    call('HSET', key.record(ref, 'data_available'), 'notify', fields[13])
+    announce(env, ref, 'data_available', fields[13], fields[4], fields[5], fields[1], body)
+  end
   local limited = vacate(ref, fields[10] or QUEUE, fields[11], fields[12])
   if not fields[8] then
     if fields[3] then
@@ -163,7 +167,7 @@ local function failed(env, ref, peer, body, attempt)
 end
 
 local FIELDS = { 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged', 'queue', 'key',
-  'counted' }
+  'counted', 'notify' }
 
 -- Redo a claim that Redis has lost.
 local function reclaim(ref, record, attempt)

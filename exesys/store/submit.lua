@@ -5,7 +5,7 @@
 -- ARGV   the settings (see graph.lua), depth limit, number of claims, the
 --        claims (see deal.lua), then per command its job_id and the step (see
 --        step.lua)
--- Finds  record, ready queue, jobs, order, held, flow, standby
+-- Finds  record, ready queue, jobs, order, held, flow, standby, callbacks
 -- Gives  {answers, when to claim again (0: not for a time's sake), what each claim got}; the
 --        answer to a command is 1 when it was new and is in start, else
 --        {verdict, ref, state, body, steps that failed (see graph.lua)}, where

@@ -14,12 +14,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exesys.config import Limits
+from exesys.lease import LEASE_S
 from exesys.store.keys import Keys
 from exesys.store.oddities import Oddities
 from exesys.store.redis import StoreAway
 
 TIMEOUT_S = 2.0
-LEASE_MS = 3000
+LEASE_MS = int(LEASE_S * 1000)
 # Take the lease if it is free, renew it if it is ours.
 _LEAD = """
 local holder = redis.call('GET', KEYS[1])
@@ -30,6 +31,14 @@ return 1
 # Give it up, if it is ours.
 _RESIGN = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+# Drop old entries of jobs, dead and ended, if the lease is still ours.
+_TRIM = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', ARGV[2])
 return 1
 """
 
@@ -95,13 +104,13 @@ class Upkeep:
         values = self._do(self._redis.mget, [self.keys("run", type_, uuid) for type_, uuid in asked])
         return [runner for runner, value in zip(asked, values, strict=True) if value == b"0"]
 
-    def trim(self, now_ms: int) -> None:
-        """Drop index entries older than any record they could name."""
+    def trim(self, session: str, now_ms: int) -> None:
+        """Drop index entries older than any record they could name, if the lease is still this session's."""
         limits = self._limits
-        oldest = now_ms - int(max(limits.result_ttl_s, limits.error_ttl_s) * 1000)
-        self._do(self._redis.xtrim, self.keys("jobs"), None, True, str(max(oldest, 0)))
-        self._do(self._redis.zremrangebyscore, self.keys("dead"), "-inf", now_ms - int(limits.error_ttl_s * 1000))
-        self._do(self._redis.zremrangebyscore, self.keys("ended"), "-inf", max(oldest, 0))
+        oldest = max(now_ms - int(max(limits.result_ttl_s, limits.error_ttl_s) * 1000), 0)
+        keys = [self.keys(name) for name in ("controller", "jobs", "dead", "ended")]
+        failed = now_ms - int(limits.error_ttl_s * 1000)
+        self._do(self._redis.eval, _TRIM, len(keys), *keys, session, oldest, failed)
 
     def close(self) -> None:
         if self._events is not None:

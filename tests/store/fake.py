@@ -453,11 +453,12 @@ class FakeStore(Lives):
         record = self.record(ref, State.processing)
         old = self.db.values[record]
         limited = self._leave(ref)
-        kept = {name: old[name] for name in ("to", "cmd", "sum", "attempt", "born")}
+        kept = {name: old[name] for name in ("to", "cmd", "sum", "attempt", "born", "notify") if name in old}
         ttl_s = int(self._number(record, "result_ttl_s", int(self.limits.result_ttl_s)))
         self.db.delete(record)
         done = self.record(ref, State.data_available)
         self.db.hset(done, **kept, result=body, began=began_ms, ended=ended_ms)
+        self._announce(ref, State.data_available, done, body)
         self.finished[ref] += 1
         if "many" not in old:
             if "result_ttl_s" in old:
@@ -529,6 +530,8 @@ class FakeStore(Lives):
             return Changed(-1, (), ())
         if change.what == "retry":
             return self._retry(change.job_id, firsts)
+        if change.what == "purge":
+            return Changed(self._purge(change.job_id, firsts), (), ())
         ended, sessions = [], []
         for first in firsts:
             ref = f"{first}:{change.job_id}"
@@ -557,6 +560,26 @@ class FakeStore(Lives):
             else:
                 self._retire(one, State.error, int(self.limits.error_ttl_s), True)
         return Changed(len(ended), tuple(ended), tuple(sessions))
+
+    def _purge(self, job_id: str, firsts: list[str]) -> int:
+        refs = [f"{first}:{job_id}" for first in firsts]
+        states = [state for state in map(self.state_of, refs) if state is not None]
+        if not all(state.final for state in states):
+            return -2
+        if State.error not in states:
+            return -3
+        for ref in refs:
+            if self._has(ref, State.error) or self._has(ref, State.data_available):
+                self.finished[ref] -= 1
+            for key in (self.record(ref, State.error), self.record(ref, State.data_available)):
+                self.db.delete(key)
+            for name in ("log", "callback"):
+                self.db.delete(self.keys(name, ref))
+            for name in ("dead", "callbacks"):
+                self.db.zrem(self.keys(name), ref)
+        self.db.delete(self.keys("job", job_id))
+        self.db.delete(self._flow(job_id))
+        return len(refs)
 
     def _retry(self, job_id: str, firsts: list[str]) -> Changed:
         started, waiting = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -61,7 +62,7 @@ class Moves(Queues):
         fields = {"to": command.to, "cmd": command.cmd, "data": command.data, "sum": command.digest}
         fields |= {"born": self.now_ms}
         fields |= {"peer": peer} if peer else {}
-        recorded = ("timeout_s", "retries", "backoff_s", "key", "key_limit")
+        recorded = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify")
         fields |= {name: options[name] for name in recorded if name in options}
         if (queue := options.get("queue", DEFAULT_QUEUE)) != DEFAULT_QUEUE:
             self.db.sadd(self.keys("queues"), queue)
@@ -126,6 +127,18 @@ class Moves(Queues):
         if logged:
             self.db.expire(self.keys("log", ref), ttl_s)
 
+    def _announce(self, ref: str, state: State, record: str, body: bytes) -> None:
+        """Note that the end of a step is to be told, if it asks for that."""
+        fields = self.db.values[record]
+        if "notify" in fields:
+            attempt = self._text(record, "attempt", "0")
+            told = {"url": fields["notify"], "outcome": "waiting", "tries": 0, "state": state.name, "attempt": attempt}
+            told |= {"to": fields["to"], "cmd": fields["cmd"], "body": body}
+            told["delivery"] = hashlib.sha1(f"{ref} {attempt} {self.now_ms}".encode()).hexdigest()
+            self.db.delete(self.keys("callback", ref))
+            self.db.hset(self.keys("callback", ref), **told)
+            self.db.zadd(self.keys("callbacks"), ref, self.now_ms)
+
     # --- graph.lua: failing -------------------------------------------------
 
     def _noticed(self, ref: str, record: str) -> None:
@@ -143,7 +156,8 @@ class Moves(Queues):
         self.db.hdel(record, "peer")
         self._noticed(ref, record)
         self.db.hset(record, error=body, ended=self.now_ms, was=state.name)
-        self.db.rename(record, self.record(ref, State.error))
+        self.db.rename(record, error := self.record(ref, State.error))
+        self._announce(ref, State.error, error, body)
         self.finished[ref] += 1
         return to, failed(ref, attempt, peer, body)
 
@@ -178,8 +192,9 @@ class Moves(Queues):
         self._leave(ref)
         self.db.hdel(record, "peer", *UNDER_WAY)
         self.db.hset(record, error=body, ended=self.now_ms)
-        self.db.rename(record, self.record(ref, State.error))
+        self.db.rename(record, error := self.record(ref, State.error))
         self.db.zadd(self.keys("dead"), ref, self.now_ms)
+        self._announce(ref, State.error, error, body)
         self.finished[ref] += 1
         if not many:
             self._retire(ref, State.error, int(self.limits.error_ttl_s), logged)

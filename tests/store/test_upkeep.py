@@ -163,7 +163,8 @@ def test_indexes_are_trimmed_when_no_record_they_name_can_live(upkeep: Upkeep, r
     for number in range(10):
         client.xadd(stream, {"j": f"new{number}"}, id=f"{fresh}-{number + 1}")
     client.zadd(dead, {"a:old": old, "a:new": fresh})
-    upkeep.trim(NOW_MS)
+    assert upkeep.lead("one")
+    upkeep.trim("one", NOW_MS)
     left = [fields[b"j"].decode() for _, fields in client.xrange(stream)]
     assert left[-10:] == [f"new{number}" for number in range(10)]
     assert len(left) < 300, "whole blocks of the stream are dropped"
@@ -175,8 +176,9 @@ def test_trimming_leaves_live_jobs_alone(upkeep: Upkeep, redis_server: Any, pref
     submit(store, *(place(job) for job in "jkl"))
     first, second, _ = claim(store, 3)
     report(store, close(first), close(second, Outcome.failed))
+    assert upkeep.lead("one")
     before = steady(store.dump())
-    upkeep.trim(NOW_MS)
+    upkeep.trim("one", NOW_MS)
     assert steady(store.dump()) == before
     store.close()
 
@@ -192,7 +194,7 @@ def test_a_server_that_is_away_is_one_error(tmp_path: Path) -> None:
         upkeep.listen,
         upkeep.known,
         lambda: upkeep.stopped([("cam", "7")]),
-        lambda: upkeep.trim(NOW_MS),
+        lambda: upkeep.trim("one", NOW_MS),
     ]
     for call in calls:
         with pytest.raises(StoreAway, match="does not answer"):

@@ -153,7 +153,7 @@ class RandomTurns:
             turn.claims = [Claim(session, rng.randint(1, 4), queues) for session in ready if rng.random() < 0.7]
         if rng.random() < 0.2 and (self.made_up or not turn.placed):
             # Sent again after a change, a step may be taken that was refused before it: so not both where that counts.
-            turn.changes = [Change(rng.choice(("cancel", "retry", "retry")), rng.choice("jkpqrs"))]
+            turn.changes = [Change(rng.choice(("cancel", "retry", "retry", "purge")), rng.choice("jkpqrs"))]
             turn.changes += [Change(rng.choice(("cancel", "retry")), "nobody")] if rng.random() < 0.1 else []
         if self.limits and rng.random() < 0.15:
             turn.tunings = [self._tuning()]
@@ -244,6 +244,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "backoff_s": (0, 0.5, 7),
     "timeout_s": (1.5, 60),
     "result_ttl_s": (60, 90),
+    "notify": ("http://a.example/x",),
     "key": ("k", "l"),
     "key_limit": (1, 2),
 }

@@ -14,7 +14,7 @@ from harness import CHECKOUT, until
 
 COMMANDS = (
     *("up", "down", "restart", "status", "reload", "logs", "doctor", "bench", "demo"),
-    *("submit", "result", "jobs", "workflow", "why", "cancel", "retry", "functions"),
+    *("submit", "result", "jobs", "workflow", "why", "cancel", "retry", "dead", "functions"),
 )
 
 

@@ -370,9 +370,32 @@ def test_a_retry_deals_what_failed_again(bench: Bench) -> None:
     assert bench.store.state_of("b:j") is State.data_available
 
 
+def test_a_purge_removes_a_job_that_failed_and_no_other(bench: Bench) -> None:
+    client, worker = bench.client(), bench.worker()
+    bench.submit(client, *chain())
+    bench.turns()
+    under_way = changed(bench, client, "purge")
+    assert under_way.problem[0] == "bad_state"
+    assert "under way" in under_way.problem[1]
+    finish(bench, worker, *bench.dealt(worker))
+    finish(bench, worker, *bench.dealt(worker))
+    well = changed(bench, client, "purge")
+    assert well.problem[0] == "bad_state"
+    assert "ended well" in well.problem[1]
+    bench.submit(client, item(5, "k"))
+    bench.turns()
+    finish(bench, worker, *bench.dealt(worker), outcome=m.Outcome.failed, body=b"\x80")
+    assert changed(bench, client, "purge", "k") == m.Changed(9, 1, None)
+    assert bench.store.state_of("a:k") is None
+    assert changed(bench, client, "purge", "k").problem[0] == "not_found"
+
+
 @pytest.mark.parametrize(
     ("what", "job", "code"),
-    [("cancel", "nobody", "not_found"), ("kill", "j", "bad_field"), ("cancel", "a:b", "bad_field")],
+    [
+        *[("cancel", "nobody", "not_found"), ("kill", "j", "bad_field"), ("cancel", "a:b", "bad_field")],
+        ("purge", "nobody", "not_found"),
+    ],
 )
 def test_a_change_that_cannot_be_made_is_refused(bench: Bench, what: str, job: str, code: str) -> None:
     answer = changed(bench, bench.client(), what, job)

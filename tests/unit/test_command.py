@@ -133,6 +133,7 @@ GOOD: dict[str, list[Any]] = {
     "key": ["k", "customer-7", "x" * 128],
     "key_limit": [1, 10_000],
     "result_ttl_s": [1, 3600.5],
+    "notify": ["https://a.example/x", "http://127.0.0.1:1/"],
 }
 BAD: dict[str, list[Any]] = {
     "queue": ["", 1, None],
@@ -145,6 +146,7 @@ BAD: dict[str, list[Any]] = {
     "key": ["", "a=b", "a:b", 1, None],
     "key_limit": [0, 10_001, 1.5, "1", True],
     "result_ttl_s": [0, 0.5],
+    "notify": ["", "a.example", "ftp://a.example/", "http://u:p@a.example/", "http://a b/", 5, None, ["http://a/"]],
 }
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import sys
+import time
 import typing
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from exesys import cli, codec, command, config, functions
+from exesys import callbacks, cli, codec, command, config, functions
 from exesys.bus import messages, wire
 from exesys.errors import ExesysError
 from exesys.process import HOSTED_BY
@@ -445,6 +446,33 @@ def test_redis_names_every_field_of_a_runner() -> None:
     written |= {*enlisted, "failures", "losses", "error"}
     assert {"target", "data", "size", "job", "epoch", "session", "began", "how", "restarts"} <= written
     assert {*written, *reader.RUNNER_SHOWN, *redis.RUNNER_FIELDS} == named
+
+
+def test_redis_names_every_field_of_a_callback() -> None:
+    table = text_of("docs/redis.md").partition("\n## The callback")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    [written] = re.findall(r"call\('HSET', told,(.*?)\)\n", text_of("exesys/store/graph.lua"), re.DOTALL)
+    fields = set(re.findall(r"'(\w+)'", written)) - {"waiting"}
+    noted = re.findall(r"'(?:HSET|HINCRBY)', KEYS\[[23]\], '(\w+)', ?(?:ARGV|1)", text_of("exesys/store/callbacks.py"))
+    assert {"url", "body", "delivery"} <= fields
+    assert {"tries", "outcome"} <= set(noted)
+    assert fields | set(noted) | {"error"} == named
+
+
+def test_the_receiver_shown_knows_what_is_genuine_and_what_it_has_had() -> None:
+    [shown] = blocks("docs/ends.md", "python")
+    names: dict[str, Any] = {}
+    exec(shown, names)  # our own page
+    timestamp, body, seen = str(int(time.time())), b'{"a":1}', set[str]()
+    headers = {"X-ExeSys-Timestamp": timestamp, "X-ExeSys-Delivery": "d1"}
+    headers["X-ExeSys-Signature"] = callbacks.signature(b"key", timestamp, body)
+    assert [names["receive"](b"key", headers, body, seen) for _ in range(2)] == [204, 200]
+    assert names["receive"](b"other", headers, body, set()) == 403
+    assert names["receive"](b"key", headers, body + b" ", set()) == 403
+    old = str(int(timestamp) - 3600)
+    headers |= {"X-ExeSys-Timestamp": old, "X-ExeSys-Signature": callbacks.signature(b"key", old, body)}
+    assert names["receive"](b"key", headers, body, set()) == 403
 
 
 def test_redis_lists_the_settings_of_the_private_server() -> None:

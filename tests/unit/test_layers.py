@@ -20,8 +20,8 @@ HOUSE = Path(exesys.__file__).parent
 LAYERS: list[list[str]] = [
     ["errors"],
     [
-        *("states", "runner", "codec", "command", "workflow", "catalogue", "rules"),
-        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config"),
+        *("states", "runner", "codec", "callbacks", "command", "workflow", "catalogue", "rules"),
+        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease"),
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -59,6 +59,7 @@ LAYERS: list[list[str]] = [
             "store.reader",
             "store.upkeep",
             "store.timetable",
+            "store.callbacks",
         ),
     ],
     [
@@ -76,8 +77,9 @@ LAYERS: list[list[str]] = [
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
         *("ticker", "timerviews", "timing", "process", "servers", "slots"),
-        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.queues"),
-        *("endpoints.timers", "endpoints.apps"),
+        *("secret", "posting", "courier"),
+        *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
+        *("endpoints.timers", "endpoints.apps", "endpoints.dead"),
     ],
     ["daemons.loop"],
     [
@@ -86,7 +88,7 @@ LAYERS: list[list[str]] = [
     ],
     [
         *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("usage", "output", "reach", "jobs", "runners", "queuing", "timers", "apps", "waiting"),
+        *("usage", "output", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
         *("bootstrap", "doctor", "demo", "cli"),
     ],
 ]
@@ -99,7 +101,7 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.reader", "store.upkeep", "store.timetable"),  # job state
+        *("store.redis", "store.reader", "store.upkeep", "store.timetable", "store.callbacks"),  # job state
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
@@ -113,13 +115,8 @@ OWNERS = {
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
     "bottle": {
-        "http",
-        "endpoints.runners",
-        "endpoints.queues",
-        "endpoints.timers",
-        "endpoints.apps",
-        "daemons.rest",
-        "daemons.web",
+        *("http", "endpoints.runners", "endpoints.queues", "endpoints.timers", "endpoints.apps", "endpoints.dead"),
+        *("daemons.rest", "daemons.web"),
     },
     "cronsim": {"schedule"},
     "waitress": {"http"},
@@ -136,7 +133,7 @@ WORLDLY = {
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules"),
     *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
-    *("bus.messages", "turn", "bus.apps"),
+    *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
     *("bus.agenda", "bus.board", "bus.broker"),

@@ -58,6 +58,14 @@ def test_supervisord_reads_what_was_meant(tmp_path, name):
     assert found["redis"].priority < found["router"].priority < found["worker"].priority < found["rest"].priority
 
 
+def test_one_controller_keeps_its_name_and_several_are_numbered():
+    def named(count):
+        return [each.name for each in programs.programs(False, False, controllers=count) if "controller" in each.name]
+
+    assert named(1) == ["controller"]
+    assert named(3) == ["controller-1", "controller-2", "controller-3"]
+
+
 def test_the_programs_read_the_same_settings(tmp_path):
     """Every value goes through the template and supervisord's parser unchanged."""
     environ = {

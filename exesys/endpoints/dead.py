@@ -1,0 +1,99 @@
+"""REST: jobs that failed, to see, to run again and to remove."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bottle import HTTPResponse, request
+
+from exesys import command, dead, views
+from exesys.bus.client import Client
+from exesys.endpoints.runners import Endpoint
+from exesys.errors import NotFound
+from exesys.http import mark, number, respond, whole
+from exesys.states import State
+from exesys.store.reader import Reader, Step
+
+ACK_S = 5.0
+MOST_LISTED = 1000
+
+
+class DeadApi:
+    """The endpoints below /dead."""
+
+    def __init__(self, client: Client, reader: Reader) -> None:
+        self._client = client
+        self._reader = reader
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return method, path, handler and known parameters of each."""
+        return (
+            ("GET", "/dead", self.list, ("limit", "before", "cmd", "older_s")),
+            ("DELETE", "/dead", self.purge_all, ("cmd", "older_s", "before")),
+            ("POST", "/dead/retry", self.retry_all, ("cmd", "older_s", "before")),
+            ("GET", "/dead/<job_id>", self.show, ()),
+            ("DELETE", "/dead/<job_id>", self.purge, ()),
+            ("POST", "/dead/<job_id>/retry", self.retry, ()),
+        )
+
+    def list(self) -> HTTPResponse:
+        """What failed, the newest first: ?limit=, ?before= (from `next`), ?cmd=, ?older_s=."""
+        limit = whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
+        before = mark("before", request.query.get("before")) or str(_until_ms())
+        found, following = dead.listed(self._reader, limit, before, _cmd())
+        return respond(200, {"dead": [views.dead(ms, step) for ms, step in found], "next": following or None})
+
+    def show(self, job_id: str) -> HTTPResponse:
+        return respond(200, self._shown(self._steps(job_id)))
+
+    def retry(self, job_id: str) -> HTTPResponse:
+        """Run again what failed of a job, as POST /jobs/<job_id>/retry does."""
+        self._steps(job_id)
+        changed = self._client.retry(job_id, timeout=ACK_S)
+        [steps] = self._reader.steps([job_id])
+        return respond(202 if changed else 200, {"retried": changed, **self._shown(steps)})
+
+    def purge(self, job_id: str) -> HTTPResponse:
+        """Remove all there is of a job that has failed."""
+        purged = self._client.purge(command.check_name(job_id, "job_id"), timeout=ACK_S)
+        return respond(200, {"job_id": job_id, "purged": purged})
+
+    def retry_all(self) -> HTTPResponse:
+        """Run again what failed, or that of ?cmd= and ?older_s=; a bounded number."""
+        return self._all("retried", lambda job_id: self._client.retry(job_id, timeout=ACK_S))
+
+    def purge_all(self) -> HTTPResponse:
+        """Remove the jobs that failed, or those of ?cmd= and ?older_s=; a bounded number."""
+        return self._all("purged", lambda job_id: self._client.purge(job_id, timeout=ACK_S))
+
+    def _all(self, done: str, change: Callable[[str], int]) -> HTTPResponse:
+        cmd, until_ms = _cmd(), _until_ms()
+        given = mark("before", request.query.get("before"))
+        top, _, passed = given.partition("-")
+        swept = dead.sweep(self._reader, change, int(top or until_ms), cmd, int(passed or 0))
+        told = {done: swept.jobs, "steps": swept.steps, "skipped": swept.skipped, "next": swept.following or None}
+        return respond(200, told)
+
+    def _steps(self, job_id: str) -> Sequence[Step]:
+        [steps] = self._reader.steps([command.check_name(job_id, "job_id")])
+        if not steps:
+            raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+        if not any(step.state is State.error for step in steps):
+            raise NotFound(f"job {job_id} has not failed.", fix=f"GET /jobs/{job_id} shows it.")
+        return steps
+
+    def _shown(self, steps: Sequence[Step]) -> dict[str, Any]:
+        return views.job(steps[0].job_id, steps, whole=True, callbacks=self._reader.callbacks(steps))
+
+
+def _cmd() -> str | None:
+    given = request.query.get("cmd")
+    return None if given is None else command.check_name(given, "cmd")
+
+
+def _until_ms() -> int:
+    """Return the last millisecond at which what is meant has failed."""
+    older_s = number("older_s", request.query.get("older_s", "0"), 0, command.MAX_SECONDS)
+    return time.time_ns() // 1_000_000 - int(older_s * 1000)
