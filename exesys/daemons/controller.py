@@ -100,6 +100,7 @@ class Controller:
                     self.upkeep.trim(self.session, _wall_ms())
         if self.active:
             self._mirror(runners)
+        if self.active:
             self._time(swept)
         else:
             self.timing.retire()
