@@ -127,6 +127,12 @@ class Runner:
 
 
 @dataclass(frozen=True)
+class Controller:
+    walk_s: float = _key(60.0, _seconds(0, 366 * 86_400))
+    walk_rate: int = _key(500, _int(1, 1_000_000))
+
+
+@dataclass(frozen=True)
 class Limits:
     body_bytes: int = _key(8 << 20, _bytes(1024, 1 << 30))
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
@@ -164,6 +170,7 @@ class Config:
     bus: Bus = Bus()
     worker: Worker = Worker()
     runner: Runner = Runner()
+    controller: Controller = Controller()
     limits: Limits = Limits()
     appservers: tuple[AppServer, ...] = ()
 
@@ -233,6 +240,7 @@ SECTIONS: dict[str, type[Any]] = {
     "bus": Bus,
     "worker": Worker,
     "runner": Runner,
+    "controller": Controller,
     "limits": Limits,
 }
 

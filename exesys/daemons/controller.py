@@ -3,6 +3,7 @@
 It mirrors stops: a runner's key `run:<type>:<uuid>` that turns 0 becomes a
 STOP to the router, which publishes it. Keyspace notifications bring it at
 once; a sweep each second finds what they missed, or all where they are off.
+And it goes its rounds through the store (`rounds.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from exesys.config import Config
 from exesys.daemons.loop import Loop, run
 from exesys.errors import Unavailable
 from exesys.process import die_with_parent
+from exesys.rounds import Rounds
 from exesys.store.upkeep import Runner, Upkeep
 
 SWEEP_S = 1.0
@@ -37,12 +39,14 @@ class Controller:
         self.active = False
         self._events: int | None = None
         self._mirrored: set[Runner] = set()
+        self._rounds = Rounds(config.controller, upkeep, client)
         self._sweep_at = self._trim_at = float("-inf")
 
     def serve(self) -> None:
         """Run until told to stop."""
         while not self.loop.stopping:
-            ready = self.loop.poll(self._sweep_at - time.monotonic())
+            wake_at = min(self._sweep_at, self._rounds.wake_at) if self.active else self._sweep_at
+            ready = self.loop.poll(wake_at - time.monotonic())
             try:
                 self._step(bool(ready), time.monotonic())
             except Unavailable as error:
@@ -70,11 +74,13 @@ class Controller:
                     self.upkeep.trim(time.time_ns() // 1_000_000)
         if self.active:
             self._mirror(runners)
+            self._rounds.step(now)
 
     def _lead(self) -> None:
         was, self.active = self.active, self.upkeep.lead(self.session)
         if self.active != was:
             log.info("active" if self.active else "standing by")
+            self._rounds.restart(time.monotonic())
 
     def _mirror(self, runners: list[Runner]) -> None:
         """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""

@@ -19,7 +19,19 @@ HOUSE = Path(exesys.__file__).parent
 # Within a layer, too, a module uses only what stands before it.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["states", "runner", "codec", "command", "workflow", "catalogue", "rules", "sections", "appconfig", "config"],
+    [
+        "states",
+        "runner",
+        "codec",
+        "command",
+        "workflow",
+        "catalogue",
+        "rules",
+        "sections",
+        "appconfig",
+        "config",
+        "mending",
+    ],
     ["environment", "bus.messages", "turn"],
     [
         *(
@@ -34,6 +46,7 @@ LAYERS: list[list[str]] = [
             "bus.crew",
             "bus.stops",
             "bus.tuner",
+            "bus.mender",
             "bus.tenants",
             "bus.replies",
             "bus.agenda",
@@ -48,6 +61,7 @@ LAYERS: list[list[str]] = [
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *(
             "store.keys",
+            "store.walk",
             "store.oddities",
             "store.journal",
             "store.spelling",
@@ -71,7 +85,7 @@ LAYERS: list[list[str]] = [
             "http",
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "process", "servers", "slots"),
-        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.apps"),
+        *("instance", "nursery", "appservice", "appcrew", "endpoints.runners", "endpoints.apps", "rounds"),
     ],
     ["daemons.loop"],
     [
@@ -124,6 +138,7 @@ PURE = {
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
     *("bus.agenda", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
+    *("mending", "bus.mender", "store.walk"),
     *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {
