@@ -76,13 +76,13 @@ class Rounds:
 
     def _heard(self, now: float) -> bool:
         """Take the answer; tell whether one can go on."""
-        if not self._answers:
+        # One to a question that was given up is nothing any more.
+        answer = next((each for each in iter(self._popped, None) if each.tag == self._tag), None)
+        if answer is None:
             self.wake_at = now + PAUSE_S / 10
             if self._asked_at is not None and now - self._asked_at > ANSWER_S:
                 self._ask(now)
             return False
-        answer = self._answers.popleft()
-        self._answers.clear()
         self._asked_at = None
         assert isinstance(answer, m.Mended)
         if not answer.done:
@@ -91,6 +91,9 @@ class Rounds:
         self._finds = [*answer.again, *self._finds[answer.done :]]
         self._lines.add(answer.repairs, now)
         return True
+
+    def _popped(self) -> m.Reply | None:
+        return self._answers.popleft() if self._answers else None
 
     def _read(self, now: float) -> None:
         if self._walk is None:
