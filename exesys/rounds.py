@@ -21,6 +21,7 @@ from exesys.store.walk import Page, Walk
 
 PAGE = 100
 ANSWER_S = 10.0  # without an answer for so long the same is asked again: it does no harm
+LOOK_S = 0.02  # how often to look whether an answer has come, when it is late
 PAUSE_S = 1.0  # before the same is asked again when the router or the store was away
 MINUTE_S = 60.0
 MOST_LINES = 20  # in the log, a minute
@@ -79,7 +80,7 @@ class Rounds:
         # One to a question that was given up is nothing any more.
         answer = next((each for each in iter(self._popped, None) if each.tag == self._tag), None)
         if answer is None:
-            self.wake_at = now + PAUSE_S / 10
+            self.wake_at = now + LOOK_S
             if self._asked_at is not None and now - self._asked_at > ANSWER_S:
                 self._ask(now)
             return False

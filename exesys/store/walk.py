@@ -8,11 +8,13 @@ a find fits is decided where it can be mended (mend.lua).
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from exesys.bus.messages import Find
+from exesys.runner import TYPE, UUID
 from exesys.store.keys import Keys, Spelled
 
 # The lists that are always walked -> what their members are found as.
@@ -23,6 +25,11 @@ LISTS = {
 SETS = ("sessions", "runners")
 # Lists that are met on the way -> the same.
 MET = {"ready": "ready", "held": "held"}
+
+
+# What is no name of a runner is passed over, and told of by those who read it (oddities.py).
+RUNNER = re.compile(rf"{TYPE.pattern}:{UUID.pattern}")
+STOP = re.compile(rf"{TYPE.pattern}:({UUID.pattern})?")
 
 
 class Page(NamedTuple):
@@ -60,7 +67,7 @@ class Walk:
             except UnicodeDecodeError:
                 continue  # no name of ours
             if page.key:
-                finds.append(Find(page.kind, page.place, text, ""))
+                finds += _of_ours(Find(page.kind, page.place, text, ""))
             else:
                 finds += self._met(text)
         if cursor:
@@ -73,10 +80,18 @@ class Walk:
             case Spelled("record", (ref, _)):
                 return [Find("step", "", ref, "")]
             case Spelled("run", (type_, uuid)):
-                return [Find("run", type_, uuid, "")]
+                return _of_ours(Find("run", type_, uuid, ""))
             case Spelled("job" | "flow" | "log" | "runner" | "runner_log" as name, (part,)):
-                return [Find(name, "", part, "")]
+                return _of_ours(Find(name, "", part, ""))
             case Spelled("ready" | "held" as name, (place,)):
                 self._left.append(Page(text, False, MET[name], place, 0))
                 return [Find("session", "", place, "")] if name == "held" else []
         return []
+
+
+def _of_ours(find: Find) -> list[Find]:
+    if find.kind == "run":
+        return [find] if STOP.fullmatch(f"{find.place}:{find.name}") else []
+    if find.kind in ("runner", "runner_log", "runners", "ended"):
+        return [find] if RUNNER.fullmatch(find.name) else []
+    return [find]

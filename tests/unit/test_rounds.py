@@ -19,6 +19,8 @@ from exesys.store.keys import Keys
 STRANGE = {
     **{"exesys:order": b"5", "exesys:jobs": [], "foreign": b"x", "a:b:c:d": b"x", "exesys:nothing": b"x"},
     **{"exesys:mended": {}, "a:j:somewhere": {}, "exesys:queue:q": {}},
+    # No names of runners: others tell of these.
+    **{"run:a:b:c": b"0", "run:a b:c": b"0", "exesys:runner:odd": {}, "exesys:runners": {"odd", "a:b:c"}},
 }
 
 
