@@ -55,7 +55,10 @@ class Mender:
     def _follow(self, looked: Looked, now: float) -> None:
         roster, turn = self._slate.roster, self._slate.pending.turn
         known = {*roster.awaited(), *turn.lost}
-        roster.expect([session for session in looked.strays if session not in known], now)
+        strays = [session for session in dict.fromkeys(looked.strays) if session not in known]
+        roster.expect([session for session in strays if session not in roster.sessions], now)
+        # That of a peer of another role is no worker's: nobody is to be given up for it.
+        turn.lost += [session for session in strays if session in roster.sessions]
         for session in dict.fromkeys(looked.rejoined):
             worker = roster.workers.get(session)
             if worker is not None:

@@ -625,7 +625,8 @@ function LOOK.ended(_, name)
 end
 
 local function leave(at, name)
-  if lasts(at) and not STILL[call('HGET', key.runner(name), 'state')] then
+  local state = call('HGET', key.runner(name), 'state')
+  if lasts(at) and (not state or OVER[state]) then
     call('EXPIRE', at, tale.env.result_ttl_s)
     note('leftover', name)
   end

@@ -425,7 +425,7 @@ class Mends(Lives):
 
     def _leave_over(self, key: str, name: str) -> None:
         state: Any = self.db.hget(self.keys("runner", name), "state")
-        if self._lasts(key) and state not in STILL:
+        if self._lasts(key) and (state is None or state in FINAL):
             self.db.expire(key, int(self.limits.result_ttl_s))
             self._note_repair("leftover", name)
 

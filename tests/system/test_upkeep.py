@@ -74,6 +74,11 @@ def test_a_healthy_system_is_left_alone(system, client, redis, tmp_path):
     assert len(flow.result(30)) == 20
     for handle in handles:
         handle.result(30)
+    running = client.start_runner("idle", type="up", uuid="1")
+    until(lambda: redis.hget(f"exesys:runner:{running}", "state") == b"running", "it runs")
+    walked(client, redis)
+    client.stop_runner(running)
+    until(lambda: redis.ttl(f"exesys:runner:{running}") > 0, "it has stopped")
     with holding(client, tmp_path, "healthy"):
         walked(client, redis)
         before = system.everything()

@@ -150,6 +150,22 @@ def test_a_session_entered_by_hand_is_released_and_one_that_is_here_is_not(bench
     assert bench.store.dump()["exesys:sessions"][0] == {worker}
 
 
+@pytest.mark.parametrize("role", ["client", "runner"])
+def test_a_session_of_another_role_among_those_of_workers_is_taken_out_and_its_peer_stays(
+    bench: Bench, role: str
+) -> None:
+    peer = bench.client(role)
+    bench.store.db.sadd("exesys:sessions", peer.decode())
+    mend(bench, m.Find("session", "", peer.decode(), ""))
+    assert "exesys:sessions" not in bench.store.dump()
+    for _ in range(round(LEASE_S) + 2):
+        bench.tell(peer, m.Heartbeat(peer.decode(), bench.broker.epoch, 0, 0, (), ()))
+        bench.wait(1)
+    bench.said(peer)
+    bench.tell(peer, m.Hello(m.VERSION, role, peer.decode(), "", {}))
+    assert [type(message) for message in bench.said(peer)] == [m.Welcome]
+
+
 def test_a_worker_whose_session_is_expected_after_a_restart_keeps_its_jobs(bench: Bench) -> None:
     worker = bench.worker()
     load(bench, 1)
