@@ -44,7 +44,7 @@ from exesys.turn import (
 CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
-MOST_CALLS = 400  # to Redis in one look; the rest of the finds is for the next
+MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     *("runner", "tune", "mend"),
