@@ -123,6 +123,8 @@ class Runner:
 @dataclass(frozen=True)
 class Controller:
     processes: int = _key(1, _int(1, 3))
+    walk_s: float = _key(60.0, _seconds(0, 366 * 86_400))
+    walk_rate: int = _key(500, _int(1, 1_000_000))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exesys import home, preflight, process, programs, servers
+from exesys import home, mending, preflight, process, programs, servers
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import ExesysError, Unavailable
 
@@ -38,6 +38,7 @@ PACKAGES = {
 LIBZMQ = (4, 3, 5)
 LOW_BYTES = 1 << 30
 SLOW_MS = 5.0
+LATELY_S = 86_400.0
 ANSWER_S = 3.0
 # File systems on which locks, sockets and an append-only file cannot be relied on.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
@@ -318,6 +319,29 @@ def _queues(config: Config, running: bool) -> Iterator[Check]:
         yield Check("queues", "ok", "No job was found that waits in a queue without a worker.")
 
 
+def _upkeep(config: Config, running: bool) -> Iterator[Check]:
+    if not running:
+        return
+    from exesys.store.reader import Reader
+
+    reader = Reader(config.redis_url, config.redis.prefix)
+    try:
+        totals = mending.totals(reader.mended())
+    except ExesysError:
+        return  # said under redis
+    finally:
+        reader.close()
+    since_ms = int((time.time() - LATELY_S) * 1000)
+    for kind, (count, at_ms) in sorted(totals.items()):
+        if at_ms >= since_ms:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+            text = f"Mended in Redis, {count} in all, the last {when}: {kind} ({mending.REPAIRS.get(kind, 'unknown')})."
+            fix = "See `bin/exesys logs controller` for which; write nothing to this Redis by hand."
+            yield Check("upkeep", "warn", text, fix)
+    if all(at_ms < since_ms for _, at_ms in totals.values()):
+        yield Check("upkeep", "ok", "Nothing had to be mended in Redis lately.")
+
+
 def _ask(config: Config, what: str) -> dict[str, Any]:
     """Ask REST. Raises Unavailable."""
     try:
@@ -343,4 +367,5 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "functions": _functions,
     "apps": _apps,
     "queues": _queues,
+    "upkeep": _upkeep,
 }

@@ -4,7 +4,7 @@ The router's core fills a `Turn`; the store runs it as one pipeline of a few
 scripts that take many jobs each (group commit) and fills the answers. Every
 request is idempotent, so that a turn whose answers were lost with the
 connection is simply run again. The order inside a turn is fixed: reports,
-releases, tunings, submits, changes, runners, claims, then reads. So who sends a job and cancels
+releases, mending, tunings, submits, changes, runners, claims, then reads. So who sends a job and cancels
 it at once finds it.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from exesys.bus.messages import Held, Job, Note, Report
+from exesys.bus.messages import Find, Held, Job, Note, Repair, Report
 from exesys.command import Command
 from exesys.runner import Name
 from exesys.states import State
@@ -171,6 +171,17 @@ class RunnerDone(NamedTuple):
     fields: Mapping[bytes, bytes]
 
 
+class Looked(NamedTuple):
+    """The store's answer to the finds of a turn: what was mended, and what follows for those it concerns."""
+
+    done: int  # how many finds were looked at, from the first on
+    again: tuple[Find, ...] = ()  # those to go on with
+    repairs: tuple[Repair, ...] = ()
+    strays: tuple[str, ...] = ()  # sessions that hold jobs, or may, and that the router does not know
+    rejoined: tuple[str, ...] = ()  # sessions that were given back what they hold
+    ended: tuple[Ended, ...] = ()  # steps that failed
+
+
 class Claim(NamedTuple):
     """Up to `most` jobs from `queues` for one worker's session."""
 
@@ -209,6 +220,8 @@ class Turn:
     runners: list[RunnerOp] = field(default_factory=list)
     tunings: list[Tuning] = field(default_factory=list)
     sweep: bool = False  # give up steps that nothing feeds
+    finds: list[Find] = field(default_factory=list)  # to be looked at, and mended
+    known: list[str] = field(default_factory=list)  # with finds: worker sessions that are here or expected
     claims: list[Claim] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -228,6 +241,7 @@ class Turn:
             or self.runners
             or self.tunings
             or self.sweep
+            or self.finds
             or self.notes
             or self.lost
             or self.opened
@@ -250,6 +264,7 @@ class Answers:
     runners: list[RunnerDone] = field(default_factory=list)
     tuned: list[str] = field(default_factory=list)  # verdicts: changed, same, exists, none, full; refused
     swept: list[Ended] = field(default_factory=list)
+    looked: Looked | None = None
     next_unfed_ms: int = 0  # when the next step is to be given up that nothing feeds; 0: none is
     claimed: list[Claimed] = field(default_factory=list)
     claims_lost: bool = False  # the claims were sent, but not their answers

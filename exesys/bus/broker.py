@@ -9,7 +9,8 @@ again and a worker that says HELLO again bring it all back.
 Here is who may speak (HELLO, BYE, silence), which part a message goes to, the
 order of a turn, and events. What is said is dealt with by the parts, which
 share a `slate`: `intake` for what clients ask, `crew` for the workers, `board`
-for runners and the daemons that host them, `tuner` for what is kept beside jobs, `apps` for application servers.
+for runners and the daemons that host them, `tuner` for what is kept beside jobs, `mender`
+for what is to be mended in the store, `apps` for application servers.
 
 Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
@@ -29,6 +30,7 @@ from exesys.bus.crew import Crew
 from exesys.bus.door import Door
 from exesys.bus.effects import Effect
 from exesys.bus.intake import Intake
+from exesys.bus.mender import Mender
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster
 from exesys.bus.slate import STORE_LATE_S, Slate
@@ -80,6 +82,7 @@ class Broker:
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
         self._tuner = Tuner(self._slate)
+        self._mender = Mender(self._slate)
         self._stops = Stops(self._slate)
         self._board = Board(self._slate, self._stops, jitter)
         self._lobby = Lobby(self._slate)
@@ -107,6 +110,7 @@ class Broker:
             m.Heartbeat: self._on_heartbeat,
             m.Drain: self._on_drain,
             m.Stop: self._only("controller", "STOP", self._on_stop),
+            m.Mend: self._only("controller", "MEND", self._mender.mend),
             m.Sync: self._on_sync,
             m.Bye: self._on_bye,
         }
@@ -305,13 +309,14 @@ class Broker:
         if self._unfed_ms is not None and now_ms >= self._unfed_ms:
             self._unfed_ms = None
             turn.sweep = True
-        if self._unfed_ms is None and (turn.changes or any(placed.waits for placed in turn.placed)):
+        if self._unfed_ms is None and (turn.changes or turn.finds or any(placed.waits for placed in turn.placed)):
             # A sweep sees what was there before this turn; what comes with it has its full time.
             self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
         turn.claims = self.roster.claims(slate.sated)
         turn.runners = self._board.take(now)
         if not turn:
             return None
+        self._mender.plan(turn)
         rest = slate.pending.leave()
         turn.now_ms = now_ms
         if any(placed.due_ms < 0 and not placed.waits for placed in turn.placed):
@@ -341,6 +346,7 @@ class Broker:
             slate.ended(ended)
         self._intake.apply(underway, answers, now)
         self._tuner.apply(underway, answers)
+        self._mender.apply(underway, answers, now)
         if turn.runners:
             self._board.applied(answers.runners, now)
         if answers.changed:

@@ -269,6 +269,13 @@ class Client:
             if not again or self._connection.closed.wait(STORE_AWAY_S):
                 raise error
 
+    def ask_later(self, before: int, question: Callable[[int], m.Message], then: Callable[[m.Reply], None]) -> int:
+        """Ask the router without waiting, and give up the question `before`; return its tag, 0 when it is away.
+
+        `then` is called with the answer, in another thread.
+        """
+        return self._connection.ask_instead(before, question, then) or 0
+
     def tell(self, message: m.Message) -> None:
         """Send the router a message that has no answer; it waits while the router is away."""
         self._connection.tell(message)

@@ -79,12 +79,12 @@ class Connection:
         with self.room:
             self.room.wait_for(lambda: not self.desk.full or self.closing, SYNC_S)
 
-    def ask(self, question: Callable[[int], m.Message], timeout: float) -> m.Snapshot | m.Changed:
+    def ask(self, question: Callable[[int], m.Message], timeout: float) -> m.Reply:
         """Ask the router; `question` makes the message with its tag. Raises Unavailable after `timeout` seconds."""
-        answer: list[m.Snapshot | m.Changed] = []
+        answer: list[m.Reply] = []
         arrived = threading.Event()
 
-        def then(told: m.Snapshot | m.Changed) -> None:
+        def then(told: m.Reply) -> None:
             answer.append(told)
             arrived.set()
 
@@ -98,7 +98,7 @@ class Connection:
         return answer[0]
 
     def ask_instead(
-        self, before: int, question: Callable[[int], m.Message], then: Callable[[m.Snapshot | m.Changed], None]
+        self, before: int, question: Callable[[int], m.Message], then: Callable[[m.Reply], None]
     ) -> int | None:
         """Give up the question with the tag `before` and ask another; return its tag, None when the router is away.
 

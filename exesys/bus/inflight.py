@@ -57,7 +57,7 @@ class Desk:
         self._later: list[tuple[float, list[int]]] = []  # BUSY: when to send them again
         self._recheck: deque[tuple[float, int]] = deque()
         self._workflows: dict[int, list[int]] = {}  # number -> tags of its steps, until it is known to be taken
-        self._asks: dict[int, tuple[m.Message, Callable[[m.Snapshot | m.Changed], None]]] = {}
+        self._asks: dict[int, tuple[m.Message, Callable[[m.Reply], None]]] = {}
         self._to_tell: list[m.Message] = []
         self._hello_at = self._beat_at = self._heard_at = self._resend_at = float("-inf")
 
@@ -89,7 +89,7 @@ class Desk:
             self.put(handle, item._replace(flow=number), item.notify, patient)
         self._workflows[number] = list(range(number, self._tag + 1))
 
-    def ask(self, question: Callable[[int], m.Message], then: Callable[[m.Snapshot | m.Changed], None]) -> int:
+    def ask(self, question: Callable[[int], m.Message], then: Callable[[m.Reply], None]) -> int:
         """Ask the router for a SNAPSHOT, or for what CHANGED answers; `question` makes the message with its tag.
 
         It is asked again after a reconnect. Returns the tag, for `forget`.
@@ -128,7 +128,7 @@ class Desk:
                 self._greeted(message)
             case m.Error("unknown_session") | m.Bye():
                 self.welcome, self._hello_at = None, float("-inf")
-            case m.Snapshot() | m.Changed():
+            case m.Snapshot() | m.Changed() | m.Mended():
                 asked = self._asks.pop(message.tag, None)
                 if asked is not None:
                     asked[1](message)

@@ -335,6 +335,41 @@ class Exits(NamedTuple):
     exits: tuple[Exit, ...]
 
 
+# --- upkeep ---------------------------------------------------------------
+
+
+class Find(NamedTuple):
+    """Something that stands in Redis and is to be looked at; the kinds are those of mend.lua."""
+
+    kind: str
+    place: str  # the queue, session or type it was found in, or ""
+    name: str
+    at: str  # where to go on with one that takes several looks; "" at first
+
+
+class Mend(NamedTuple):
+    """Only from the controller: look whether these fit together, and mend what does not."""
+
+    tag: int
+    finds: tuple[Find, ...]
+
+
+class Repair(NamedTuple):
+    """What was mended: `kind` is one of `mending.REPAIRS`."""
+
+    kind: str
+    name: str
+
+
+class Mended(NamedTuple):
+    """How many of the finds were looked at, from the first on: 0 when the store is away; those to go on with."""
+
+    tag: int
+    done: int
+    again: tuple[Find, ...]
+    repairs: tuple[Repair, ...]
+
+
 # --- application servers --------------------------------------------------
 #
 # These two go straight between a caller and an instance, not through the router.
@@ -396,6 +431,8 @@ class Event(NamedTuple):
     body: Any
 
 
+Reply = Snapshot | Changed | Mended  # what answers a question with a tag
+
 Message = (
     Hello
     | Welcome
@@ -422,6 +459,8 @@ Message = (
     | Launches
     | Telling
     | Exits
+    | Mend
+    | Mended
     | Call
     | Return
     | Stop

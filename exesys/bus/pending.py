@@ -29,6 +29,7 @@ class Pending:
     flowed_by: list[list[Origin]] = field(default_factory=list)
     changed_by: list[tuple[str, int]] = field(default_factory=list)
     tuned_by: list[tuple[str, int]] = field(default_factory=list)
+    found_by: tuple[str, int] = ("", 0)
     flow_steps: int = 0
     report_steps: int = 0  # the reports, and the steps they add
     reload_for: dict[m.Held, str] = field(default_factory=dict)

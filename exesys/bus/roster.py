@@ -101,6 +101,10 @@ class Roster:
         for session in sessions:
             self._expected[session] = now + self.lease_s
 
+    def awaited(self) -> list[str]:
+        """Return the sessions of workers that are here, and those that may come back."""
+        return [*self.workers, *self._expected]
+
     def admit(self, peer: Peer) -> None:
         """Take in a peer; a session that comes by a new connection leaves its old one."""
         old = self.sessions.get(peer.session)

@@ -4,7 +4,7 @@ It mirrors stops: a runner's key `run:<type>:<uuid>` that turns 0 becomes a
 STOP to the router, which publishes it. Keyspace notifications bring it at
 once; a sweep each second finds what they missed, or all where they are off.
 Timers tick (`timing.py`), and a courier in threads of its own tells URLs of
-the ends of steps.
+the ends of steps. And it goes its rounds through the store (`rounds.py`).
 
 Before it writes or sends anything it knows that its lease holds: what is
 written goes out in scripts that compare the holder, and before a message is
@@ -27,6 +27,7 @@ from exesys.daemons.loop import Loop, run
 from exesys.errors import ExesysError, Unavailable
 from exesys.lease import Lease
 from exesys.process import die_with_parent
+from exesys.rounds import Rounds
 from exesys.store.callbacks import Outbox
 from exesys.store.timetable import Timetable
 from exesys.store.upkeep import Runner, Upkeep
@@ -55,6 +56,7 @@ class Controller:
         self._told = False  # what was logged last: active or not
         self._events: int | None = None
         self._mirrored: set[Runner] = set()
+        self._rounds = Rounds(config.controller, upkeep, client)
         self._sweep_at = self._trim_at = float("-inf")
 
     @property
@@ -66,7 +68,8 @@ class Controller:
         """Run until told to stop. Raises ExesysError when a part of it has died."""
         self.courier.start()
         while not self.loop.stopping:
-            wait_s = self._sweep_at - time.monotonic()
+            wake_at = min(self._sweep_at, self._rounds.wake_at) if self.active else self._sweep_at
+            wait_s = wake_at - time.monotonic()
             ready = self.loop.poll(min(wait_s, self.timing.wait_s(_wall_ms())) if self.active else wait_s)
             try:
                 self._step(bool(ready), time.monotonic())
@@ -102,6 +105,7 @@ class Controller:
             self._mirror(runners)
         if self.active:
             self._time(swept)
+            self._rounds.step(now)
         else:
             self.timing.retire()
 
@@ -116,6 +120,7 @@ class Controller:
         if self.active != self._told:
             self._told = not self._told
             log.info("active, as %s" if self._told else "standing by, as %s", self.session)
+            self._rounds.restart(time.monotonic())
 
     def _mirror(self, runners: list[Runner]) -> None:
         """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""

@@ -7,6 +7,10 @@ with one prefix, empty by default, so that a shard can own `{s07}`.
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
+from exesys.command import REF
 from exesys.states import State
 
 # name -> (pattern, what is there)
@@ -47,9 +51,28 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "timer": ("exesys:timer:%s", "hash: a timer, as it was declared"),
     "timer_state": ("exesys:timer-state:%s", "hash: how far a timer is; the active controller writes it"),
     "timers": ("exesys:timers", "set: all timers"),
+    "mended": ("exesys:mended", "hash: what was mended, by its kind: how often, and `:at` when last"),
     "tuned": ("exesys:tuned", "integer: how often a queue's settings or a timer were changed"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),
 }
+
+
+class Spelled(NamedTuple):
+    """What a key is: its name in `PATTERNS` and the parts it was filled with."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+def _reading(pattern: str) -> re.Pattern[str]:
+    # Of two parts the first has no colon: that of `run`. A record is read by itself.
+    pieces = [re.escape(piece) for piece in pattern.split("%s")]
+    groups = ["([^:]*)"] * (len(pieces) - 2) + ["(.*)"] * (len(pieces) > 1)
+    return re.compile("".join(part for pair in zip(pieces, [*groups, ""], strict=True) for part in pair), re.DOTALL)
+
+
+_READINGS = [(name, _reading(pattern)) for name, (pattern, _) in PATTERNS.items() if name != "record"]
+_OWN = {pattern.partition(":")[0] for name, (pattern, _) in PATTERNS.items() if name != "record"}
 
 
 class Keys:
@@ -61,6 +84,18 @@ class Keys:
     def __call__(self, name: str, *parts: str) -> str:
         """Spell the key `name` of `PATTERNS`, filled with `parts`."""
         return self.prefix + PATTERNS[name][0] % parts
+
+    def read(self, key: str) -> Spelled | None:
+        """Tell what a key is, as `keys(*read)` spells it. None: it is not one of ours."""
+        if not key.startswith(self.prefix):
+            return None
+        bare = key.removeprefix(self.prefix)
+        if bare.partition(":")[0] in _OWN:
+            found = ((name, reading.fullmatch(bare)) for name, reading in _READINGS)
+            return next((Spelled(name, match.groups()) for name, match in found if match), None)
+        ref, _, state = bare.rpartition(":")
+        known = state in State.__members__ and REF.fullmatch(ref)
+        return Spelled("record", (ref, state)) if known else None
 
     def prelude(self) -> str:
         """Return Lua that defines `key.NAME(…)` and the table `STATES`."""

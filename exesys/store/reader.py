@@ -289,6 +289,11 @@ class Reader:
         text = text or b""
         return int(total) if total is not None and total.isdigit() else len(text), text
 
+    def mended(self) -> dict[bytes, bytes]:
+        """Return what was mended in the store; `mending.totals` reads it."""
+        found: dict[bytes, bytes] = self._do(self._redis.hgetall, self.keys("mended"))
+        return found
+
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many steps are ready in each queue."""
         return {record.name: record.waiting for record in self.queues(queues)} if queues else {}

@@ -31,6 +31,7 @@ from exesys.turn import (
     Ended,
     Flow,
     Found,
+    Looked,
     Placed,
     RunnerDone,
     RunnerOp,
@@ -43,9 +44,10 @@ from exesys.turn import (
 CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
+MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
-    *("runner", "tune"),
+    *("runner", "tune", "mend"),
 )
 SHARED = ("common", "queue", "step", "graph", "deal")
 REFUSED = Taken("refused", "", State.start, None)
@@ -119,6 +121,8 @@ class Builder:
             yield self._release(settings, session, answers.lost)
         if turn.sweep:
             yield self._sweep(settings, answers)
+        if turn.finds:
+            yield self._mend(settings, turn, answers)
         if turn.opened:
             yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
         if turn.catalogue:
@@ -250,6 +254,18 @@ class Builder:
             answers.swept += [spelling.failed(each) for each in reply[1]]
 
         return self._script("unfed", [self.keys("standby")], [*settings, MOST_UNFED], read, _nothing)
+
+    def _mend(self, settings: list[Argument], turn: Turn, answers: Answers) -> Request:
+        finds = [part for find in turn.finds for part in find]
+
+        def read(reply: Any) -> None:
+            answers.looked = spelling.looked(reply)
+
+        def blank() -> None:
+            answers.looked = Looked(len(turn.finds))
+
+        arguments = [*settings, MOST_CALLS, len(turn.known), *turn.known, *finds]
+        return self._script("mend", [self.keys("mended")], arguments, read, blank)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:
         arguments: list[Argument] = [turn.now_ms, *spelling.spelt_claims(turn.claims)]

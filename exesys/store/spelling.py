@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from exesys.bus.messages import Find, Repair
 from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from exesys.states import State
 from exesys.turn import (
@@ -18,6 +19,7 @@ from exesys.turn import (
     Found,
     Halt,
     Loglines,
+    Looked,
     Noted,
     Placed,
     Revive,
@@ -145,3 +147,21 @@ def done(raw: Any) -> RunnerDone:
 def found(raw: Any) -> Found:
     ref, state, body = raw
     return Found(ref.decode(), None if state < 0 else STATES[state], body_of(state, body))
+
+
+def _anything(raw: bytes) -> str:
+    # It may be a name that somebody wrote by hand.
+    return raw.decode("utf-8", "replace")
+
+
+def looked(raw: Any) -> Looked:
+    """Read what mend.lua gives."""
+    done, again, repairs, strays, rejoined, ended = raw
+    return Looked(
+        int(done),
+        tuple([Find(*map(text, find)) for find in again]),
+        tuple([Repair(*map(_anything, repair)) for repair in repairs]),
+        tuple(map(_anything, strays)),
+        tuple(map(_anything, rejoined)),
+        tuple([failed(each) for each in ended]),
+    )

@@ -18,6 +18,7 @@ from exesys.lease import LEASE_S
 from exesys.store.keys import Keys
 from exesys.store.oddities import Oddities
 from exesys.store.redis import StoreAway
+from exesys.store.walk import Page
 
 TIMEOUT_S = 2.0
 LEASE_MS = int(LEASE_S * 1000)
@@ -43,6 +44,10 @@ return 1
 """
 
 Runner = tuple[str, str]  # type, uuid
+
+
+class StoreRefused(StoreAway):
+    """Redis answers, but not to this."""
 
 
 class Upkeep:
@@ -104,6 +109,18 @@ class Upkeep:
         values = self._do(self._redis.mget, [self.keys("run", type_, uuid) for type_, uuid in asked])
         return [runner for runner, value in zip(asked, values, strict=True) if value == b"0"]
 
+    def page(self, page: Page, count: int) -> tuple[int, list[bytes]]:
+        """Read about `count` keys or members; return where to go on, 0 at the end, and what was read."""
+        if not page.key:
+            cursor, found = self._do(self._redis.scan, page.cursor, None, count)
+            return int(cursor), list(found)
+        try:
+            read = self._redis.sscan if page.is_set else self._redis.zscan
+            cursor, found = self._do(read, page.key, page.cursor, None, count)
+        except StoreRefused:
+            return 0, []  # a key of another kind stands there
+        return int(cursor), list(found) if page.is_set else [member for member, _ in found]
+
     def trim(self, session: str, now_ms: int) -> None:
         """Drop index entries older than any record they could name, if the lease is still this session's."""
         limits = self._limits
@@ -121,5 +138,7 @@ class Upkeep:
     def _do(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
+        except redis.ResponseError as error:
+            raise StoreRefused(f"Redis refuses: {str(error).rstrip('.')}.") from error
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from store.fake_graph import UNDER_WAY, error_body, failed
+from store.fake_mend import Mends
 from store.fake_queues import Held as Limited
 from store.fake_queues import score, sooner
-from store.fake_runners import Lives
 from store.space import raw
 
 from exesys.bus.messages import Held, Job, Outcome
@@ -71,7 +71,7 @@ class Turns(Protocol):
         ...
 
 
-class FakeStore(Lives):
+class FakeStore(Mends):
     """Runs turns as the scripts do."""
 
     def boot(self) -> tuple[int, list[str], bytes]:
@@ -105,6 +105,8 @@ class FakeStore(Lives):
         yield from (lambda session=session: self._release(session, answers) for session in turn.lost)
         if turn.sweep:
             yield lambda: self._sweep(answers)
+        if turn.finds:
+            yield lambda: setattr(answers, "looked", self._look(turn))
         yield opened
         if turn.tunings:
             yield lambda: answers.tuned.extend(map(self._tune, turn.tunings))

@@ -11,11 +11,11 @@ from exesys.bus import messages as m
 
 FROM_PEERS = (
     *(m.Hello, m.Submit, m.Status, m.Change, m.Start, m.Tune, m.Result, m.Heartbeat, m.Telling, m.Exits),
-    *(m.Stop, m.Sync, m.Drain, m.Bye),
+    *(m.Stop, m.Mend, m.Sync, m.Drain, m.Bye),
 )
 FROM_ROUTER = (
     *(m.Welcome, m.SubmitAck, m.StatusReply, m.Done, m.Changed, m.Cancel, m.Busy, m.Error, m.Moved, m.Jobs),
-    *(m.ResultAck, m.HeartbeatAck, m.Launches, m.Stop, m.Snapshot, m.Event, m.Bye),
+    *(m.ResultAck, m.HeartbeatAck, m.Launches, m.Stop, m.Snapshot, m.Event, m.Mended, m.Bye),
 )
 TO_APPS = (m.Call,)
 FROM_APPS = (m.Return, m.Error)

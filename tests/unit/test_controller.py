@@ -17,6 +17,7 @@ from exesys.daemons.loop import Loop
 from exesys.errors import ExesysError
 from exesys.lease import LEASE_S
 from exesys.store.callbacks import Outbox
+from exesys.store.timetable import Timetable
 from exesys.store.upkeep import Runner, Upkeep
 
 
@@ -25,6 +26,7 @@ class Store:
 
     def __init__(self) -> None:
         self.ours = True
+        self.tuned = False
         self.trimmed: list[str] = []
         self.asked = 0
         self.loaded: list[Runner] = []
@@ -77,9 +79,16 @@ def bus() -> Told:
 @pytest.fixture
 def controller(tmp_path: Path, store: Store, bus: Told, monkeypatch: pytest.MonkeyPatch) -> Controller:
     monkeypatch.setattr(module.Courier, "alive", property(lambda _: True))
+    monkeypatch.setattr(module.Timing, "step", lambda *_: None)
+    monkeypatch.setattr(module.Rounds, "step", lambda *_: None)
     parts: Any = bus
     return Controller(
-        Config(tmp_path, tmp_path), cast(Loop, parts), cast(Client, parts), cast(Upkeep, store), cast(Outbox, None)
+        Config(tmp_path, tmp_path),
+        cast(Loop, parts),
+        cast(Client, parts),
+        cast(Upkeep, store),
+        cast(Timetable, None),
+        cast(Outbox, None),
     )
 
 

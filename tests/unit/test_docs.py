@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from exesys import callbacks, cli, codec, command, config, functions
-from exesys.bus import messages, wire
+from exesys import callbacks, cli, codec, command, config, functions, mending, rounds
+from exesys.bus import mender, messages, wire
 from exesys.errors import ExesysError
 from exesys.process import HOSTED_BY
 from exesys.programs import settings
@@ -431,6 +431,15 @@ def test_redis_names_every_script_and_field() -> None:
             written |= set(re.findall(r"'([a-z]\w*)'", "".join(created)))
     assert {"to", "cmd", "attempt", "result", "error", "losses", "logged"} <= written
     assert written - named == set()
+
+
+def test_redis_lists_every_kind_of_what_is_mended() -> None:
+    part = text_of("docs/redis.md").partition("\n## Upkeep")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == list(mending.REPAIRS)
+    assert f"about {rounds.PAGE} keys" in part
+    assert f"at most about {scripts.MOST_CALLS} calls" in part
+    assert f"{rounds.MOST_LINES} lines a minute" in part
+    assert f"The router takes {mender.MOST_FINDS} finds" in text_of("docs/protocol.md")
 
 
 def test_redis_names_every_field_of_a_runner() -> None:

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import exesys
 from exesys.command import NAME, RESERVED
 from exesys.states import State
-from exesys.store.keys import PATTERNS, Keys
+from exesys.store.keys import PATTERNS, Keys, Spelled
 
 HOUSE = Path(exesys.__file__).parent
 ALL = [(name, ["x"] * pattern.count("%s")) for name, (pattern, _) in PATTERNS.items()]
@@ -65,3 +67,44 @@ def test_no_other_file_spells_a_key() -> None:
     for path in HOUSE.rglob("*.lua"):
         calls = re.findall(r"call\('\w+', '([^']*)'", path.read_text("utf-8"))
         assert not calls, f"{path} names the key {calls}"
+
+
+# --- reading a key -----------------------------------------------------------------
+
+parts = st.from_regex(r"[A-Za-z0-9_.:>,{}-]{1,20}", fullmatch=True)
+no_colon = st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True)
+names = no_colon.filter(lambda name: name not in RESERVED)
+
+
+@st.composite
+def spelled(draw: st.DrawFn) -> Spelled:
+    """Make a key of any kind with parts that it may have."""
+    name = draw(st.sampled_from(sorted(PATTERNS)))
+    if name == "record":
+        first = draw(names) + draw(st.sampled_from(["", ">x,y"]))
+        return Spelled(name, (f"{first}:{draw(no_colon)}", draw(st.sampled_from(State)).name))
+    if name == "run":
+        return Spelled(name, (draw(no_colon), draw(no_colon | st.just(""))))
+    return Spelled(name, tuple(draw(parts) for _ in range(PATTERNS[name][0].count("%s"))))
+
+
+@given(spelled(), st.sampled_from(["", "{s07}"]))
+def test_a_key_is_read_as_it_was_spelled(what: Spelled, prefix: str) -> None:
+    keys = Keys(prefix)
+    assert keys.read(keys(what.name, *what.parts)) == what
+
+
+@given(st.text(max_size=30) | parts | parts.map("exesys:{}".format) | parts.map("run:{}".format))
+def test_what_is_read_is_spelled_in_the_same_way(key: str) -> None:
+    for keys in (Keys(), Keys("{s07}")):
+        what = keys.read(key)
+        assert what is None or keys(what.name, *what.parts) == key
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "a:j", "a:j:nowhere", "a:b:c:start", "a b:j:start", "exesys:nothing", "exesys:jobs:x", "exesys", "run:x"],
+)
+def test_what_is_none_of_ours_is_read_as_nothing(key: str) -> None:
+    assert Keys().read(key) is None
+    assert Keys("{s07}").read(f"{{s08}}{key}") is None

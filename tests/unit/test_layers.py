@@ -21,7 +21,7 @@ LAYERS: list[list[str]] = [
     ["errors"],
     [
         *("states", "runner", "codec", "callbacks", "command", "workflow", "catalogue", "rules"),
-        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease"),
+        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -37,6 +37,7 @@ LAYERS: list[list[str]] = [
             "bus.crew",
             "bus.stops",
             "bus.tuner",
+            "bus.mender",
             "bus.tenants",
             "bus.replies",
             "bus.agenda",
@@ -51,6 +52,7 @@ LAYERS: list[list[str]] = [
         *("bus.handle", "bus.inflight", "bus.jobhandle"),
         *(
             "store.keys",
+            "store.walk",
             "store.oddities",
             "store.journal",
             "store.spelling",
@@ -79,7 +81,7 @@ LAYERS: list[list[str]] = [
         *("ticker", "timerviews", "timing", "process", "servers", "slots"),
         *("secret", "posting", "courier"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
-        *("endpoints.timers", "endpoints.apps", "endpoints.dead"),
+        *("endpoints.timers", "endpoints.apps", "endpoints.dead", "rounds"),
     ],
     ["daemons.loop"],
     [
@@ -138,6 +140,7 @@ PURE = {
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
     *("bus.agenda", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
+    *("mending", "bus.mender", "store.walk"),
     *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {

@@ -63,6 +63,10 @@ TO_ROUTER: list[tuple[m.Message, bytes]] = [
         m.Heartbeat("s", 3, 2, 34, (HELD,), (m.Note("a:j", 2, 0.5, "half", ""),)),
         b"\x97\xa2HB\xa1s\x03\x02\x22\x91\x92\xa3a:j\x02\x91\x95\xa3a:j\x02\xcb?\xe0\x00\x00\x00\x00\x00\x00\xa4half\xa0",
     ),
+    (
+        m.Mend(5, (m.Find("ready", "q", "a:j", ""),)),
+        b"\x93\xa4MEND\x05\x91\x94\xa5ready\xa1q\xa3a:j\xa0",
+    ),
     (m.Stop("cam", "7"), b"\x93\xa4STOP\xa3cam\xa17"),
     (m.Sync(5, ("stops", "workers")), b"\x93\xa4SYNC\x05\x92\xa5stops\xa7workers"),
     (m.Drain("s"), b"\x92\xa5DRAIN\xa1s"),
@@ -84,6 +88,10 @@ TO_PEER: list[tuple[m.Message, bytes]] = [
     (
         m.Changed(5, -1, ["not_found", "no", "", ""]),
         b"\x94\xa7CHANGED\x05\xff\x94\xa9not_found\xa2no\xa0\xa0",
+    ),
+    (
+        m.Mended(5, 2, (m.Find("step", "", "a:j", "7"),), (m.Repair("orphan", "a:j"),)),
+        b"\x95\xa6MENDED\x05\x02\x91\x94\xa4step\xa0\xa3a:j\xa17\x91\x92\xa6orphan\xa3a:j",
     ),
     (m.Cancel((HELD,)), b"\x92\xa6CANCEL\x91\x92\xa3a:j\x02"),
     (m.Busy((1, 2), "store", 0.5), b"\x94\xa4BUSY\x92\x01\x02\xa5store\xcb?\xe0\x00\x00\x00\x00\x00\x00"),
