@@ -14,6 +14,8 @@ LEAST_REST_JOBS_PER_S = 3_000
 LEAST_ARRAY_JOBS_PER_S = 10_000
 MOST_BYTES_PER_JOB = 700
 MOST_TIMES_EMPTY = 1.1
+MOST_LATE_MS = 50
+MOST_IDLE_PERCENT = 5
 MOST_CALL_P50_MS = 0.5
 LEAST_CALLS_PER_S = 4_000
 MOST_ROUTER_GROWTH_BYTES = 20 << 20
@@ -84,6 +86,11 @@ def targets(runs: Sequence[Measurement], peers: Sequence[str]) -> list[Target]:
         found.append(Target("app calls", wanted, f"{rate:,.0f} calls/s", rate >= LEAST_CALLS_PER_S))
     for full, empty in zip(values(runs, OURS, "full_us_per_job"), values(runs, OURS, "empty_us_per_job"), strict=True):
         found.append(_most("delayed, time per job", full / empty, MOST_TIMES_EMPTY, "{:.2f} × that of an empty store"))
+    if values(runs, OURS, "idle_percent"):
+        for name, goal in (("ticks_p99_ms", "ticks, late by, p99"), ("delayed_p99_ms", "delayed jobs, late by, p99")):
+            found.append(_most(goal, median(values(runs, OURS, name)), MOST_LATE_MS, "{:.3g} ms"))
+        idle = median(values(runs, OURS, "idle_percent"))
+        found.append(_most("10,000 idle timers", idle, MOST_IDLE_PERCENT, "{:.3g} % of a core"))
     per_job = values(runs, OURS, "redis_bytes_per_job")
     if per_job:
         found.append(_most("Redis", median(per_job), MOST_BYTES_PER_JOB, "{:,.0f} bytes a finished job"))

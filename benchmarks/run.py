@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     import exesys
-    from benchmarks import apps, delayed, http_load, load, others, ours, report, system
+    from benchmarks import apps, delayed, http_load, load, others, ours, report, system, timers
     from exesys.config import Config
     from exesys.errors import BootError, ConfigError, ExesysError
 except ModuleNotFoundError as missing:
@@ -68,6 +68,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="measure 50,000 delayed jobs sent to an empty store, and beside N others (1,000,000); no other jobs",
     )
+    parser.add_argument("--timers", action="store_true", help="measure how late ticks and delayed jobs begin, no more")
     known = ",".join(others.PEERS)
     parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
     parser.add_argument("--peers-venv", type=Path, metavar="DIR", help="where they are installed, to keep them")
@@ -131,6 +132,7 @@ class Bench:
             "rest": lambda: _rate(ours.rest(config, _share(jobs, 0.25), seed, array=1)),
             "rest arrays": lambda: _rate(ours.rest(config, jobs, seed, array=ours.HUNDRED)),
             "memory": lambda: ours.memory(config, options.memory, seed),
+            "timers": lambda: timers.lateness(config),
             "delayed": lambda: delayed.backlog(config, options.delayed),
             "app latency": lambda: apps.latency(config, options.calls),
             "app rate": lambda: apps.rate(config, options.calls),
@@ -170,6 +172,12 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
     if options.memory:
         with system.running(home / "m") as config, system.Store(config) as store:
             Bench(options, config, store, runs).ours("memory", 0)
+    if options.timers:
+        with system.running(home / "t") as config, system.Store(config) as store:
+            bench = Bench(options, config, store, runs)
+            for number in range(options.rounds):
+                bench.ours("timers", number)
+            return runs, _about(options, versions, store.version())
     if options.delayed:
         with system.running(home / "d") as config, system.Store(config) as store:
             Bench(options, config, store, runs).ours("delayed", 0)

@@ -9,6 +9,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -98,6 +99,18 @@ class Store:
 
         if not process.wait_until(quiet, QUIET_S):
             raise BootError(f"Redis still rewrites its append-only file after {QUIET_S:g} s.")
+
+    def jobs(self) -> list[str]:
+        """List all jobs, in the order in which they came."""
+        entries: Any = self._redis.xrange("exesys:jobs")
+        return [fields[b"j"].decode() for _, fields in entries]
+
+    def began(self, refs: list[str]) -> list[int | None]:
+        """Return when each of these steps began to run, in ms; None for one that has not ended well."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipeline.hget(f"{ref}:data_available", "began")
+        return [int(began) if began else None for began in pipeline.execute()]
 
     def flush(self, database: int) -> None:
         """Empty one of the databases that the peers use."""
