@@ -39,10 +39,6 @@ local function lasts(at)
   return call('TTL', at) == -1
 end
 
-local function expires(at)
-  return call('TTL', at) >= 0
-end
-
 local function fields_of(at)
   local flat, fields = call('HGETALL', at), {}
   for i = 1, #flat, 2 do

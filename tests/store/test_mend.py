@@ -239,6 +239,33 @@ def test_an_entry_in_another_queue_is_brought_to_its_own(store: Turns) -> None:
     assert refs(claim(store, 9, queues=("other", "default"))) == ["a:j"]
 
 
+def test_steps_with_a_key_wait_in_its_lane_and_no_more_run_than_may(store: Turns) -> None:
+    submit(store, *(place(job, key="mine") for job in "jkl"))
+    [running] = claim(store, 9)
+    hand = hand_of(store)
+    hand.delete("exesys:lane:default=mine")
+    hand.delete("exesys:running:default=mine")
+    found = sorted(kinds(mend(store, [ONE])[0]))
+    assert found[-3:] == [("uncounted", running.ref), ("unqueued", "a:k"), ("unqueued", "a:l")]
+    check_places(store.dump())
+    assert claim(store, 9) == [], "one of a key runs at a time"
+    report(store, close(running))
+    assert len(claim(store, 9)) == 1
+
+
+def test_what_counts_as_running_and_does_not_run_holds_nobody_up(store: Turns) -> None:
+    run(store, tunings=[Tuning("queue", "merge", "default", {"concurrency": 1})])
+    submit(store, place("j"), place("k", key="mine"))
+    hand = hand_of(store)
+    hand.sadd("exesys:running:default=mine", "no:where")
+    hand.sadd("exesys:running:default", "no:where")
+    hand.delete("exesys:turns:default")
+    assert sorted(set(kinds(mend(store)[0]))) == [("orphan", "no:where")]
+    for _ in range(2):
+        report(store, *map(close, claim(store, 9)))
+    assert set(states(store).values()) == {"data_available"}
+
+
 def test_a_step_that_waits_for_nothing_is_watched(store: Turns) -> None:
     submit(store, wait("b"), wait("c", job="k"), wait("d", job="l"))
     hand = hand_of(store)
