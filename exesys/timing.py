@@ -135,25 +135,31 @@ class Timing:
         changes = self._table.changes()
         if changes == state.changes:
             return
-        ticker, names = state.ticker, self._table.names()
-        gone = set(ticker.names()) - set(names)
+        # All of them once, and after Redis has lost some; else those alone that were changed. They may be gone.
+        ticker, whole = state.ticker, not 0 <= state.changes <= changes
+        names = self._table.changed(0 if whole else state.changes)
+        if whole:
+            names = sorted({*names, *self._table.names(), *ticker.names()})
         known = [name for name in names if ticker.progress(name) is not None]
         fresh = [name for name in names if ticker.progress(name) is None]
+        gone = []
         began = []
         for record in (*self._table.read(known, progress=False), *self._table.read(fresh)):
+            if not record.kept:
+                gone.append(record.name)
+                continue
             try:
                 timer = schedule.load(record.name, record.kept)
                 progress = Progress.load(record.progress) if record.progress else None
             except (ValueError, KeyError, TypeError, BadCommand) as error:
-                if record.kept:
-                    log.error("the timer %s cannot be read: %r; remove it and add it again", record.name, error)
+                log.error("the timer %s cannot be read: %r; remove it and add it again", record.name, error)
                 continue
             if ticker.put(timer, progress, wall_ms):
                 began.append(record.name)
         for name in gone:
             ticker.drop(name)
             state.sent.pop(name, None)
-        self._table.forget(gone)
+        self._table.forget(gone, changes)
         self._store(state, began)
         state.changes = changes
 

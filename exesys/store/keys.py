@@ -52,6 +52,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "timer_state": ("exesys:timer-state:%s", "hash: how far a timer is; the active controller writes it"),
     "timers": ("exesys:timers", "set: all timers"),
     "mended": ("exesys:mended", "hash: what was mended, by its kind: how often, and `:at` when last"),
+    "timer_changes": ("exesys:timer-changes", "sorted set: timers by the number of their last change; see tuned"),
     "tuned": ("exesys:tuned", "integer: how often a queue's settings or a timer were changed"),
     "run": ("run:%s:%s", "text: 1 while the runner of this type and uuid shall run, 0 to stop it"),
 }

@@ -240,7 +240,7 @@ class Builder:
         return self._script("runner", keys, arguments, read, _filling(into, refused))
 
     def _tune(self, tunings: Sequence[Tuning], into: list[str]) -> Request:
-        keys, arguments = [self.keys("tuned")], list[Argument]()
+        keys, arguments = [self.keys("tuned"), self.keys("timer_changes")], list[Argument]()
         for kind, what, name, fields in tunings:
             keys += (self.keys(kind, name), self.keys(f"{kind}s"))
             most = self.limits.timers if kind == "timer" else 0

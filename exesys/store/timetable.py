@@ -33,6 +33,17 @@ end
 return 1
 """
 
+# Drop what is left of timers, unless they have been added again.
+_FORGET = """
+for i = 2, #KEYS do
+  local changed = redis.call('ZSCORE', KEYS[1], ARGV[i])
+  if not changed or tonumber(changed) <= tonumber(ARGV[1]) then
+    redis.call('ZREM', KEYS[1], ARGV[i])
+    redis.call('DEL', KEYS[i])
+  end
+end
+"""
+
 Kept = dict[str, bytes]
 
 
@@ -56,6 +67,11 @@ class Timetable:
     def changes(self) -> int:
         """Return how often timers and settings of queues were changed."""
         return int(self._do(self._redis.get, self.keys("tuned")) or 0)
+
+    def changed(self, since: int) -> list[str]:
+        """Return the timers that were changed after a number of changes, those that are gone among them."""
+        found = self._do(self._redis.zrangebyscore, self.keys("timer_changes"), f"({since}", "+inf")
+        return [name.decode() for name in found]
 
     def names(self) -> list[str]:
         """Return the names of all timers."""
@@ -90,11 +106,13 @@ class Timetable:
                 return False
         return True
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop how far timers were that are no more."""
-        gone = [self.keys("timer_state", name) for name in names]
-        if gone:
-            self._do(self._redis.delete, *gone)
+    def forget(self, names: Iterable[str], until: int) -> None:
+        """Drop what is left of timers that are no more, by what was known after `until` changes."""
+        gone = list(names)
+        for start in range(0, len(gone), CHUNK):
+            some = gone[start : start + CHUNK]
+            keys = [self.keys("timer_changes"), *(self.keys("timer_state", name) for name in some)]
+            self._do(self._redis.eval, _FORGET, len(keys), *keys, until, *some)
 
     def open(self, refs: Sequence[str]) -> list[bool]:
         """Tell of each step's job whether something of it has not ended."""

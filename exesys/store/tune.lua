@@ -1,6 +1,6 @@
 -- Keep, change or take away what stands beside jobs: timers, and settings of queues.
 --
--- KEYS   tuned, then per tuning: its hash, the set of all of its kind
+-- KEYS   tuned, timer-changes, then per tuning: its hash, the set of all of its kind
 -- ARGV   per tuning: what, name, most of its kind, number of fields, and each
 --        field's name and value
 -- Gives  per tuning: changed, same, exists (another one, for `add`), none (to
@@ -73,7 +73,7 @@ end
 local function tune(KEYS, ARGV)
   call = redis.call
   local answers, at = {}, 1
-  for i = 2, #KEYS, 2 do
+  for i = 3, #KEYS, 2 do
     local what, name, most, count = unpack(ARGV, at, at + 3)
     local fields = {}
     for j = at + 4, at + 3 + 2 * tonumber(count), 2 do
@@ -82,7 +82,10 @@ local function tune(KEYS, ARGV)
     at = at + 4 + 2 * tonumber(count)
     local verdict = tune_one(KEYS[i], KEYS[i + 1], what, name, tonumber(most), fields)
     if verdict == 'changed' then
-      call('INCR', KEYS[1])
+      local number = call('INCR', KEYS[1])
+      if tonumber(most) > 0 then
+        call('ZADD', KEYS[2], number, name)
+      end
     end
     answers[#answers + 1] = verdict
   end

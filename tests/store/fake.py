@@ -151,9 +151,7 @@ class FakeStore(Mends):
             self.db.delete(hash_)
             if most:
                 self.db.srem(all_, name)
-            if there:
-                self.db.incrby(self.keys("tuned"))
-            return "changed" if there else "none"
+            return self._tuned(tuning) if there else "none"
         if what == "merge" and not there and most:
             return "none"
         if (there or what == "merge") and before == wanted:
@@ -170,7 +168,12 @@ class FakeStore(Mends):
             self.db.sadd(all_, name)
         elif most:
             self.db.srem(all_, name)
-        self.db.incrby(self.keys("tuned"))
+        return self._tuned(tuning)
+
+    def _tuned(self, tuning: Tuning) -> str:
+        number = self.db.incrby(self.keys("tuned"))
+        if tuning.kind == "timer":
+            self.db.zadd(self.keys("timer_changes"), tuning.name, number)
         return "changed"
 
     # --- submit.lua -------------------------------------------------------

@@ -34,6 +34,7 @@ def test_a_timer_is_added_once(store: Turns) -> None:
     assert kept(store) == {"cmd": b"f", "every_s": b"5"}
     assert store.dump()[store.keys("timers")][0] == {"t"}
     assert store.dump()[store.keys("tuned")][0] == b"1"
+    assert store.dump()[store.keys("timer_changes")][0] == {"t": 1}
 
 
 def test_a_pause_is_merged_and_outlives_what_is_put(store: Turns) -> None:
@@ -52,7 +53,8 @@ def test_what_is_removed_leaves_nothing(store: Turns) -> None:
     before = store.dump()
     verdicts(store, timer("add", cmd="f"))
     assert verdicts(store, timer("remove"), timer("remove")) == ["changed", "none"]
-    assert {key: value for key, value in store.dump().items() if key != store.keys("tuned")} == before
+    counted = (store.keys("tuned"), store.keys("timer_changes"))
+    assert {key: value for key, value in store.dump().items() if key not in counted} == before
 
 
 def test_a_queue_needs_no_adding_and_without_settings_it_is_none(store: Turns) -> None:
