@@ -120,9 +120,10 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
     kept: dict[str, str | int] = {}
     for key, value in given.items():
         if key not in SETTINGS:
-            close = nearest(str(key)[:60], list(SETTINGS))
+            shown = str(key)[:60].encode(errors="backslashreplace").decode()
+            close = nearest(shown, list(SETTINGS))
             fix = f"Did you mean `{close}`?" if close else f"Known: {', '.join(SETTINGS)}."
-            raise BadCommand(f"the setting {str(key)[:60]!r} of a queue is unknown.", field=str(key)[:60], fix=fix)
+            raise BadCommand(f"the setting {shown!r} of a queue is unknown.", field=shown, fix=fix)
         if key == PAUSED:
             kept[PAUSED] = _paused(value)
             continue

@@ -20,7 +20,7 @@ from cronsim import CronSim, CronSimError
 
 from exesys import codec
 from exesys.command import OPTIONS as COMMAND_OPTIONS
-from exesys.command import Command, build, check_options, due_ms
+from exesys.command import Command, build, check_name, check_options, due_ms
 from exesys.errors import BadCommand, nearest
 
 MISFIRES = ("skip", "once", "all")
@@ -29,6 +29,7 @@ MOST_MISFIRED = 100  # of `all`
 LEAST_EVERY_S = 0.1
 MOST_S = 366 * 86_400
 GRACE_S = 30.0
+MOMENTS_MS = range(0, 7_258_118_400_000)  # 1970 to 2199: far enough, and within what calendars can reckon with
 MOST_NAME_CHARS = 64  # the tick stands behind it in the job_id
 PAUSED = "paused"
 INI = "ini"
@@ -149,12 +150,13 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
         return _pause(given)
     for key in given:
         if key not in FIELDS and key != "origin":
-            shown = str(key)[:60]
+            shown = str(key)[:60].encode(errors="backslashreplace").decode()
             close = nearest(shown, list(FIELDS))
             fix = f"Did you mean `{close}`?" if close else f"Known: {', '.join(FIELDS)}."
             raise BadCommand(f"the key {shown!r} of a timer is unknown.", field=shown, fix=fix)
     if not isinstance(given.get("cmd"), str):
         raise BadCommand("a timer needs `cmd`.", field="cmd", fix="Name the function to run.")
+    check_name(given["cmd"], "cmd")
     if ("every_s" in given) == ("cron" in given):
         both = "both `every_s` and `cron`" if "cron" in given else "neither `every_s` nor `cron`"
         raise BadCommand(f"the timer has {both}.", field="every_s", fix="Give one of them.")
@@ -203,7 +205,8 @@ def _cron(key: str, value: Any) -> str:
     try:
         next(CronSim(value, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
     except CronSimError as error:
-        fix = "Minutes are 0-59, hours 0-23, days 1-31, months 1-12 or JAN-DEC, days of the week 0-7 or SUN-SAT."
+        fix = "Minutes are 0-59, hours 0-23, days 1-31 and such as their month has (30 February never comes), "
+        fix += "months 1-12 or JAN-DEC, days of the week 0-7 or SUN-SAT."
         raise BadCommand(f"`cron` is {value!r:.80}: {str(error).lower()}.", field=key, fix=fix) from None
     except StopIteration:
         text = f"`cron` is {value!r:.80}, which never matches a day."
@@ -212,10 +215,13 @@ def _cron(key: str, value: Any) -> str:
 
 
 def _zone(key: str, value: Any) -> str:
-    known = zoneinfo.available_timezones()
-    if value in known:
-        return str(value)
-    close = nearest(str(value)[:60], sorted(known))
+    try:
+        if isinstance(value, str) and value:
+            zoneinfo.ZoneInfo(value)
+            return value
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        pass  # it is none: tell the nearest
+    close = nearest(str(value)[:60], sorted(zoneinfo.available_timezones()))
     fix = f"Did you mean `{close}`?" if close else "Give the name of a zone, such as Europe/Rome."
     raise BadCommand(f"the time zone {value!r:.60} is unknown.", field=key, fix=fix)
 
@@ -231,7 +237,9 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
 
 def _moment(key: str, value: Any) -> str:
     try:
-        due_ms(value)
+        if due_ms(value) not in MOMENTS_MS:
+            text = f"`{key}` is {value!r:.60}."
+            raise BadCommand(text, field=key, fix="Give a moment from 1970 to the end of 2199.")
     except BadCommand as error:
         error.field, error.message = key, error.message.replace("`at`", f"`{key}`")
         raise

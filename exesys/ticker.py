@@ -16,6 +16,7 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from exesys.schedule import MOST_MISFIRED, Timer
@@ -97,8 +98,9 @@ class Progress:
 class _Entry:
     timer: Timer
     progress: Progress
-    planned_ms: int  # ticks up to here were given out
+    planned_ms: int  # ticks up to here were given out, or are past
     fold: int
+    given_ms: int  # the last that was given out
     number: int = 0  # of its place in the heap that counts
 
 
@@ -140,8 +142,10 @@ class Ticker:
                 progress.fold += 1
             fold = progress.fold
         if old is not None and (old.timer.paused or _times(old.timer) != _times(timer)):
-            planned = max(planned, now_ms)  # nothing is made up for from before the change
-        self._entries[timer.name] = entry = _Entry(timer, progress, planned, fold)
+            progress.last_ms = planned = max(planned, now_ms)  # nothing is made up for from before the change
+            new = True
+        given = old.given_ms if old is not None else progress.recent[0].tick_ms if progress.recent else 0
+        self._entries[timer.name] = entry = _Entry(timer, progress, planned, fold, given)
         self._plan(entry)
         return new
 
@@ -173,14 +177,16 @@ class Ticker:
         in_time_ms = max(now_ms - timer.grace_ms - timer.jitter_ms, after_ms)
         late = timer.between(after_ms, in_time_ms - 1, MOST_MISFIRED) if in_time_ms > after_ms + 1 else []
         ticks = [(tick, timer.misfire == "all" or (timer.misfire == "once" and tick == late[-1])) for tick in late]
-        ticks += [(tick, True) for tick in timer.between(max(in_time_ms - 1, after_ms), now_ms, MOST_AT_ONCE)]
+        # More than these come with the next look.
+        coming = islice(timer.after(max(in_time_ms - 1, after_ms)), MOST_AT_ONCE)
+        ticks += [(tick, True) for tick in takewhile(lambda tick: tick <= now_ms, coming)]
         given = []
         for tick_ms, run in ticks:
             due_ms = tick_ms + timer.delay_ms(tick_ms)
             if due_ms > now_ms:
                 break  # the jitter puts it off
             given.append((Tick(timer, tick_ms, due_ms, entry.fold), run))
-            entry.planned_ms = tick_ms
+            entry.planned_ms = entry.given_ms = tick_ms
         return given
 
     def _plan(self, entry: _Entry) -> None:
@@ -199,7 +205,11 @@ class Ticker:
         for entry in self._entries.values():
             timer = entry.timer
             if by_ms < 0 and not timer.wild and by_ms >= -MOST_SET_BACK_MS:
-                continue  # a fixed time does not come again
+                # A fixed time that came does not come again; one that was skipped before does.
+                entry.planned_ms = max(now_ms, entry.given_ms)
+                entry.progress.last_ms = entry.planned_ms
+                self._plan(entry)
+                continue
             if by_ms < 0:
                 entry.fold += 1
                 entry.progress.fold = entry.fold

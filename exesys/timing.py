@@ -151,11 +151,11 @@ class Timing:
             try:
                 timer = schedule.load(record.name, record.kept)
                 progress = Progress.load(record.progress) if record.progress else None
-            except (ValueError, KeyError, TypeError, BadCommand) as error:
+                if ticker.put(timer, progress, wall_ms):
+                    began.append(record.name)
+            except (ValueError, KeyError, TypeError, OverflowError, BadCommand) as error:
                 log.error("the timer %s cannot be read: %r; remove it and add it again", record.name, error)
-                continue
-            if ticker.put(timer, progress, wall_ms):
-                began.append(record.name)
+                ticker.drop(record.name)
         for name in gone:
             ticker.drop(name)
             state.sent.pop(name, None)
@@ -176,7 +176,7 @@ class Timing:
                     sent.what = "skipped"
                 busy[name] = True  # and so is the next of this pass
             if not sent.what:
-                self._submit(sent)
+                self._submit(sent, wall_ms)
             state.sent.setdefault(name, deque()).append(sent)
 
     def _busy(self, state: _State, ticks: list[Tick]) -> dict[str, bool]:
@@ -190,7 +190,10 @@ class Timing:
             busy |= dict(zip(asked, still, strict=True))
         return busy
 
-    def _submit(self, sent: _Sent) -> None:
+    def _submit(self, sent: _Sent, wall_ms: int) -> None:
+        if self._client.full:  # to wait for room would hold up stops and the lease
+            sent.again_ms = wall_ms + AGAIN_MS
+            return
         try:
             command = sent.tick.timer.command(sent.tick.job_id)
             [sent.handle] = self._client.send(command, notify=False)
@@ -223,7 +226,7 @@ class Timing:
         if sent.again_ms:
             if wall_ms >= sent.again_ms:
                 sent.again_ms = 0
-                self._submit(sent)
+                self._submit(sent, wall_ms)
             return bool(sent.what)
         assert sent.handle is not None
         try:

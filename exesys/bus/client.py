@@ -26,6 +26,7 @@ from exesys import codec, command, environment, runner
 from exesys.bus import messages as m
 from exesys.bus.appcall import App, Apps
 from exesys.bus.connection import Connection
+from exesys.bus.door import TUNINGS
 from exesys.bus.handle import Handle, job_error
 from exesys.bus.inflight import Desk
 from exesys.bus.jobhandle import JobHandle
@@ -252,6 +253,8 @@ class Client:
 
         Raises BadCommand, NotFound, Conflict, QueueFull, Unavailable.
         """
+        if what != "remove":
+            TUNINGS[kind](what, command.check_name(name, "name"), fields)
         return self._changed(lambda tag: m.Tune(tag, kind, what, name, fields), timeout)
 
     def _change(self, what: str, name: str, timeout: float) -> int:

@@ -112,7 +112,9 @@ class Controller:
     def _time(self, swept: bool) -> None:
         """Have the timers tick."""
         looks, self.upkeep.tuned = swept or self.upkeep.tuned, False
-        self.timing.step(_wall_ms(), time.monotonic_ns() // 1_000_000, looks)
+        # It goes on while the machine sleeps, as the wall clock does.
+        steady_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        self.timing.step(_wall_ms(), steady_ms, looks)
 
     def _lead(self) -> None:
         asked_at = time.monotonic()

@@ -153,6 +153,10 @@ def test_a_tick_that_finds_its_queue_full_is_sent_again(system, name):
         ({"every_s": 1, "name": "n" * 65}, 400, "name", "at most 64"),
         ({"every_s": 1, "data": "x" * (2 << 20)}, 413, "data", ""),
         ({"every_s": 1, "nmae": 1}, 400, "nmae", "`name`"),
+        ({"cron": "* * * * *", "zone": ["x"]}, 400, "zone", ""),
+        ({"cron": "0 0 1 1 *", "start": "9999-12-31T23:59:59Z"}, 400, "start", "2199"),
+        ({"every_s": 1, "cmd": "\ud800"}, 400, "cmd", "Use 1 to 128"),
+        ({"every_s": 1, "\ud800": 1}, 400, "\\ud800", ""),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_leaves_nothing(system, name, fields, status, field, fix):

@@ -214,3 +214,32 @@ def test_whatever_the_clock_does_timers_keep_their_pace(seed: int) -> None:
     gaps = [later - sooner for sooner, later in pairwise(times)]
     assert max(gaps) <= 3 * every.every_ms + 800, "it never stops"
     assert len(times) <= steady / every.every_ms * 1.5 + 50, "it never floods"
+
+
+def test_a_fixed_time_that_a_wrong_clock_skipped_comes_when_the_clock_is_put_right() -> None:
+    made = ticker(timer(cron="30 12 * * *"))
+    made.jumped(HOUR_MS, T0 + HOUR_MS)
+    assert walk(made, T0 + HOUR_MS, T0 + HOUR_MS + 300_000) == []
+    made.jumped(-HOUR_MS, T0 + 300_000)
+    [tick] = walk(made, T0 + 300_000, T0 + HOUR_MS, 5000)
+    assert (tick.tick_ms, tick.fold) == (T0 + HOUR_MS // 2, 0)
+
+
+def test_a_resume_is_known_to_the_next_controller() -> None:
+    made = ticker(timer(misfire="all", paused=True))
+    assert made.put(timer(misfire="all"), None, T0 + HOUR_MS) is True
+    progress = made.progress("t")
+    assert progress is not None
+    after = Ticker()
+    after.put(
+        timer(misfire="all"), Progress.load({k: str(v).encode() for k, v in progress.kept().items()}), T0 + HOUR_MS
+    )
+    assert after.due(T0 + HOUR_MS + 59_999) == []
+
+
+def test_many_ticks_within_the_grace_come_in_several_looks() -> None:
+    made = ticker(timer(every_ms=100, grace_ms=HOUR_MS), now_ms=T0 + 250_000, last_ms=T0)
+    found: list[Any] = []
+    while given := made.due(T0 + 250_000):
+        found += given
+    assert [tick.tick_ms for tick, runs in found if runs] == list(range(T0 + 100, T0 + 250_001, 100))
