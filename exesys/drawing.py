@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from exesys import command
@@ -203,8 +204,13 @@ def _in_mermaid(shown: str) -> str:
 # --- why ------------------------------------------------------------------------
 
 
-def why(steps: Sequence[Node], standby_s: float = STANDBY_S) -> list[str]:
-    """Say in a sentence what each unfinished step waits for. One that nothing feeds is given up after `standby_s`."""
+def why(
+    steps: Sequence[Node], standby_s: float = STANDBY_S, held_up: Mapping[int, str] = MappingProxyType({})
+) -> list[str]:
+    """Say in a sentence what each unfinished step waits for. One that nothing feeds is given up after `standby_s`.
+
+    `held_up` says of steps in start, by their place, what they wait for besides a free worker.
+    """
     graph = _graph(steps)
     awaited: dict[str, str] = {}  # a name -> what its steps wait for
     told = []
@@ -214,7 +220,8 @@ def why(steps: Sequence[Node], standby_s: float = STANDBY_S) -> list[str]:
             told.append(f"{called} runs on its attempt {step.attempt}")
         elif step.state is State.start:
             again = f", for its attempt {step.attempt + 1}" if step.attempt else ""
-            told.append(f"{called} waits for a free worker in the queue {step.queue}{again}")
+            waits = held_up.get(number, f"a free worker in the queue {step.queue}")
+            told.append(f"{called} waits for {waits}{again}")
         elif step.state is State.standby:
             feeders = graph.feeders.get(step.from_)
             if not feeders:

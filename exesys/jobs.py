@@ -254,13 +254,14 @@ def why(config: Config, given: argparse.Namespace) -> int:
 
     reader = reach.reader(config)
     steps = reach.steps_of(reader, given.job_id)
-    told = drawing.why(views.nodes(steps), config.limits.standby_s)
-    told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
-    told += views.untold(steps, reader.callbacks(steps))
+    held_up: dict[int, str] = {}
     if any(step.state is State.start for step in steps):
         with contextlib.suppress(ExesysError), reach.connect(config) as client:  # it is only a help
             served = views.served_by(client.snapshot("workers", timeout=REASON_S)["workers"], reader.paused())
-            told += [f"{step.from_} waits: {reason}" for step in steps if (reason := views.waits(step, served))]
+            held_up = views.held_up(steps, served, reader)
+    told = drawing.why(views.nodes(steps), config.limits.standby_s, held_up)
+    told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
+    told += views.untold(steps, reader.callbacks(steps))
     if given.json:
         output.show({"job_id": given.job_id, "why": told})
     else:

@@ -21,7 +21,7 @@ MOST_AT_ONCE = 1_000_000
 MOST_OF_A_KEY = 10_000
 MOST_PER_TIME = 10_000
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_RATE = re.compile(r"(\d{1,9})\s*/\s*([smhd])")
+_RATE = re.compile(r"([0-9]{1,9})\s*/\s*([smhd])")
 _RATES = f"a number, 1 to {MOST_PER_TIME:,}, per s, m, h or d, such as 100/m"
 _FALSE, _TRUE = ("no", "false", "off", "0"), ("yes", "true", "on", "1")
 
@@ -46,10 +46,9 @@ NAMES = Rule(_names, "names of queues, with ',' between")
 
 def _whole(most: int) -> tuple[Callable[[str], int], str]:
     def parse(text: str) -> int:
-        number = int(text)
-        if not 1 <= number <= most:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not 1 <= int(text) <= most:
             raise ValueError(text)
-        return number
+        return int(text)
 
     return parse, f"a whole number, 1 to {most:,}"
 
@@ -112,7 +111,8 @@ QUEUE = Kind(
     allowed="1 to 128 of the characters A-Z a-z 0-9 _ . -",
 )
 PAUSED = "paused"
-SETTINGS = (*(key.name for key in fields(Queue)[1:]), PAUSED)
+LIMITS = tuple(key.name for key in fields(Queue)[1:])
+SETTINGS = (*LIMITS, PAUSED)
 
 
 def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int]:

@@ -30,6 +30,7 @@ LEAST_EVERY_S = 0.1
 MOST_S = 366 * 86_400
 GRACE_S = 30.0
 MOMENTS_MS = range(0, 7_258_118_400_000)  # 1970 to 2199: far enough, and within what calendars can reckon with
+MOST_CRON_CHARS = 256
 MOST_NAME_CHARS = 64  # the tick stands behind it in the job_id
 PAUSED = "paused"
 INI = "ini"
@@ -121,6 +122,11 @@ class Timer:
             if tick > moment_ms:  # with the fold of a day on which clocks go back it may come near
                 yield tick
 
+    @property
+    def times(self) -> str:
+        """What says when it ticks, in one text."""
+        return f"{self.every_ms} {self.cron} {self.zone} {self.start_ms} {self.end_ms} {self.paused}"
+
     # --- what -----------------------------------------------------------------
 
     def job_id(self, tick_ms: int, fold: int) -> str:
@@ -146,6 +152,8 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
     if len(name) > MOST_NAME_CHARS:
         text = f"the name of the timer has {len(name)} characters."
         raise BadCommand(text, field="name", fix=f"Use at most {MOST_NAME_CHARS}.")
+    if not name.strip("."):
+        raise BadCommand(f"the timer's name is {name!r}.", field="name", fix="Use more than dots: it stands in URLs.")
     if what == "merge":
         return _pause(given)
     for key in given:
@@ -198,8 +206,10 @@ def _seconds(low: float) -> Callable[[str, Any], float]:
 
 def _cron(key: str, value: Any) -> str:
     words = value.split() if isinstance(value, str) else []
+    if isinstance(value, str) and len(value) > MOST_CRON_CHARS:
+        raise BadCommand(f"`cron` has {len(value):,} characters.", field=key, fix=f"Use at most {MOST_CRON_CHARS}.")
     if len(words) != 5:
-        text = f"`cron` is {value!r:.80}, which has {len(words)} fields."
+        text = f"`cron` is {value!r:.80}, which has {len(words)} field{'' if len(words) == 1 else 's'}."
         fix = "Give five: minute, hour, day of the month, month, day of the week, such as '30 2 * * MON'."
         raise BadCommand(text, field=key, fix=fix)
     try:

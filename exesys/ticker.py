@@ -62,16 +62,18 @@ class Progress:
     refused: int = 0
     job: str = ""  # of the tick that was run last
     reason: str = ""  # why the last was refused
+    times: str = ""  # of the definition that this is the progress of
     recent: list[Done] = field(default_factory=list)
 
     @classmethod
     def load(cls, kept: Mapping[str, bytes]) -> Progress:
         """Read what is stored. Raises ValueError when it was spoilt."""
         text = {key: value.decode() for key, value in kept.items()}
-        whole = {key: int(text.get(key, 0)) for key in ("fold", "ran", "skipped", "missed", "refused")}
+        whole: dict[str, Any] = {key: int(text.get(key, 0)) for key in ("fold", "ran", "skipped", "missed", "refused")}
         recent = [Done(*each) for each in json.loads(text.get("recent", "[]"))]
         last_ms = int(text["last_ms"]) if "last_ms" in text else None
-        return cls(last_ms, **whole, job=text.get("job", ""), reason=text.get("reason", ""), recent=recent)
+        words: dict[str, Any] = {key: text.get(key, "") for key in ("job", "reason", "times")}
+        return cls(last_ms, **whole, **words, recent=recent)
 
     def kept(self) -> dict[str, str | int]:
         """Spell what is to be stored."""
@@ -80,7 +82,10 @@ class Progress:
         }
         if self.last_ms is not None:
             fields["last_ms"] = self.last_ms
-        return fields | {"job": self.job, "reason": self.reason, "recent": json.dumps(self.recent)}
+        return fields | {
+            **{"job": self.job, "reason": self.reason, "times": self.times},
+            "recent": json.dumps(self.recent),
+        }
 
     def note(self, done: Done, fold: int, reason: str = "") -> None:
         """Take note of what became of a tick; of those of one timer in their order."""
@@ -141,9 +146,10 @@ class Ticker:
                 planned = now_ms  # the clock was set back while no controller looked
                 progress.fold += 1
             fold = progress.fold
-        if old is not None and (old.timer.paused or _times(old.timer) != _times(timer)):
+        if progress.times not in ("", timer.times):
             progress.last_ms = planned = max(planned, now_ms)  # nothing is made up for from before the change
             new = True
+        progress.times = timer.times
         given = old.given_ms if old is not None else progress.recent[0].tick_ms if progress.recent else 0
         self._entries[timer.name] = entry = _Entry(timer, progress, planned, fold, given)
         self._plan(entry)
@@ -222,7 +228,3 @@ class Ticker:
         upcoming = timer.next(before_ms)
         nearest = timer.nearest(upcoming + by_ms) if upcoming is not None else None
         return now_ms if nearest is None else max(nearest - 1, now_ms)
-
-
-def _times(timer: Timer) -> tuple[Any, ...]:
-    return timer.every_ms, timer.cron, timer.zone, timer.start_ms, timer.end_ms

@@ -34,7 +34,14 @@ def _data(text: str) -> Data:
             return Data(base64.b64decode(text.removeprefix(_PACKED), validate=True))
         except binascii.Error as error:
             raise ValueError(text) from error
-    return Data(codec.pack(json.loads(text)))
+    try:
+        return Data(codec.pack(json.loads(text, parse_constant=_no_number)))
+    except (RecursionError, BadCommand) as error:
+        raise ValueError(text) from error
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(text)  # NaN and its kin are no JSON
 
 
 def _number(text: str) -> int | float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from exesys import codec, command, workflow
 from exesys.drawing import Node
 from exesys.states import State
-from exesys.store.reader import Callback, Step
+from exesys.store.reader import Callback, Reader, Step
 
+HOLDING = ("rate", "concurrency")  # settings of a queue that hold up jobs
 _UNFINISHED = (State.processing, State.start, State.standby)
 # `sent` is no `began`: a job that was fetched ahead still waits at its worker.
 _TIMES = (("accepted_ms", "born"), ("sent_ms", "sent"), ("began_ms", "began"), ("ended_ms", "ended"))
@@ -28,6 +30,27 @@ def waits(step: Step, served: Mapping[str, bool]) -> str:
     if queue not in served:
         return f"no worker serves the queue {queue}"
     return f"the queue {queue} is paused" if served[queue] else ""
+
+
+def held_up(steps: Sequence[Step], served: Mapping[str, bool], reader: Reader) -> dict[int, str]:
+    """Say of steps in start, by their place, what they wait for besides a free worker."""
+    waiting = {place: step for place, step in enumerate(steps) if step.state is State.start}
+    due = reader.due([step.ref for step in waiting.values()])
+    limits = {queue.name: queue for queue in reader.queues(sorted({queue_of(step) for step in waiting.values()}))}
+    found = {}
+    for (place, step), due_ms in zip(waiting.items(), due, strict=True):
+        queue = queue_of(step)
+        limited = [f"{name} {limits[queue].settings[name]}" for name in HOLDING if limits[queue].settings.get(name)]
+        if due_ms is not None:
+            moment = dt.datetime.fromtimestamp(due_ms / 1000, dt.UTC)
+            found[place] = f"its time, {moment:%Y-%m-%dT%H:%M:%SZ}"
+        elif why := waits(step, served):
+            found[place] = f"a free worker in the queue {queue}: {why}"
+        elif step.text("key"):
+            found[place] = f"the turn of its key {step.text('key')}, or a free worker, in the queue {queue}"
+        elif limited:
+            found[place] = f"the limits of the queue {queue} ({', '.join(limited)}), or a free worker"
+    return found
 
 
 def queue_of(step: Step) -> str:

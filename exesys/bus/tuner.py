@@ -39,7 +39,8 @@ class Tuner:
     def declare(self, before: Iterable[str]) -> None:
         """Set of queues what the ini says, and take away what it said `before` of others. A pause stays."""
         there = {queue.name: queue for queue in self._slate.config.queues}
-        tunings = [Tuning("queue", "remove", name, {}) for name in before if name not in there]
+        nothing = queues.check("merge", "", dict.fromkeys(queues.LIMITS)) | {"origin": ""}
+        tunings = [Tuning("queue", "merge", name, nothing) for name in before if name not in there]
         tunings += [Tuning("queue", "put", name, queues.of_section(queue)) for name, queue in there.items()]
         for tuning in tunings:
             self._slate.pending.tune(tuning, ("", 0))

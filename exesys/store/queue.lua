@@ -13,6 +13,7 @@
 
 local PRIORITY_STEP = 35184372088832
 local MOST_LISTED = 10000  -- queues
+local MOST_WOKEN = 1000  -- steps that are looked at when a limit of keys changes; the keys of others go on as theirs end
 
 -- The score in a ready queue: higher priorities first, then order of arrival.
 local function score(priority, order)
@@ -56,6 +57,15 @@ local function line_up(ref, queue, called, place)
   call('ZADD', key.turns(queue), 'LT', place, called)
 end
 
+-- Give a key its next turn, behind its equals, if a step of it waits.
+local function give_turn(queue, called)
+  local first = call('ZRANGE', key.lane(lane_of(queue, called)), 0, 0, 'WITHSCORES')
+  if first[1] then
+    local rank = math.floor(tonumber(first[2]) / PRIORITY_STEP) * PRIORITY_STEP
+    call('ZADD', key.turns(queue), 'LT', rank + call('INCR', key.order()), called)
+  end
+end
+
 -- Take a step away from where it waits.
 local function step_out(ref, queue, called)
   if not called then
@@ -63,10 +73,13 @@ local function step_out(ref, queue, called)
     return
   end
   local lane = key.lane(lane_of(queue, called))
+  local first = call('ZRANGE', lane, 0, 0)[1] == ref
   call('ZREM', lane, ref)
   call('SREM', key.keyed(queue), ref)
-  if call('EXISTS', lane) == 0 then
+  if first then
+    -- The turn was its own: of its priority, and held up by its limit.
     call('ZREM', key.turns(queue), called)
+    give_turn(queue, called)
   end
 end
 
@@ -86,15 +99,6 @@ end
 local function put_back(ref, old_score)
   local queue, called = place_of(key.record(ref, 'start'))
   line_up(ref, queue, called, old_score)
-end
-
--- Give a key its next turn, behind its equals, if a step of it waits.
-local function give_turn(queue, called)
-  local first = call('ZRANGE', key.lane(lane_of(queue, called)), 0, 0, 'WITHSCORES')
-  if first[1] then
-    local rank = math.floor(tonumber(first[2]) / PRIORITY_STEP) * PRIORITY_STEP
-    call('ZADD', key.turns(queue), 'LT', rank + call('INCR', key.order()), called)
-  end
 end
 
 -- --- running ----------------------------------------------------------------
@@ -140,6 +144,23 @@ local function forget_lost(running)
   for _, ref in ipairs(call('SRANDMEMBER', running, 5)) do
     if call('EXISTS', key.record(ref, 'processing')) == 0 then
       call('SREM', running, ref)
+    end
+  end
+end
+
+-- More of each key may run than before: give those a turn that have none.
+local function wake_keys(queue)
+  local keyed, seen = key.keyed(queue), {}
+  local few = call('SCARD', keyed) <= MOST_WOKEN
+  local refs = few and call('SMEMBERS', keyed) or call('SRANDMEMBER', keyed, MOST_WOKEN)
+  table.sort(refs)
+  for _, ref in ipairs(refs) do
+    local called = call('HGET', key.record(ref, 'start'), 'key')
+    if called and not seen[called] then
+      seen[called] = true
+      if not call('ZSCORE', key.turns(queue), called) then
+        give_turn(queue, called)
+      end
     end
   end
 end

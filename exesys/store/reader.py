@@ -302,6 +302,13 @@ class Reader:
         """Return the queues that were used or set; the default one is always there."""
         return {name.decode() for name in self._do(self._redis.smembers, self.keys("queues"))}
 
+    def due(self, refs: Sequence[str]) -> list[int | None]:
+        """Return when each step is due that waits for a time, in ms."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipeline.zscore(self.keys("delayed"), ref)
+        return [None if score is None else int(score) for score in self._do(pipeline.execute)]
+
     def paused(self) -> set[str]:
         """Return the queues that are paused."""
         names = sorted(self.queue_names() | {DEFAULT_QUEUE})

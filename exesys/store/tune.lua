@@ -56,6 +56,7 @@ local function tune_one(hash, set, what, name, most, fields)
     call('DEL', hash)
     if most > 0 then
       call('SREM', set, name)
+      call('DEL', key.timer_state(name))
     end
     return there and 'changed' or 'none'
   elseif what == 'merge' and not there and most > 0 then
@@ -85,6 +86,8 @@ local function tune(KEYS, ARGV)
       local number = call('INCR', KEYS[1])
       if tonumber(most) > 0 then
         call('ZADD', KEYS[2], number, name)
+      elseif fields.key_limit then
+        wake_keys(name)
       end
     end
     answers[#answers + 1] = verdict

@@ -151,6 +151,7 @@ class FakeStore(Mends):
             self.db.delete(hash_)
             if most:
                 self.db.srem(all_, name)
+                self.db.delete(self.keys("timer_state", name))
             return self._tuned(tuning) if there else "none"
         if what == "merge" and not there and most:
             return "none"
@@ -174,6 +175,8 @@ class FakeStore(Mends):
         number = self.db.incrby(self.keys("tuned"))
         if tuning.kind == "timer":
             self.db.zadd(self.keys("timer_changes"), tuning.name, number)
+        elif "key_limit" in tuning.fields:
+            self._wake_keys(tuning.name)
         return "changed"
 
     # --- submit.lua -------------------------------------------------------

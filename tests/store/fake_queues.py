@@ -94,10 +94,12 @@ class Queues:
         if not called:
             self.db.zrem(self.keys("ready", queue), ref)
             return
+        first = self.db.zrange(self._lane(queue, called), 1)
         self.db.zrem(self._lane(queue, called), ref)
         self.db.srem(self.keys("keyed", queue), ref)
-        if not self.db.zcard(self._lane(queue, called)):
+        if first and first[0][0] == ref:
             self.db.zrem(self.keys("turns", queue), called)
+            self._give_turn(queue, called)
 
     def _place_of(self, record: str) -> tuple[str, str]:
         return self._text(record, "queue", DEFAULT_QUEUE), self._text(record, "key")
@@ -116,6 +118,15 @@ class Queues:
         if first:
             rank = int(first[0][1] // PRIORITY_STEP) * PRIORITY_STEP
             self._offer(queue, called, rank + self.db.incrby(self.keys("order")))
+
+    def _wake_keys(self, queue: str) -> None:
+        seen = set()
+        for ref in sorted(self.db.values.get(self.keys("keyed", queue), ()), key=str.encode):
+            called = self._text(self.record(ref, State.start), "key")
+            if called and called not in seen:
+                seen.add(called)
+                if self.db.zscore(self.keys("turns", queue), called) is None:
+                    self._give_turn(queue, called)
 
     # --- running ------------------------------------------------------------
 

@@ -243,6 +243,29 @@ def test_a_cancelled_job_leaves_its_lane(store: Turns) -> None:
     assert left == set()
 
 
+def test_a_higher_limit_of_keys_holds_at_once(store: Turns) -> None:
+    jobs(store, 4, key="a")
+    assert len(claim(store, 9)) == 1
+    assert claim(store, 9) == []
+    tune(store, key_limit=3)
+    assert len(claim(store, 9)) == 2
+    check_places(store.dump())
+
+
+def test_the_job_behind_a_cancelled_one_has_its_turn(store: Turns) -> None:
+    submit(store, place("j1", key="a", key_limit=2), place("j2", key="a"), place("j3", key="a", key_limit=2))
+    assert refs(claim(store, 9)) == ["a:j1"]
+    change(store, "cancel", "j2")
+    assert refs(claim(store, 9)) == ["a:j3"]
+    check_places(store.dump())
+
+
+def test_a_cancelled_job_leaves_no_priority_behind(store: Turns) -> None:
+    submit(store, place("top", key="a", priority=9), place("low", key="a", priority=0), place("mid", key="b"))
+    change(store, "cancel", "top")
+    assert refs(claim(store, 1)) == ["a:mid"]
+
+
 def claim_of(session: str, most: int) -> Any:
     from exesys.turn import Claim
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from harness import until
 
-KEYS = 1_000_000
-SECONDS = 8.0
+KEYS = int(os.environ.get("EXESYS_KEYS", "200000"))  # 1,000,000 for the figures in docs/redis.md
+SECONDS = 5.0
 FILL = """
 for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local ref, index = 'a:m' .. n .. ':data_available', 'exesys:job:m' .. n

@@ -243,3 +243,22 @@ def test_many_ticks_within_the_grace_come_in_several_looks() -> None:
     while given := made.due(T0 + 250_000):
         found += given
     assert [tick.tick_ms for tick, runs in found if runs] == list(range(T0 + 100, T0 + 250_001, 100))
+
+
+def test_a_definition_that_was_changed_while_no_controller_looked_makes_up_for_nothing() -> None:
+    made = ticker(timer(misfire="all"))
+    progress = made.progress("t")
+    assert progress is not None
+    kept = {key: str(value).encode() for key, value in progress.kept().items()}
+    for other in (timer(every_ms=1000, misfire="all"), timer(misfire="all", paused=True)):
+        after = Ticker()
+        after.put(other, Progress.load(kept), T0 + HOUR_MS)
+        assert after.due(T0 + HOUR_MS) == []
+
+
+def test_a_jitter_of_more_than_all_ticks_at_once_ends() -> None:
+    made = ticker(timer(every_ms=100, jitter_ms=400_000))
+    found = [tick for now_ms in range(T0, T0 + 600_000, 5000) for tick, runs in made.due(now_ms) if runs]
+    times = [tick.tick_ms for tick in found]
+    assert times == list(range(T0 + 100, T0 + 100 + 100 * len(times), 100))
+    assert len(times) > 1000

@@ -107,7 +107,7 @@ def test_the_ini_is_set_at_the_start_and_what_left_it_is_taken_away() -> None:
     bench.store.db.hset("exesys:queue:mail", paused=1)
     turn = bench.turn()
     assert turn is not None
-    assert [(each.what, each.name) for each in turn.tunings] == [("remove", "old"), ("put", "mail")]
+    assert [(each.what, each.name) for each in turn.tunings] == [("merge", "old"), ("put", "mail")]
     assert isinstance(turn.tunings[0], Tuning)
     assert "exesys:queue:old" not in bench.store.db.values
     kept = bench.store.db.values["exesys:queue:mail"]
