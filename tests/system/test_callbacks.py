@@ -13,7 +13,7 @@ from harness import until
 from receiver import Receiver
 
 TOLD_S = 15.0
-ROUNDS = 4
+ROUNDS = 2
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from harness import until
 
 WAITING = 40
-ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "2"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from harness import until
 from receiver import Receiver
 
-ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "3")) + 2
+ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "3"))
 TAKEOVER_S = 5.0
 
 

@@ -217,7 +217,7 @@ def test_no_tick_is_lost_or_doubled_whatever_is_killed(system, second, name, see
             pid = until(lambda kind=kind: system.pids().get(kind), kind)
             os.kill(pid, signal.SIGKILL)
             until(lambda pid=pid: not alive(pid), "it is gone")
-        wanted = seen + rng.randint(5, 15)
+        wanted = seen + rng.randint(3, 9)
         until(lambda wanted=wanted: ran(system, name) >= wanted, "it ticks again", 30)
     system.request("POST", f"/timers/{name}/pause")
     until(lambda: ran(system, name) == len(job_ids(system, name)), "all is noted")
