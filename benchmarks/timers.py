@@ -40,7 +40,7 @@ def _ticks(client: Client, store: Store) -> list[float]:
     for name in names:
         client.tune("timer", "add", name, {"cmd": "noop", "data": codec.pack(name), "every_s": 1})
     since_ms = time.time() * 1000 + 2000  # those that were added first wait for the last
-    time.sleep(TICKING_S)
+    time.sleep(TICKING_S)  # the time that is measured
     for name in names:
         client.tune("timer", "remove", name, {})
     jobs = [job for job in store.jobs() if job.startswith("tick")]
@@ -76,7 +76,7 @@ def _idle(config: Config, client: Client) -> float:
         client.tune("timer", "add", f"idle{number}", fields)
     time.sleep(2)  # until the controller has taken in the last of them
     used_s = program_s(config, "controller")
-    time.sleep(IDLE_S)
+    time.sleep(IDLE_S)  # the time that is measured
     return 100 * (program_s(config, "controller") - used_s) / IDLE_S
 
 

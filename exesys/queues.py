@@ -7,13 +7,13 @@ hand out jobs (store/queue.lua).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from exesys.command import NAME
 from exesys.errors import BadCommand, nearest
-from exesys.rules import Rule, key_of, whole
+from exesys.rules import Rule, key_of, optional, whole
 from exesys.sections import Kind
 
 MOST = 1_000_000_000
@@ -23,7 +23,6 @@ MOST_PER_TIME = 10_000
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _RATE = re.compile(r"([0-9]{1,9})\s*/\s*([smhd])")
 _RATES = f"a number, 1 to {MOST_PER_TIME:,}, per s, m, h or d, such as 100/m"
-_FALSE, _TRUE = ("no", "false", "off", "0"), ("yes", "true", "on", "1")
 
 
 def parse_rate(text: str) -> tuple[int, int]:
@@ -44,13 +43,13 @@ def _names(text: str) -> tuple[str, ...]:
 NAMES = Rule(_names, "names of queues, with ',' between")
 
 
-def _whole(most: int) -> tuple[Callable[[str], int], str]:
+def _whole(most: int) -> Rule:
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text) or not 1 <= int(text) <= most:
             raise ValueError(text)
         return int(text)
 
-    return parse, f"a whole number, 1 to {most:,}"
+    return Rule(parse, f"a whole number, 1 to {most:,}")
 
 
 def _rate(text: str) -> str:
@@ -58,26 +57,15 @@ def _rate(text: str) -> str:
     return f"{number}/{next(unit for unit, unit_ms in _UNITS_MS.items() if unit_ms == ms)}"
 
 
-def _flag(text: str) -> bool:
-    if text.lower() not in (*_FALSE, *_TRUE):
-        raise ValueError(text)
-    return text.lower() in _TRUE
-
-
-def _optional(parse: Callable[[str], Any], allowed: str) -> Any:
-    """A key that may be empty: then nothing is set."""
-    return key_of(None, Rule(lambda text: parse(text) if text else None, f"{allowed}; empty for none"))
-
-
 @dataclass(frozen=True)
 class Queue:
     """One section [queue:NAME]; what is None is not limited, or as it is for all."""
 
     name: str
-    depth: int | None = _optional(*_whole(MOST))
-    rate: str | None = _optional(_rate, _RATES)
-    concurrency: int | None = _optional(*_whole(MOST_AT_ONCE))
-    key_limit: int | None = _optional(*_whole(MOST_OF_A_KEY))
+    depth: int | None = optional(_whole(MOST))
+    rate: str | None = optional(Rule(_rate, _RATES))
+    concurrency: int | None = optional(_whole(MOST_AT_ONCE))
+    key_limit: int | None = optional(_whole(MOST_OF_A_KEY))
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ def key_of(default: Any, rule: Rule) -> Any:
     return field(default=default, metadata={"rule": rule})
 
 
+def optional(rule: Rule) -> Any:
+    """A key that may be empty: then it is None, and nothing is set."""
+    return key_of(None, Rule(lambda text: rule.parse(text) if text else None, f"{rule.allowed}; or empty"))
+
+
 def value_of(key: dataclasses.Field[Any], text: str, where: str) -> Any:
     """Return the value of a key. Raises ConfigError, saying `where` the text stands and what is allowed."""
     rule: Rule = key.metadata["rule"]

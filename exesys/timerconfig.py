@@ -12,7 +12,7 @@ from typing import Any
 
 from exesys import codec, schedule
 from exesys.errors import BadCommand, ConfigError
-from exesys.rules import Rule, key_of
+from exesys.rules import Rule, key_of, optional
 from exesys.sections import Kind
 
 _PACKED = "base64:"
@@ -48,11 +48,6 @@ def _number(text: str) -> int | float:
     return float(text) if re.search(r"[.eE]", text) else int(text)
 
 
-def _optional(rule: Rule) -> Any:
-    """A key that may be empty: then nothing is set."""
-    return key_of(None, Rule(lambda text: rule.parse(text) if text else None, f"{rule.allowed}; or empty"))
-
-
 _TEXT = Rule(str, "text")
 _NUMBER = Rule(_number, "a number")
 _JSON = Rule(_data, "JSON")
@@ -64,25 +59,25 @@ class TimerOf:
 
     name: str
     cmd: str = key_of("", Rule(str, "the name of a function"))
-    data: Data | None = _optional(_JSON)  # noqa: RUF009  # it makes a field, as the others do
-    every_s: float | None = _optional(_NUMBER)
-    cron: str | None = _optional(_TEXT)
-    zone: str | None = _optional(_TEXT)
-    misfire: str | None = _optional(_TEXT)
-    overlap: str | None = _optional(_TEXT)
-    grace_s: float | None = _optional(_NUMBER)
-    jitter_s: float | None = _optional(_NUMBER)
-    start: str | None = _optional(_TEXT)
-    end: str | None = _optional(_TEXT)
-    queue: str | None = _optional(_TEXT)
-    priority: int | None = _optional(_NUMBER)
-    timeout_s: float | None = _optional(_NUMBER)
-    retries: int | None = _optional(_NUMBER)
-    backoff_s: float | None = _optional(_NUMBER)
-    key: str | None = _optional(_TEXT)
-    key_limit: int | None = _optional(_NUMBER)
-    result_ttl_s: float | None = _optional(_NUMBER)
-    notify: str | None = _optional(_TEXT)
+    data: Data | None = optional(_JSON)  # noqa: RUF009  # it makes a field, as the others do
+    every_s: float | None = optional(_NUMBER)
+    cron: str | None = optional(_TEXT)
+    zone: str | None = optional(_TEXT)
+    misfire: str | None = optional(_TEXT)
+    overlap: str | None = optional(_TEXT)
+    grace_s: float | None = optional(_NUMBER)
+    jitter_s: float | None = optional(_NUMBER)
+    start: str | None = optional(_TEXT)
+    end: str | None = optional(_TEXT)
+    queue: str | None = optional(_TEXT)
+    priority: int | None = optional(_NUMBER)
+    timeout_s: float | None = optional(_NUMBER)
+    retries: int | None = optional(_NUMBER)
+    backoff_s: float | None = optional(_NUMBER)
+    key: str | None = optional(_TEXT)
+    key_limit: int | None = optional(_NUMBER)
+    result_ttl_s: float | None = optional(_NUMBER)
+    notify: str | None = optional(_TEXT)
 
     def fields(self) -> dict[str, Any]:
         """Return what it says, as TUNE carries it."""

@@ -204,7 +204,7 @@ class Timing:
         """Store what became of ticks, of each timer in their order."""
         changed = []
         for name, ticks in list(state.sent.items()):
-            progress = state.ticker.progress(name)
+            progress, before = state.ticker.progress(name), len(ticks)
             while ticks and self._known(ticks[0], wall_ms):
                 sent = ticks.popleft()
                 tick = sent.tick
@@ -214,9 +214,10 @@ class Timing:
                     progress.note(done, tick.fold, sent.reason)
                 if sent.reason:
                     log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason)
+            if len(ticks) < before:
+                changed.append(name)
             if not ticks:
                 del state.sent[name]
-            changed.append(name)
         self._store(state, changed)
 
     def _known(self, sent: _Sent, wall_ms: int) -> bool:
