@@ -13,40 +13,52 @@ from exesys.command import Command, build
 from exesys.config import Config
 
 MORE = 50_000
+PIECE = 5_000
 HUNDRED = 100
 IN_FLIGHT = 20  # hundreds
 FAR_S = 30 * 86_400
 TAKEN_S = 60.0
 
 
-def backlog(config: Config, jobs: int) -> dict[str, float]:
-    """Send 50,000 delayed jobs to an empty store, then fill it up to `jobs`, and send 50,000 more.
-
-    Besides the rates, the processor time that router and Redis take for a job:
-    other programs on the machine do not change it.
-    """
+def fill(config: Config, jobs: int) -> dict[str, float]:
+    """Send so many delayed jobs to a system. Returns what they cost its memory."""
     with Client(config) as client, Store(config) as store:
-        _send(client, 2_000)
-        store.wait_quiet()
+        _warm(client, store)
         router_before = router_rss_bytes(config)
-        empty_rate, empty_us = _measured(config, client)
-        _send(client, max(0, jobs - MORE))
+        _send(client, jobs)
         store.wait_quiet()
-        full_rate, full_us = _measured(config, client)
         return {
-            "empty_jobs_per_s": empty_rate,
-            "full_jobs_per_s": full_rate,
-            "empty_us_per_job": empty_us,
-            "full_us_per_job": full_us,
             "router_growth_bytes": router_rss_bytes(config) - router_before,
-            "redis_bytes_per_delayed_job": store.used_bytes() / (jobs + MORE),
+            "redis_bytes_per_delayed_job": store.used_bytes() / jobs,
         }
 
 
-def _measured(config: Config, client: Client) -> tuple[float, float]:
-    used_s = program_s(config, "router", "redis")
-    took_s = _send(client, MORE)
-    return MORE / took_s, (program_s(config, "router", "redis") - used_s) / MORE * 1e6
+def beside(full: Config, empty: Config) -> dict[str, float]:
+    """Send 50,000 delayed jobs to a full system and 50,000 to an empty one, 5,000 to each in turn.
+
+    So both have the same of what else the machine does meanwhile. Besides the
+    rates, the processor time that router and Redis take for a job.
+    """
+    with Client(full) as to_full, Client(empty) as to_empty, Store(empty) as store:
+        _warm(to_empty, store)
+        clients, configs, took_s = (to_full, to_empty), (full, empty), [0.0, 0.0]
+        used_s = [program_s(config, "router", "redis") for config in configs]
+        for number in range(MORE // PIECE):
+            for which in (0, 1) if number % 2 else (1, 0):
+                took_s[which] += _send(clients[which], PIECE)
+        used_s = [program_s(config, "router", "redis") - before for config, before in zip(configs, used_s, strict=True)]
+    return {
+        "full_jobs_per_s": MORE / took_s[0],
+        "empty_jobs_per_s": MORE / took_s[1],
+        "full_us_per_job": used_s[0] / MORE * 1e6,
+        "empty_us_per_job": used_s[1] / MORE * 1e6,
+    }
+
+
+def _warm(client: Client, store: Store) -> None:
+    """Let the first jobs through: what programs do once is no part of what is measured."""
+    _send(client, 2_000)
+    store.wait_quiet()
 
 
 def _send(client: Client, jobs: int) -> float:

@@ -84,8 +84,10 @@ def targets(runs: Sequence[Measurement], peers: Sequence[str]) -> list[Target]:
         rate = median(values(runs, OURS, "calls_per_s"))
         wanted = f"≥ {LEAST_CALLS_PER_S:,} calls/s"
         found.append(Target("app calls", wanted, f"{rate:,.0f} calls/s", rate >= LEAST_CALLS_PER_S))
-    for full, empty in zip(values(runs, OURS, "full_us_per_job"), values(runs, OURS, "empty_us_per_job"), strict=True):
-        found.append(_most("delayed, time per job", full / empty, MOST_TIMES_EMPTY, "{:.2f} × that of an empty store"))
+    full, empty = values(runs, OURS, "full_jobs_per_s"), values(runs, OURS, "empty_jobs_per_s")
+    if full:
+        times = median(rate / beside for rate, beside in zip(empty, full, strict=True))
+        found.append(_most("delayed, time of a job", times, MOST_TIMES_EMPTY, "{:.2f} × that in an empty store"))
     if values(runs, OURS, "idle_percent"):
         for name, goal in (("ticks_p99_ms", "ticks, late by, p99"), ("delayed_p99_ms", "delayed jobs, late by, p99")):
             found.append(_most(goal, median(values(runs, OURS, name)), MOST_LATE_MS, "{:.3g} ms"))

@@ -66,7 +66,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const=DELAYED_JOBS,
         metavar="N",
-        help="measure 50,000 delayed jobs sent to an empty store, and beside N others (1,000,000); no other jobs",
+        help="measure 50,000 delayed jobs sent beside N others (1,000,000) and into an empty store; no other jobs",
     )
     parser.add_argument("--timers", action="store_true", help="measure how late ticks and delayed jobs begin, no more")
     known = ",".join(others.PEERS)
@@ -133,11 +133,15 @@ class Bench:
             "rest arrays": lambda: _rate(ours.rest(config, jobs, seed, array=ours.HUNDRED)),
             "memory": lambda: ours.memory(config, options.memory, seed),
             "timers": lambda: timers.lateness(config),
-            "delayed": lambda: delayed.backlog(config, options.delayed),
+            "fill": lambda: delayed.fill(config, options.delayed),
             "app latency": lambda: apps.latency(config, options.calls),
             "app rate": lambda: apps.rate(config, options.calls),
         }
         self._measure(report.OURS, goal, beside, number, calls[goal])
+
+    def beside(self, empty: Config, number: int) -> None:
+        """Measure this system, which is full of delayed jobs, beside an empty one."""
+        self._measure(report.OURS, "delayed", "", number, lambda: delayed.beside(self.config, empty))
 
     def peer(self, goal: str, number: int, name: str, venv: Path) -> None:
         options, peer = self.options, others.PEERS[name]
@@ -180,7 +184,11 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
             return runs, _about(options, versions, store.version())
     if options.delayed:
         with system.running(home / "d") as config, system.Store(config) as store:
-            Bench(options, config, store, runs).ours("delayed", 0)
+            bench = Bench(options, config, store, runs)
+            bench.ours("fill", 0)
+            for number in range(options.rounds):
+                with system.running(home / f"e{number}") as empty:
+                    bench.beside(empty, number)
             return runs, _about(options, versions, store.version())
     with system.running(home / "s", options.apps) as config, system.Store(config) as store:
         Bench(options, config, store, runs).rounds(venv)

@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(signal.SIGTERM)
     try:
         config = environment.load()
-        command = _redis(config) if options.program == "redis" else _mongo(config)
+        if options.program == "redis":
+            command = _redis(config)
+            environ.setdefault(*servers.REDIS_MALLOC)
+        else:
+            command = _mongo(config)
         os.execve(command[0], command, environ)
     except (ExesysError, OSError) as error:
         print(error, file=sys.stderr)

@@ -236,6 +236,10 @@ def _read_writer(data: Path) -> tuple[str, str] | None:
 
 # -- with which arguments ---------------------------------------------------------
 
+# What the functions of the store free at once, glibc keeps at hand for the next call instead of joining and parting
+# it again. Measured in docs/decisions.md. A server with an allocator of its own does not look at it.
+REDIS_MALLOC = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=65535")
+
 
 def redis_command(config: Config, server: Server) -> list[str]:
     """Build the command line of the private Redis."""

@@ -18,22 +18,23 @@
 -- is written as processing at once. The outcome is that of the long way, for
 -- half the price: what one job costs in an idle system.
 
-local function existing(ref, digest, order)
+-- What stands at a ref that is not new, nil if nothing does; and whether it is a step in start that stands nowhere,
+-- because a call broke off half-way.
+local function existing(ref, digest)
   local number, name = state_of(ref)
   if not name then
     return nil
   end
-  if call('HGET', key.record(ref, name), 'sum') ~= digest then
+  local record = key.record(ref, name)
+  if call('HGET', record, 'sum') ~= digest then
     return { 'conflict', ref, number, false, {} }
   end
+  local astray = false
   if number == 0 and not call('ZSCORE', key.delayed(), ref) then
-    -- It stands in its queue, unless a call broke off half-way: then this puts it there.
-    local queue, called, priority = place_of(key.record(ref, name))
-    if not call('ZSCORE', called and key.lane(lane_of(queue, called)) or key.ready(queue), ref) then
-      line_up(ref, queue, called, score(priority, order))
-    end
+    local queue, called = place_of(record)
+    astray = not call('ZSCORE', called and key.lane(lane_of(queue, called)) or key.ready(queue), ref)
   end
-  return { 'same', ref, number, body_of(ref, name), {} }
+  return { 'same', ref, number, body_of(ref, name), {} }, astray
 end
 
 -- Write the record. False when a foreign key of another kind stands in its place.
@@ -82,6 +83,7 @@ local function submit(KEYS, ARGV)
   local due = #claims > 0 and move_due(KEYS[1], now_ms) or 0
   local answers = {}
   local ready, depth, limits, empty = {}, {}, {}, {}
+  local later, placed = {}, {}  -- what is put into delayed at the end; refs that are put there or into a queue
   local count = #KEYS - 1
   local order = call('INCRBY', key.order(), count) - count
 
@@ -112,7 +114,17 @@ local function submit(KEYS, ARGV)
       answer = { 'long', ref, 0, false, {} }
     elseif not fresh then
       -- nil when the record expired before its job's index did: then it is new.
-      answer = existing(ref, step.digest, order)
+      local astray
+      answer, astray = existing(ref, step.digest)
+      if astray and not placed[ref] then
+        placed[ref] = true
+        if due_ms > now then
+          later[#later + 1], later[#later + 2] = due_ms, ref
+          due = sooner(due, due_ms)
+        else
+          make_ready(ref)
+        end
+      end
     elseif depth[queue] >= (limits[queue].depth or limit) then
       call('HDEL', index, first)
       answer = { 'full', ref, 0, false, {} }
@@ -146,14 +158,16 @@ local function submit(KEYS, ARGV)
         -- It may have started.
         empty = {}
         local first_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-        due = tonumber(first_due[2] or 0)
+        due = sooner(due, tonumber(first_due[2] or 0))
       elseif hand then
         local job = { ref, 1, to, step.cmd, step.data, option(step, 'timeout_s') or false }
         hand_out(hand, job, score(step.priority, order))
       elseif due_ms > now then
-        call('ZADD', KEYS[1], due_ms, ref)
-        due = due == 0 and due_ms or math.min(due, due_ms)
+        placed[ref] = true
+        later[#later + 1], later[#later + 2] = due_ms, ref
+        due = sooner(due, due_ms)
       else
+        placed[ref] = true
         empty[queue] = nil
         if called then
           line_up(ref, queue, called, score(step.priority, order))
@@ -168,6 +182,9 @@ local function submit(KEYS, ARGV)
     answers[i] = answer or 1
   end
 
+  if #later > 0 then
+    call('ZADD', KEYS[1], unpack(later))
+  end
   for queue, list in pairs(ready) do
     if #list > 0 then
       call('ZADD', key.ready(queue), unpack(list))

@@ -310,6 +310,13 @@ def test_a_delayed_job_waits_until_it_is_due(store: Turns) -> None:
     assert ([job.ref for job in answers.claimed[0].jobs], answers.next_due_ms) == (["a:late"], 0)
 
 
+def test_a_delayed_job_that_comes_twice_in_one_turn_waits_once(store: Turns) -> None:
+    taken = submit(store, place("late", due_ms=NOW_MS + 500), place("late", due_ms=NOW_MS + 500))
+    assert [each.verdict for each in taken] == ["new", "same"]
+    assert refs(claim(store, 9)) == []
+    assert refs(claim(store, 9, now_ms=NOW_MS + 500)) == ["a:late"]
+
+
 def test_a_job_that_is_due_already_starts_at_once(store: Turns) -> None:
     submit(store, place("j", due_ms=NOW_MS), place("k", due_ms=NOW_MS - 5))
     assert refs(claim(store, 9)) == ["a:j", "a:k"]

@@ -307,6 +307,24 @@ def test_a_session_that_holds_nothing_costs_nothing(real: RealStore, redis_serve
     assert not [name for name in after if ":held:" in name or ":ready:" in name]
 
 
+def test_a_job_that_stands_nowhere_is_put_where_it_belongs_when_it_comes_again(
+    real: RealStore, redis_server: Any
+) -> None:
+    submit(real, place("late", due_ms=NOW_MS + 500), place("now"), place("keyed", key="k"))
+    for name in (
+        "exesys:delayed",
+        "exesys:ready:default",
+        "exesys:lane:default=k",
+        "exesys:keyed:default",
+        "exesys:turns:default",
+    ):
+        assert redis_server.client.delete(name), name
+    taken = submit(real, place("late", due_ms=NOW_MS + 500), place("now"), place("keyed", key="k"))
+    assert [each.verdict for each in taken] == ["same"] * 3
+    assert refs(claim(real, 9)) == ["a:now", "a:keyed"]
+    assert refs(claim(real, 9, now_ms=NOW_MS + 500)) == ["a:late"]
+
+
 @pytest.mark.parametrize("queued", [0, 30_000])
 def test_a_claim_costs_the_same_at_any_backlog(real: RealStore, redis_server: Any, queued: int) -> None:
     for first in range(0, queued, 1000):
