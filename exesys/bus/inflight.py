@@ -22,7 +22,10 @@ from exesys.states import State
 
 HELLO_AGAIN_S = 1.0
 RECHECK_S = 5.0
-MOST_RECHECKED = 100
+MOST_RECHECKED = (
+    100  # at a time, and so many each RECHECK_EVERY_S: hundreds of thousands under way do not flood the router
+)
+RECHECK_EVERY_S = 0.1
 MOST_IN_MESSAGE = 1000
 MOST_BYTES_IN_MESSAGE = 4 << 20
 UNANSWERED_S = 10.0
@@ -59,7 +62,7 @@ class Desk:
         self._workflows: dict[int, list[int]] = {}  # number -> tags of its steps, until it is known to be taken
         self._asks: dict[int, tuple[m.Message, Callable[[m.Reply], None]]] = {}
         self._to_tell: list[m.Message] = []
-        self._hello_at = self._beat_at = self._heard_at = self._resend_at = float("-inf")
+        self._hello_at = self._beat_at = self._heard_at = self._resend_at = self._recheck_at = float("-inf")
 
     # --- calls ------------------------------------------------------------
 
@@ -216,22 +219,27 @@ class Desk:
         if due:
             self._later = [(at, tags) for at, tags in self._later if at > now]
             self._outbox.extend(tag for tags in due for tag in tags)
+        if self._recheck and now >= max(self._recheck_at, self._recheck[0][0]):
+            self._recheck_at = now + RECHECK_EVERY_S
+            self._ask_again(now)
+        if now >= self._resend_at:
+            self._resend_at = now + UNANSWERED_S / 4
+            # Lest a message was lost: what got no answer at all goes out again.
+            late = [tag for tag, flight in self._unanswered.items() if 0 < flight.sent_at < now - UNANSWERED_S]
+            self._outbox.extend(late)
+
+    def _ask_again(self, now: float) -> None:
+        """Ask for what was not heard of for long. The answer puts it back among these; so does silence."""
         for _ in range(MOST_RECHECKED):
             if not self._recheck or self._recheck[0][0] > now:
                 break
             tag = self._recheck.popleft()[1]
             flight = self._flights.get(tag)
             if flight is not None:
-                # Its answer puts it back; so does silence.
                 flight.rechecked = False
                 flight.sent_at = now
                 self._unanswered[tag] = flight
                 self._outbox.append(tag)
-        if now >= self._resend_at:
-            self._resend_at = now + UNANSWERED_S / 4
-            # Lest a message was lost: what got no answer at all goes out again.
-            late = [tag for tag, flight in self._unanswered.items() if 0 < flight.sent_at < now - UNANSWERED_S]
-            self._outbox.extend(late)
 
     def _pack(self, now: float) -> list[m.Message]:
         items: list[m.Item] = []
@@ -302,5 +310,5 @@ class Desk:
         if self._later:
             wait = min(wait, min(at for at, _ in self._later) - now)
         if self._recheck:
-            wait = min(wait, self._recheck[0][0] - now)
+            wait = min(wait, max(self._recheck[0][0], self._recheck_at) - now)
         return max(0.0, wait)

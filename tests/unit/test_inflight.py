@@ -10,7 +10,7 @@ import pytest
 from exesys import codec
 from exesys.bus import messages as m
 from exesys.bus.handle import Handle
-from exesys.bus.inflight import Desk
+from exesys.bus.inflight import MOST_RECHECKED, RECHECK_EVERY_S, Desk
 from exesys.errors import (
     BadCommand,
     Conflict,
@@ -306,8 +306,11 @@ def test_many_commands_under_way_are_not_all_asked_for_at_once(client: Client) -
         client.put(f"j{number}")
     client.hear(*(ack(tag) for tag in tags(client.say())))
     client.now += 5.1
-    assert len(queries(client.say())) <= 200
-    client.pass_time(0.5)
+    assert len(queries(client.say())) == MOST_RECHECKED
+    assert client.say() == [], "the others wait, however often it looks"
+    asked = queries(client.pass_time(5 * RECHECK_EVERY_S, answer=False))
+    assert len(asked) == 5 * MOST_RECHECKED
+    assert len(set(asked)) == len(asked)
 
 
 # --- busy ---------------------------------------------------------------------
