@@ -11,15 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from exesys.config import Limits
-from exesys.store.keys import Keys
-from exesys.store.redis import StoreAway
+from exesys.store.connection import Connection, StoreRefused
 
-TIMEOUT_S = 2.0
 # Take one if it is due, and if the lease is still ours. KEYS controller, callbacks, callback, counts;
 # ARGV session, ref, now_ms, when it is due again if nothing is noted of this try.
 _TAKE = """
@@ -69,15 +63,12 @@ class Taken(NamedTuple):
     body: bytes
 
 
-class Outbox:
+class Outbox(Connection):
     """The controller's way to the outbox, for any of its threads. Every call raises StoreAway when Redis is away."""
 
     def __init__(self, url: str, prefix: str, limits: Limits) -> None:
-        self.keys = Keys(prefix)
+        super().__init__(url, prefix)
         self._ttl_s = {"sent": int(limits.result_ttl_s), "failed": int(limits.error_ttl_s)}
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
 
     def due(self, now_ms: int, most: int) -> list[tuple[str, str]]:
         """Return ref and URL of up to `most` that are due, those that waited longest first."""
@@ -118,18 +109,13 @@ class Outbox:
         arguments = (taken.ref, taken.delivery, taken.tries, outcome, error, number)
         return bool(self._do(self._redis.eval, _NOTE, 3, *keys, *arguments))
 
-    def close(self) -> None:
-        self._redis.close()
-
     def _do(self, call: Any, *arguments: Any) -> Any:
         try:
-            return call(*arguments)
-        except redis.ResponseError as error:
-            if "WRONGTYPE" in str(error):  # a key of another kind stands in its place: all others go on
+            return super()._do(call, *arguments)
+        except StoreRefused as error:
+            if "WRONGTYPE" in error.message:  # a key of another kind stands in its place: all others go on
                 return None
-            raise StoreAway(f"Redis refuses: {str(error).rstrip('.')}.") from error
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+            raise
 
 
 def _taken(ref: str, told: Sequence[bytes | None]) -> Taken | None:

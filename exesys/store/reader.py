@@ -9,20 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from exesys import codec
 from exesys.command import DEFAULT_QUEUE, parts_of
 from exesys.errors import BadCommand
 from exesys.runner import Name, RunnerState, misread
 from exesys.states import State
-from exesys.store.keys import Keys
+from exesys.store.connection import Connection, StoreRefused
 from exesys.store.oddities import Oddities
-from exesys.store.redis import StoreAway
 from exesys.store.scripts import Library
 
-TIMEOUT_S = 2.0
 PAGE = 500
 MOST_SCANNED = 10_000
 MOST_AT_ONCE = 500
@@ -95,16 +91,13 @@ class RunnerRecord(NamedTuple):
         return int(self.fields[key]) if key in self.fields else None
 
 
-class Reader:
+class Reader(Connection):
     """Look-ups by job_id, and lists by age or state. Raises StoreAway when Redis does not answer."""
 
     def __init__(self, url: str, prefix: str = "") -> None:
-        self.keys = Keys(prefix)
+        super().__init__(url, prefix)
         self._library = Library(self.keys)
         self._oddities = Oddities(self.keys)
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
 
     def ping(self) -> None:
         """Return when Redis answers."""
@@ -136,7 +129,9 @@ class Reader:
         call = (self._library.function("job"), 0, *refs)
         try:
             return self._do(self._redis.fcall_ro, *call)
-        except redis.ResponseError:
+        except StoreRefused as error:
+            if "unction not found" not in error.message:
+                raise
             # The router that runs here is of another version: its library is not ours.
             self._do(self._redis.function_load, self._library.source, True)
             return self._do(self._redis.fcall_ro, *call)
@@ -338,21 +333,6 @@ class Reader:
             )
             found.append(QueueRecord(name, settings, ready + keyed, turns, running, int(born) if born else None))
         return found
-
-    def close(self) -> None:
-        self._redis.close()
-
-    def _do(self, call: Any, *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except redis.ResponseError as error:
-            if "unction not found" in str(error):
-                raise
-            raise StoreAway(f"Redis refuses: {str(error).rstrip('.')}.", fix="See `bin/exesys doctor`.") from error
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(
-                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status`."
-            ) from error
 
 
 def _misread(fields: dict[str, bytes]) -> str:

@@ -10,16 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from exesys.command import parts_of
 from exesys.states import State
-from exesys.store.keys import Keys
-from exesys.store.redis import StoreAway
+from exesys.store.connection import Connection
 
-TIMEOUT_S = 2.0
 CHUNK = 500
 # Write how far timers are, if the lease is ours.
 _NOTE = """
@@ -55,14 +49,8 @@ class TimerRecord(NamedTuple):
     progress: Kept
 
 
-class Timetable:
-    """A connection of its own. Every call raises StoreAway when Redis is away."""
-
-    def __init__(self, url: str, prefix: str) -> None:
-        self.keys = Keys(prefix)
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+class Timetable(Connection):
+    """The controller's connection to the timers. Every call raises StoreAway when Redis is away."""
 
     def changes(self) -> int:
         """Return how often timers and settings of queues were changed."""
@@ -123,15 +111,6 @@ class Timetable:
             pipeline.hget(self.keys("job", parts_of(ref)[1]), ":open")
         replies = self._do(pipeline.execute)
         return [bool(there) or int(count or 0) > 0 for there, count in zip(replies[::2], replies[1::2], strict=True)]
-
-    def close(self) -> None:
-        self._redis.close()
-
-    def _do(self, call: Any, *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
 
 
 def _text(raw: dict[bytes, bytes]) -> Kept:

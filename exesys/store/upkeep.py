@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from exesys.config import Limits
 from exesys.lease import LEASE_S
-from exesys.store.keys import Keys
+from exesys.store.connection import Connection, StoreRefused
 from exesys.store.oddities import Oddities
-from exesys.store.redis import StoreAway
 from exesys.store.walk import Page
 
-TIMEOUT_S = 2.0
 LEASE_MS = int(LEASE_S * 1000)
 # Take the lease if it is free, renew it if it is ours.
 _LEAD = """
@@ -46,20 +40,13 @@ return 1
 Runner = tuple[str, str]  # type, uuid
 
 
-class StoreRefused(StoreAway):
-    """Redis answers, but not to this."""
-
-
-class Upkeep:
+class Upkeep(Connection):
     """The controller's connection to the store. Every call raises StoreAway when Redis is away."""
 
     def __init__(self, url: str, prefix: str, limits: Limits) -> None:
-        self.keys = Keys(prefix)
+        super().__init__(url, prefix)
         self._limits = limits
         self._oddities = Oddities(self.keys)
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
         self._events: Any = None
         self.tuned = False  # a timer or a queue was changed since this was set back
 
@@ -133,12 +120,4 @@ class Upkeep:
         if self._events is not None:
             self._events.close()
             self._events = None
-        self._redis.close()
-
-    def _do(self, call: Any, *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except redis.ResponseError as error:
-            raise StoreRefused(f"Redis refuses: {str(error).rstrip('.')}.") from error
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        super().close()

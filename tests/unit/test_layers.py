@@ -58,6 +58,7 @@ LAYERS: list[list[str]] = [
             "store.spelling",
             "store.scripts",
             "store.redis",
+            "store.connection",
             "store.reader",
             "store.upkeep",
             "store.timetable",
@@ -103,7 +104,7 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.reader", "store.upkeep", "store.timetable", "store.callbacks"),  # job state
+        *("store.redis", "store.connection", "store.reader"),  # job state
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
