@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from exesys import home, mending, preflight, process, programs, servers
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
-from exesys.errors import ExesysError, Unavailable
+from exesys.errors import ExesysError, StateError, Unavailable
 
 # As in setup.py; a test compares.
 PACKAGES = {
@@ -342,6 +342,39 @@ def _upkeep(config: Config, running: bool) -> Iterator[Check]:
         yield Check("upkeep", "ok", "Nothing had to be mended in Redis lately.")
 
 
+def _timers(config: Config, running: bool) -> Iterator[Check]:
+    if not running:
+        return
+    from exesys import timerviews
+    from exesys.store.timetable import Timetable
+
+    table = Timetable(config.redis_url, config.redis.prefix)
+    try:
+        records = table.read(table.names())
+    except ExesysError:
+        return  # said under redis
+    finally:
+        table.close()
+    absent = {timer.name for timer in config.timers} - {record.name for record in records}
+    for name in sorted(absent):
+        fix = "See `bin/exesys logs controller` for why. It is put again until it is taken."
+        yield Check("timers", "warn", f"The timer {name} of the ini was not taken.", fix)
+    well = not absent
+    for record in records:
+        try:
+            _, progress = timerviews.read(record)
+        except StateError as error:
+            well = False
+            yield Check("timers", "fail", error.message, error.fix)
+            continue
+        if progress.recent and progress.recent[0].what == "refused":
+            well = False
+            fix = f"Mend the timer or what it calls; see `bin/exesys timer show {record.name}`."
+            yield Check("timers", "warn", f"The last tick of {record.name} was refused: {progress.reason}", fix)
+    if well:
+        yield Check("timers", "ok", f"{len(records)} timers, none of them refused.")
+
+
 def _ask(config: Config, what: str) -> dict[str, Any]:
     """Ask REST. Raises Unavailable."""
     try:
@@ -367,5 +400,6 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "functions": _functions,
     "apps": _apps,
     "queues": _queues,
+    "timers": _timers,
     "upkeep": _upkeep,
 }

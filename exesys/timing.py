@@ -20,7 +20,9 @@ from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, Unavailable
 from exesys.store.timetable import Timetable
 from exesys.ticker import Done, Progress, Tick, Ticker
+from exesys.timerconfig import TimerOf
 
+MOST_AGAIN = 10  # timers of the ini that were refused are put again at a time
 JUMP_MS = 1000  # wall clock and monotonic clock may differ by so much between two looks
 TUNE_S = 2.0
 AGAIN_MS = 500  # a tick that found its queue full is sent again after so long
@@ -62,7 +64,7 @@ class _State:
     ticker: Ticker = field(default_factory=Ticker)
     clock: _Clock | None = None
     changes: int = -1
-    declared: bool = False  # the ini's timers were put
+    refused: dict[str, str] | None = None  # the ini's timers that were not taken, and why; None: not put yet
     sent: dict[str, deque[_Sent]] = field(default_factory=dict)  # by timer, in the order of its ticks
 
 
@@ -95,9 +97,10 @@ class Timing:
         state = self._state
         if state is None:
             state = self._state = _State()
-        if not state.declared and self._client.connected:
-            self._declare()
-            state.declared = True
+        if state.refused is None and self._client.connected:
+            state.refused = self._declare()
+        elif state.refused and swept:
+            self._declare_again(state.refused)
         if swept or state.changes < 0:
             self._look(state, wall_ms)
         jump = state.clock.jump(wall_ms, steady_ms) if state.clock else 0
@@ -112,24 +115,45 @@ class Timing:
 
     # --- which there are --------------------------------------------------------
 
-    def _declare(self) -> None:
-        """Put the timers of the ini, and take away those that left it."""
-        there = {timer.name: timer for timer in self._config.timers}
+    def _declare(self) -> dict[str, str]:
+        """Put the timers of the ini, and take away those that left it. Returns those that were refused, and why."""
         for record in self._table.read(self._table.names(), progress=False):
-            if record.kept.get("origin") == schedule.INI.encode() and record.name not in there:
+            if record.kept.get("origin") == schedule.INI.encode() and record.name not in self._of_ini():
                 self._tune("remove", record.name, {})
-        for timer in there.values():
-            self._tune("put", timer.name, timer.fields())
+        refused: dict[str, str] = {}
+        for timer in self._of_ini().values():
+            self._put(timer, refused)
+        return refused
 
-    def _tune(self, what: str, name: str, fields: dict[str, Any]) -> None:
+    def _declare_again(self, refused: dict[str, str]) -> None:
+        """Put some of those that were refused: a worker may have brought their function meanwhile."""
+        for name in list(refused)[:MOST_AGAIN]:
+            told = refused.pop(name)
+            self._put(self._of_ini()[name], refused, told)
+
+    def _of_ini(self) -> dict[str, TimerOf]:
+        return {timer.name: timer for timer in self._config.timers}
+
+    def _put(self, timer: TimerOf, refused: dict[str, str], told: str = "") -> None:
+        reason = self._tune("put", timer.name, timer.fields())
+        if reason:
+            refused[timer.name] = reason
+        if reason and reason != told:
+            log.error("the timer %s of the ini: %s", timer.name, reason)
+        elif told and not reason:
+            log.info("the timer %s of the ini is taken now", timer.name)
+
+    def _tune(self, what: str, name: str, fields: dict[str, Any]) -> str:
+        """Return why it was refused, "" if it was not."""
         try:
             self._client.tune("timer", what, name, fields, timeout=TUNE_S)
         except Unavailable:
             raise
         except NotFound:
-            return
+            return ""  # removed already
         except ExesysError as error:
-            log.error("the timer %s of the ini: %s", name, error)
+            return str(error)
+        return ""
 
     def _look(self, state: _State, wall_ms: int) -> None:
         changes = self._table.changes()

@@ -73,6 +73,32 @@ def test_a_timer_of_the_ini_ticks(system):
     assert told["late_ms"] < 1000
 
 
+def test_a_timer_of_the_ini_is_taken_when_its_function_comes(make, tmp_path):
+    """A function and its timer are new: the router has heard of the timer first."""
+    (tmp_path / "first.py").write_text("def first(data):\n    return data\n")
+    system = make(ini="[timer:early]\ncmd = comes_later\nevery_s = 0.3\n", modules=[tmp_path])
+    until(lambda: "the timer early of the ini: no function is named" in system.log_of("controller"), "it is told")
+    checks = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+    assert [(check["state"], "early" in check["message"]) for check in checks] == [("warn", True)]
+    (tmp_path / "first.py").write_text("def comes_later(data):\n    return data\n")
+    assert system.exesys("reload").code == 0
+    until(lambda: ran(system, "early") >= 2, "it ticks")
+    assert system.log_of("controller").count("timer early of the ini") == 2, "told when it is refused, and when taken"
+    checks = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+    assert [check["state"] for check in checks] == ["ok"]
+
+
+def test_a_timer_whose_last_tick_was_refused_is_told_by_the_doctor(system, name):
+    assert add(system, name, every_s=0.2).status == 201
+    until(lambda: ran(system, name) > 0, "it ticks")
+    assert system.exesys("timer", "pause", name).code == 0
+    recent = json.dumps([[1, 1, 0, "", "refused"]])
+    with system.redis() as redis:
+        redis.hset(f"exesys:timer-state:{name}", mapping={"recent": recent, "reason": "the data is too large."})
+    checks = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+    assert any(f"The last tick of {name} was refused: the data is too large." in str(check) for check in checks)
+
+
 def test_a_timer_is_added_shown_paused_and_removed_over_rest(system, name):
     added = add(system, name)
     assert (added.status, added.body["state"]) == (201, "ticking")
