@@ -7,18 +7,19 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from bottle import HTTPResponse
+from bottle import HTTPResponse, request
 
 from exesys import codec, command, timerviews
 from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.command import Limits
 from exesys.errors import BadCommand
-from exesys.http import parse_json, respond
+from exesys.http import parse_json, respond, whole
 from exesys.schedule import PAUSED
 from exesys.store.timetable import TimerRecord, Timetable
 
 ASK_S = 5.0
+MOST_LISTED = 1000
 Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
 
 
@@ -42,7 +43,7 @@ class TimersApi:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Give method, path, handler and known parameters of each."""
         return (
-            ("GET", "/timers", self.timers, ()),
+            ("GET", "/timers", self.timers, ("limit", "after")),
             ("POST", "/timers", self.add, ()),
             ("GET", "/timers/<name>", self.timer, ()),
             ("DELETE", "/timers/<name>", self.remove, ()),
@@ -52,10 +53,13 @@ class TimersApi:
         )
 
     def timers(self) -> HTTPResponse:
-        """List the timers: what they run, when, their last and next ticks."""
+        """List the timers by name, ?limit= after the name ?after=: what they run, when, their last and next ticks."""
         now_ms = time.time_ns() // 1_000_000
-        records = self._table.read(self._table.names())
-        return respond(200, {"timers": [timerviews.shown(record, now_ms) for record in records if record.kept]})
+        limit = whole("limit", request.query.get("limit", str(MOST_LISTED)), 1, MOST_LISTED)
+        after = request.query.get("after", "")
+        names = [name for name in self._table.names() if name > after]
+        shown = [timerviews.shown(each, now_ms) for each in self._table.read(names[:limit]) if each.kept]
+        return respond(200, {"timers": shown, "next": names[limit - 1] if len(names) > limit else None})
 
     def add(self) -> HTTPResponse:
         """Add a timer: 201, or 200 when the same is there already."""

@@ -124,6 +124,19 @@ def test_a_timer_is_added_shown_paused_and_removed_over_rest(system, name):
     until(lambda: progress(system, name) == {}, "nothing is left of it")
 
 
+def test_the_list_comes_in_pages(system, name):
+    for number in range(5):
+        assert add(system, f"{name}-{number}", every_s=3600).status == 201
+    first = system.get("/timers", after=name, limit=2).body
+    assert ([each["name"] for each in first["timers"]], first["next"]) == ([f"{name}-0", f"{name}-1"], f"{name}-1")
+    whole = system.get("/timers", after=first["next"]).body
+    assert [each["name"] for each in whole["timers"]][:3] == [f"{name}-{number}" for number in (2, 3, 4)]
+    assert whole["next"] is None
+    assert system.get("/timers", limit="many").error["field"] == "limit"
+    for number in range(5):
+        system.request("DELETE", f"/timers/{name}-{number}")
+
+
 def test_the_command_line_does_the_same(system, name):
     said = system.exesys("timer", "add", name, "echo", '{"n": 1}', "--cron", "0 0 1 1 *", "--zone", "Europe/Rome")
     assert (said.code, said.out.startswith(f"{name}: next at ")) == (0, True)
