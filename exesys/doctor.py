@@ -324,13 +324,8 @@ def _upkeep(config: Config, running: bool) -> Iterator[Check]:
         return
     from exesys.store.reader import Reader
 
-    reader = Reader(config.redis_url, config.redis.prefix)
-    try:
+    with contextlib.closing(Reader(config.redis_url, config.redis.prefix)) as reader:
         totals = mending.totals(reader.mended())
-    except ExesysError:
-        return  # said under redis
-    finally:
-        reader.close()
     since_ms = int((time.time() - LATELY_S) * 1000)
     for kind, (count, at_ms) in sorted(totals.items()):
         if at_ms >= since_ms:
@@ -348,13 +343,8 @@ def _timers(config: Config, running: bool) -> Iterator[Check]:
     from exesys import timerviews
     from exesys.store.timetable import Timetable
 
-    table = Timetable(config.redis_url, config.redis.prefix)
-    try:
-        records = table.read(table.names())
-    except ExesysError:
-        return  # said under redis
-    finally:
-        table.close()
+    with contextlib.closing(Timetable(config.redis_url, config.redis.prefix)) as table:
+        records = [record for record in table.read(table.names()) if record.kept]
     absent = {timer.name for timer in config.timers} - {record.name for record in records}
     for name in sorted(absent):
         fix = "See `bin/exesys logs controller` for why. It is put again until it is taken."

@@ -124,6 +124,24 @@ def test_a_timer_is_added_shown_paused_and_removed_over_rest(system, name):
     until(lambda: progress(system, name) == {}, "nothing is left of it")
 
 
+def test_the_doctor_tells_of_timers_that_cannot_be_read(system, name):
+    """A name without a timer is none; a key of another kind is told, and not passed over in silence."""
+
+    def told():
+        return [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+
+    with system.redis() as redis:
+        redis.sadd("exesys:timers", name)
+        assert name not in str(told())
+        redis.set(f"exesys:timer:{name}", "foo")
+        [check] = told()
+        assert check["state"] == "fail"
+        assert f"exesys:timer:{name}" in check["message"]
+        redis.delete(f"exesys:timer:{name}")
+        redis.srem("exesys:timers", name)
+    assert name not in str(told())
+
+
 def test_the_list_comes_in_pages(system, name):
     for number in range(5):
         assert add(system, f"{name}-{number}", every_s=3600).status == 201
