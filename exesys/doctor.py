@@ -340,16 +340,18 @@ def _upkeep(config: Config, running: bool) -> Iterator[Check]:
 def _timers(config: Config, running: bool) -> Iterator[Check]:
     if not running:
         return
-    from exesys import timerviews
+    from exesys import schedule, timerviews
     from exesys.store.timetable import Timetable
 
     with contextlib.closing(Timetable(config.redis_url, config.redis.prefix)) as table:
-        records = [record for record in table.read(table.names()) if record.kept]
-    absent = {timer.name for timer in config.timers} - {record.name for record in records}
-    for name in sorted(absent):
+        records = [record for record in table.read(table.names()) if record.there]
+    there = {record.name: record.kept for record in records if not record.trouble}
+    refused = [timer.name for timer in config.timers if not schedule.same(timer.fields(), there.get(timer.name, {}))]
+    for name in sorted(refused):
+        other = " The one that ticks under its name is another, or what it was before." if name in there else ""
         fix = "See `bin/exesys logs controller` for why. It is put again until it is taken."
-        yield Check("timers", "warn", f"The timer {name} of the ini was not taken.", fix)
-    well = not absent
+        yield Check("timers", "warn", f"The timer {name} of the ini was not taken.{other}", fix)
+    well = not refused
     for record in records:
         try:
             _, progress = timerviews.read(record)

@@ -70,16 +70,29 @@ def _no_constant(name: str) -> Any:
 
 
 def check_query(query: MultiDict, known: Sequence[str]) -> None:
-    """Raise BadCommand for a parameter that is not among the `known`, or is given more than once."""
-    for name in query:
+    """Raise BadCommand for a parameter that is not among the `known`, is given more than once, or is no UTF-8."""
+    for name, value in query.allitems():
         if name not in known:
-            shown = name.encode("latin-1").decode("utf-8", "replace")[:60]
+            shown = _utf8(name)[:60]
             close = nearest(shown, known)
             listed = f"Known parameters: {', '.join(known)}." if known else "Send none: this endpoint has none."
             fix = f"Did you mean `{close}`?" if close else listed
             raise BadCommand(f"the parameter {shown!r} is unknown.", field=shown, fix=fix)
         if len(query.getall(name)) > 1:
             raise BadCommand(f"`{name}` is given more than once.", field=name, fix="Give it once.")
+        if "\ufffd" in _utf8(value):
+            raise BadCommand(f"`{name}` is no UTF-8.", field=name, fix="Encode it as UTF-8, then with % as URLs are.")
+
+
+def asked(name: str, default: Any = None) -> Any:
+    """Return a parameter of the request as text, `default` when it is not there."""
+    given = request.query.get(name)
+    return default if given is None else _utf8(given)
+
+
+def _utf8(text: str) -> str:
+    """Decode what WSGI hands over as Latin-1."""
+    return text.encode("latin-1").decode("utf-8", "replace")
 
 
 def preference(name: str, header: str) -> str | None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cronsim import CronSim, CronSimError
@@ -21,7 +21,7 @@ from cronsim import CronSim, CronSimError
 from exesys import codec
 from exesys.command import OPTIONS as COMMAND_OPTIONS
 from exesys.command import Command, build, check_name, check_options, due_ms
-from exesys.errors import BadCommand, nearest
+from exesys.errors import BadCommand, StateError, nearest
 
 MISFIRES = ("skip", "once", "all")
 OVERLAPS = ("allow", "skip")
@@ -162,6 +162,18 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
             close = nearest(shown, list(FIELDS))
             fix = f"Did you mean `{close}`?" if close else f"Known: {', '.join(FIELDS)}."
             raise BadCommand(f"the key {shown!r} of a timer is unknown.", field=shown, fix=fix)
+    checked = _checked(given)
+    _made(name, checked)
+    kept: dict[str, str | int | float | bytes] = {key: checked[key] for key in _OWN if key in checked}
+    if checked["options"]:
+        kept["options"] = json.dumps(checked["options"], sort_keys=True)
+    if given.get("origin") == INI:
+        kept["origin"] = INI
+    return kept
+
+
+def _checked(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what is known of a timer, each value checked. `options` are those of its commands."""
     if not isinstance(given.get("cmd"), str):
         raise BadCommand("a timer needs `cmd`.", field="cmd", fix="Name the function to run.")
     check_name(given["cmd"], "cmd")
@@ -171,21 +183,26 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
     data = given.get("data", b"\xc0")
     if not isinstance(data, bytes):
         raise BadCommand("`data` must be msgpack.", field="data", fix="Pack it, as the data of a command.")
-    kept: dict[str, str | int | float | bytes] = {"cmd": given["cmd"], "data": data}
+    checked = {"cmd": given["cmd"], "data": data}
     for key in _OWN[2:]:
         if key in given:
-            kept[key] = _CHECKS[key](key, given[key])
-    options = check_options({key: given[key] for key in given if key in _OPTIONS})
-    if options:
-        kept["options"] = json.dumps(options, sort_keys=True)
-    if given.get("origin") == INI:
-        kept["origin"] = INI
-    timer = load(name, {key: str(value).encode() for key, value in kept.items() if not isinstance(value, bytes)})
+            checked[key] = _CHECKS[key](key, given[key])
+    return checked | {"options": check_options({key: given[key] for key in given if key in _OPTIONS})}
+
+
+def _made(name: str, checked: Mapping[str, Any]) -> Timer:
+    """Make the timer of what was checked."""
+    known = {key: checked[key] for key in ("cron", "zone", "misfire", "overlap") if key in checked}
+    known |= {f"{key}_ms": due_ms(checked[key]) for key in ("start", "end") if key in checked}
+    for key in ("every", "grace", "jitter"):
+        if f"{key}_s" in checked:
+            known[f"{key}_ms"] = round(checked[f"{key}_s"] * 1000)
+    timer = Timer(name, checked["cmd"], checked["data"], checked["options"], **known)
     if timer.start_ms is not None and timer.end_ms is not None and timer.end_ms < timer.start_ms:
-        text = f"the timer ends ({given['end']}) before it starts ({given['start']})."
+        text = f"the timer ends ({checked['end']}) before it starts ({checked['start']})."
         raise BadCommand(text, field="end", fix="Give an `end` that is later than `start`.")
     timer.command(timer.job_id(0, 0))
-    return kept
+    return timer
 
 
 def _pause(given: Mapping[Any, Any]) -> dict[str, str | int | float | bytes]:
@@ -270,18 +287,35 @@ _CHECKS: dict[str, Callable[[str, Any], str | float]] = {
 
 
 def load(name: str, kept: Mapping[str, bytes]) -> Timer:
-    """Read what Redis keeps. Raises ValueError, KeyError or BadCommand when it was spoilt."""
-    text = {key: value.decode() for key, value in kept.items() if key != "data"}
-    given: dict[str, Any] = {key: text[key] for key in ("cron", "zone", "misfire", "overlap", "origin") if key in text}
-    for key in ("every", "grace", "jitter"):
-        if f"{key}_s" in text:
-            given[f"{key}_ms"] = round(float(text[f"{key}_s"]) * 1000)
-    for key in ("start", "end"):
-        if key in text:
-            given[f"{key}_ms"] = due_ms(text[key])
-    options = json.loads(text.get("options", "{}"))
-    data = kept.get("data", b"\xc0")
-    return Timer(name, text["cmd"], data, options, paused=bool(text.get(PAUSED)), **given)
+    """Read what Redis keeps, and check it again: it may have been written by hand. Raises StateError."""
+    try:
+        text = {key: value.decode() for key, value in kept.items() if key != "data"}
+        given: dict[str, Any] = {key: text[key] for key in _OWN if key in text}
+        given |= {key: float(text[key]) for key in given if key.endswith("_s")}
+        options = json.loads(text.get("options", "{}"))
+        data = kept.get("data", b"\xc0")
+        codec.unpack(data)
+        timer = _made(name, _checked({**check_options({**options}), **given, "data": data}))
+    except (ValueError, TypeError, OverflowError, RecursionError, BadCommand) as error:
+        raise spoilt(name, error) from error
+    return replace(timer, paused=bool(text.get(PAUSED)), origin=text.get("origin", ""))
+
+
+def same(given: Mapping[Any, Any], kept: Mapping[str, bytes]) -> bool:
+    """Tell whether what Redis keeps is what was given, but for a pause."""
+    wanted = {
+        key: value if isinstance(value, bytes) else str(value).encode()
+        for key, value in check("put", "t", given).items()
+    }
+    return wanted == {key: value for key, value in kept.items() if key != PAUSED}
+
+
+def spoilt(name: str, why: object) -> StateError:
+    """Make the error for a timer whose keys in Redis make no sense."""
+    return StateError(
+        f"the record of the timer {name} in Redis cannot be read: {why!s:.160}",
+        fix="Remove the timer, and add it again.",
+    )
 
 
 def shown(timer: Timer, kept: Mapping[str, bytes]) -> dict[str, Any]:

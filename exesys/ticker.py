@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
-from exesys.schedule import MOST_MISFIRED, Timer
+from exesys.schedule import MOMENTS_MS, MOST_MISFIRED, Timer, spoilt
 
 MOST_AT_ONCE = 1000  # ticks of one timer within its grace
 RECENT = 5
 SET_BACK_MS = 1000  # a last tick that lies further ahead than this is one of before the clock was set back
+_COUNTS = {"run": "ran", "skipped": "skipped", "missed": "missed", "refused": "refused"}  # what became -> where counted
 MOST_SET_BACK_MS = 3 * 3_600_000  # by more, and fixed times come again: the clock was wrong before (Debian's cron)
 
 
@@ -49,6 +50,15 @@ class Done(NamedTuple):
     job_id: str
     what: str
 
+    @classmethod
+    def load(cls, given: Any) -> Done:
+        """Read what is stored of one. Raises ValueError or TypeError when it was spoilt."""
+        done = cls(*given)
+        moments = (done.tick_ms, done.due_ms, done.late_ms)
+        if done.what not in _COUNTS or not all(isinstance(each, int) and each in MOMENTS_MS for each in moments):
+            raise ValueError(f"its last ticks have {given!r:.80}.")
+        return done
+
 
 @dataclass
 class Progress:
@@ -66,20 +76,23 @@ class Progress:
     recent: list[Done] = field(default_factory=list)
 
     @classmethod
-    def load(cls, kept: Mapping[str, bytes]) -> Progress:
-        """Read what is stored. Raises ValueError when it was spoilt."""
-        text = {key: value.decode() for key, value in kept.items()}
-        whole: dict[str, Any] = {key: int(text.get(key, 0)) for key in ("fold", "ran", "skipped", "missed", "refused")}
-        recent = [Done(*each) for each in json.loads(text.get("recent", "[]"))]
-        last_ms = int(text["last_ms"]) if "last_ms" in text else None
+    def load(cls, name: str, kept: Mapping[str, bytes]) -> Progress:
+        """Read what is stored of a timer. Raises StateError when it was spoilt."""
+        try:
+            text = {key: value.decode() for key, value in kept.items()}
+            counts: dict[str, Any] = {key: int(text.get(key, 0)) for key in ("fold", *_COUNTS.values())}
+            last_ms = int(text["last_ms"]) if "last_ms" in text else None
+            recent = [Done.load(each) for each in json.loads(text.get("recent", "[]"))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise spoilt(name, error) from error
+        if min(counts.values()) < 0 or (last_ms is not None and last_ms not in MOMENTS_MS):
+            raise spoilt(name, f"it has counts {counts}, and its last tick is {last_ms}.")
         words: dict[str, Any] = {key: text.get(key, "") for key in ("job", "reason", "times")}
-        return cls(last_ms, **whole, **words, recent=recent)
+        return cls(last_ms, **counts, **words, recent=recent)
 
     def kept(self) -> dict[str, str | int]:
         """Spell what is to be stored."""
-        fields: dict[str, str | int] = {
-            key: getattr(self, key) for key in ("fold", "ran", "skipped", "missed", "refused")
-        }
+        fields: dict[str, str | int] = {key: getattr(self, key) for key in ("fold", *_COUNTS.values())}
         if self.last_ms is not None:
             fields["last_ms"] = self.last_ms
         return fields | {
@@ -87,12 +100,16 @@ class Progress:
             "recent": json.dumps(self.recent),
         }
 
+    def ahead(self, timer: Timer, now_ms: int) -> bool:
+        """Tell whether its last tick is one of before the clock was set back: the timer goes on from now."""
+        return (self.last_ms or 0) > now_ms + (SET_BACK_MS if timer.wild else MOST_SET_BACK_MS)
+
     def note(self, done: Done, fold: int, reason: str = "") -> None:
         """Take note of what became of a tick; of those of one timer in their order."""
         if fold == self.fold:  # else the clock was set back since it was given out
             self.last_ms = max(self.last_ms or 0, done.tick_ms)
-        counts = {"run": "ran", "skipped": "skipped", "missed": "missed", "refused": "refused"}
-        setattr(self, counts[done.what], getattr(self, counts[done.what]) + 1)
+        count = _COUNTS[done.what]
+        setattr(self, count, getattr(self, count) + 1)
         if done.what == "run":
             self.job = done.job_id
         self.reason = reason or ("" if done.what == "run" else self.reason)
@@ -142,7 +159,7 @@ class Ticker:
             progress = progress or Progress()
             new = progress.last_ms is None
             progress.last_ms = planned = now_ms if progress.last_ms is None else progress.last_ms
-            if planned > now_ms + (SET_BACK_MS if timer.wild else MOST_SET_BACK_MS):
+            if progress.ahead(timer, now_ms):
                 planned = now_ms  # the clock was set back while no controller looked
                 progress.fold += 1
             fold = progress.fold

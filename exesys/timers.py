@@ -33,7 +33,7 @@ def list_(config: Config, given: argparse.Namespace) -> int:
     from exesys import timerviews
 
     table, now_ms = _table(config), time.time_ns() // 1_000_000
-    shown = [timerviews.shown(record, now_ms) for record in table.read(table.names()) if record.kept]
+    shown = [timerviews.shown(record, now_ms) for record in table.read(table.names()) if record.there]
     if given.json:
         output.show({"timers": shown})
         return 0

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from exesys import schedule
-from exesys.errors import BadCommand, Conflict, NotFound, StateError
+from exesys.errors import Conflict, NotFound, StateError
 from exesys.schedule import Timer
 from exesys.store.timetable import TimerRecord
 from exesys.ticker import Progress
@@ -20,7 +20,8 @@ def shown(record: TimerRecord, now_ms: int) -> dict[str, Any]:
         timer, progress = read(record)
     except StateError as error:
         return {"name": record.name, "state": "spoilt", "reason": error.message}
-    upcoming = [] if timer.paused else list(islice(timer.after(max(now_ms, progress.last_ms or 0)), NEXT))
+    since_ms = now_ms if progress.ahead(timer, now_ms) else max(now_ms, progress.last_ms or 0)
+    upcoming = [] if timer.paused else list(islice(timer.after(since_ms), NEXT))
     ran = [done.late_ms for done in progress.recent if done.what == "run"]
     return {
         **schedule.shown(timer, record.kept),
@@ -35,16 +36,14 @@ def shown(record: TimerRecord, now_ms: int) -> dict[str, Any]:
 
 def read(record: TimerRecord) -> tuple[Timer, Progress]:
     """Read a record. Raises StateError when somebody spoilt it."""
-    try:
-        return schedule.load(record.name, record.kept), Progress.load(record.progress)
-    except (ValueError, KeyError, TypeError, BadCommand) as error:
-        text = f"the record of the timer {record.name} in Redis cannot be read: {error!r:.100}."
-        raise StateError(text, fix="Remove the timer, and add it again.") from error
+    if record.trouble:
+        raise schedule.spoilt(record.name, record.trouble)
+    return schedule.load(record.name, record.kept), Progress.load(record.name, record.progress)
 
 
 def check_there(record: TimerRecord) -> TimerRecord:
     """Return a record that is there. Raises NotFound."""
-    if not record.kept:
+    if not record.there:
         raise NotFound(f"there is no timer {record.name}.", fix="`bin/exesys timer list` shows those there are.")
     return record
 

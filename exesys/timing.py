@@ -17,7 +17,7 @@ from exesys import schedule
 from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.config import Config
-from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, Unavailable
+from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, StateError, Unavailable
 from exesys.store.timetable import Timetable
 from exesys.ticker import Done, Progress, Tick, Ticker
 from exesys.timerconfig import TimerOf
@@ -152,7 +152,7 @@ class Timing:
         except NotFound:
             return ""  # removed already
         except ExesysError as error:
-            return str(error)
+            return error.message  # its hint may change with each worker that comes
         return ""
 
     def _look(self, state: _State, wall_ms: int) -> None:
@@ -169,17 +169,20 @@ class Timing:
         gone = []
         began = []
         for record in (*self._table.read(known, progress=False), *self._table.read(fresh)):
-            if not record.kept:
+            if not record.there:
                 gone.append(record.name)
                 continue
             try:
+                if record.trouble:
+                    raise schedule.spoilt(record.name, record.trouble)
                 timer = schedule.load(record.name, record.kept)
-                progress = Progress.load(record.progress) if record.progress else None
-                if ticker.put(timer, progress, wall_ms):
-                    began.append(record.name)
-            except (ValueError, KeyError, TypeError, OverflowError, BadCommand) as error:
-                log.error("the timer %s cannot be read: %r; remove it and add it again", record.name, error)
+                progress = Progress.load(record.name, record.progress) if record.progress else None
+            except StateError as error:
+                log.error("%s", error)
                 ticker.drop(record.name)
+                continue
+            if ticker.put(timer, progress, wall_ms):
+                began.append(record.name)
         for name in gone:
             ticker.drop(name)
             state.sent.pop(name, None)
@@ -228,15 +231,16 @@ class Timing:
         """Store what became of ticks, of each timer in their order."""
         changed = []
         for name, ticks in list(state.sent.items()):
-            progress, before = state.ticker.progress(name), len(ticks)
+            progress, before, known = state.ticker.progress(name), len(ticks), ""
             while ticks and self._known(ticks[0], wall_ms):
                 sent = ticks.popleft()
                 tick = sent.tick
                 late_ms = max(0, sent.at_ms - tick.due_ms)
                 if progress is not None:
                     done = Done(tick.tick_ms, tick.due_ms, late_ms, tick.job_id, sent.what)
+                    known = progress.reason
                     progress.note(done, tick.fold, sent.reason)
-                if sent.reason:
+                if sent.reason not in ("", known):  # once, not for each tick
                     log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason)
             if len(ticks) < before:
                 changed.append(name)

@@ -262,7 +262,7 @@ class Answers:
     stored: list[Stored] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
     runners: list[RunnerDone] = field(default_factory=list)
-    tuned: list[str] = field(default_factory=list)  # verdicts: changed, same, exists, none, full; refused
+    tuned: list[str] = field(default_factory=list)  # verdicts: changed, same, exists, none, full, foreign; refused
     swept: list[Ended] = field(default_factory=list)
     looked: Looked | None = None
     next_unfed_ms: int = 0  # when the next step is to be given up that nothing feeds; 0: none is

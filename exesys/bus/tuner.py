@@ -71,4 +71,9 @@ def _why_not(verdict: str, tuning: Tuning) -> ExesysError:
         return NotFound(f"there is no {kind} {name}.", fix=f"`bin/exesys {kind} list` shows those there are.")
     if verdict == "full":
         return QueueFull(f"there are as many {kind}s as may be.", fix=f"Remove some, or raise [limits] {kind}s.")
+    if verdict == "foreign":
+        text = (
+            f"a key of another kind stands in Redis in the place of the {kind} {name}, or of the list of all {kind}s."
+        )
+        return Conflict(text, field="name", fix="Rename or delete that key.")
     return ExesysError(f"the store could not write this {kind}.", fix="See router.log for what Redis says.")

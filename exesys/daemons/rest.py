@@ -30,6 +30,7 @@ from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTime
 from exesys.http import (
     RETRY_STATUSES,
     as_text,
+    asked,
     check_query,
     describe_problem,
     mark,
@@ -250,7 +251,7 @@ class Api:
         return bytes(request.body.read())
 
     def _wait_s(self) -> float:
-        given = request.query.get("wait")
+        given = asked("wait")
         if given is None:
             given = preference("wait", request.get_header("Prefer", ""))
         return 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
@@ -259,13 +260,13 @@ class Api:
 
     def jobs(self) -> HTTPResponse:
         """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=."""
-        limit = whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
-        named = request.query.get("state")
+        limit = whole("limit", asked("limit", "50"), 1, MOST_LISTED)
+        named = asked("state")
         if named is not None and named not in State.__members__:
             raise BadCommand(
                 f"the state {named[:40]!r} is unknown.", field="state", fix=f"Known: {', '.join(State.__members__)}."
             )
-        before = mark("before", request.query.get("before"))
+        before = mark("before", asked("before"))
         found, following = self.reader.jobs(limit, before, State[named] if named else None)
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 

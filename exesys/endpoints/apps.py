@@ -18,7 +18,7 @@ from exesys.bus.appcall import unknown_app
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.errors import AppLost, BadCommand, NotJson, QueueFull
-from exesys.http import describe_problem, parse_json, respond, too_large
+from exesys.http import asked, describe_problem, parse_json, respond, too_large
 
 ASK_S = 5.0
 LONGEST_S = 300.0
@@ -59,7 +59,7 @@ class AppsApi:
 
     def call(self, name: str, method: str) -> HTTPResponse:
         """Call a method: an array gives its positional arguments, an object named ones, else it is the one argument."""
-        timeout_s = _timeout_s(request.query.get("timeout"))
+        timeout_s = _timeout_s(asked("timeout"))
         args, kwargs = self._arguments()
         try:
             with self._thread(name):

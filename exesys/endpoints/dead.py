@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bottle import HTTPResponse, request
+from bottle import HTTPResponse
 
 from exesys import command, dead, views
 from exesys.bus.client import Client
 from exesys.endpoints.runners import Endpoint
 from exesys.errors import NotFound
-from exesys.http import mark, number, respond, whole
+from exesys.http import asked, mark, number, respond, whole
 from exesys.states import State
 from exesys.store.reader import Reader, Step
 
@@ -40,8 +40,8 @@ class DeadApi:
 
     def list(self) -> HTTPResponse:
         """What failed, the newest first: ?limit=, ?before= (from `next`), ?cmd=, ?older_s=."""
-        limit = whole("limit", request.query.get("limit", "50"), 1, MOST_LISTED)
-        before = mark("before", request.query.get("before")) or str(_until_ms())
+        limit = whole("limit", asked("limit", "50"), 1, MOST_LISTED)
+        before = mark("before", asked("before")) or str(_until_ms())
         found, following = dead.listed(self._reader, limit, before, _cmd())
         return respond(200, {"dead": [views.dead(ms, step) for ms, step in found], "next": following or None})
 
@@ -70,7 +70,7 @@ class DeadApi:
 
     def _all(self, done: str, change: Callable[[str], int]) -> HTTPResponse:
         cmd, until_ms = _cmd(), _until_ms()
-        given = mark("before", request.query.get("before"))
+        given = mark("before", asked("before"))
         top, _, passed = given.partition("-")
         swept = dead.sweep(self._reader, change, int(top or until_ms), cmd, int(passed or 0))
         told = {done: swept.jobs, "steps": swept.steps, "skipped": swept.skipped, "next": swept.following or None}
@@ -89,11 +89,11 @@ class DeadApi:
 
 
 def _cmd() -> str | None:
-    given = request.query.get("cmd")
+    given = asked("cmd")
     return None if given is None else command.check_name(given, "cmd")
 
 
 def _until_ms() -> int:
     """Return the last millisecond at which what is meant has failed."""
-    older_s = number("older_s", request.query.get("older_s", "0"), 0, command.MAX_SECONDS)
+    older_s = number("older_s", asked("older_s", "0"), 0, command.MAX_SECONDS)
     return time.time_ns() // 1_000_000 - int(older_s * 1000)

@@ -12,7 +12,7 @@ from bottle import HTTPResponse, request
 from exesys import command, runnerviews
 from exesys.bus.client import Client
 from exesys.errors import BadCommand, NotFound, Unavailable, nearest
-from exesys.http import as_text, number, parse_json, respond, wants_text, whole
+from exesys.http import as_text, asked, number, parse_json, respond, wants_text, whole
 from exesys.process import wait_until
 from exesys.runner import Name, RunnerState, check_name, check_type
 from exesys.store.reader import Reader, RunnerRecord
@@ -52,13 +52,13 @@ class Runners:
 
     def list(self, type: str | None = None) -> HTTPResponse:
         """All runners, or those of a type: ?state=, ?ended= (how many of those that ended, 100)."""
-        named = request.query.get("state")
+        named = asked("state")
         if named is not None and named not in RunnerState.__members__:
             known = list(RunnerState.__members__)
             close = nearest(named, known)
             fix = f"Did you mean {close}?" if close else f"Known: {', '.join(known)}."
             raise BadCommand(f"the state {named[:40]!r} is unknown.", field="state", fix=fix)
-        ended = whole("ended", request.query.get("ended", "100"), 0, MOST_LISTED)
+        ended = whole("ended", asked("ended", "100"), 0, MOST_LISTED)
         found = self._reader.runners(None if type is None else check_type(type), ended)
         shown = [record for record in found if named in (None, record.state)]
         return respond(200, {"runners": runnerviews.runners(shown, self._told(), _now_ms())})
@@ -107,7 +107,7 @@ class Runners:
         """The end of what it printed and logged; ?after= bytes, as `next` of the answer before said."""
         name = check_name(type, uuid)
         self._record(name)
-        given = request.query.get("after")
+        given = asked("after")
         after = None if given is None else whole("after", given, 0, 1 << 62)
         total, kept = self._reader.runner_log(name)
         text = runnerviews.log_text(kept, total, after)
@@ -147,7 +147,7 @@ class Runners:
 
 
 def _wait_s() -> float:
-    given = request.query.get("wait")
+    given = asked("wait")
     return 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
 
 

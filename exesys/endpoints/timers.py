@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from bottle import HTTPResponse, request
+from bottle import HTTPResponse
 
 from exesys import codec, command, timerviews
 from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.command import Limits
 from exesys.errors import BadCommand
-from exesys.http import parse_json, respond, whole
+from exesys.http import asked, parse_json, respond, whole
 from exesys.schedule import PAUSED
 from exesys.store.timetable import TimerRecord, Timetable
 
@@ -55,10 +55,10 @@ class TimersApi:
     def timers(self) -> HTTPResponse:
         """List the timers by name, ?limit= after the name ?after=: what they run, when, their last and next ticks."""
         now_ms = time.time_ns() // 1_000_000
-        limit = whole("limit", request.query.get("limit", str(MOST_LISTED)), 1, MOST_LISTED)
-        after = request.query.get("after", "")
+        limit = whole("limit", asked("limit", str(MOST_LISTED)), 1, MOST_LISTED)
+        after = asked("after", "")
         names = [name for name in self._table.names() if name > after]
-        shown = [timerviews.shown(each, now_ms) for each in self._table.read(names[:limit]) if each.kept]
+        shown = [timerviews.shown(each, now_ms) for each in self._table.read(names[:limit]) if each.there]
         return respond(200, {"timers": shown, "next": names[limit - 1] if len(names) > limit else None})
 
     def add(self) -> HTTPResponse:

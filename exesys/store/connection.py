@@ -42,6 +42,16 @@ class Connection:
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {_sentence(error)}", fix="See `bin/exesys status`.") from error
 
+    def _each(self, pipeline: Any) -> list[Any]:
+        """Return what each call of a pipeline gives; None where a key of another kind stands in the place of ours."""
+        replies: list[Any] = self._do(pipeline.execute, False)
+        for place, reply in enumerate(replies):
+            if isinstance(reply, redis.ResponseError):
+                if not str(reply).startswith("WRONGTYPE"):
+                    raise StoreRefused(f"Redis refuses: {_sentence(reply)}", fix="See `bin/exesys doctor`.") from reply
+                replies[place] = None
+        return replies
+
 
 def _sentence(error: Exception) -> str:
     return f"{str(error).rstrip('.')}."

@@ -21,7 +21,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local at = 2
 for i = 2, #KEYS do
   local count = tonumber(ARGV[at])
-  redis.call('HSET', KEYS[i], unpack(ARGV, at + 1, at + 2 * count))
+  redis.pcall('HSET', KEYS[i], unpack(ARGV, at + 1, at + 2 * count))  -- a foreign key is that timer's trouble alone
   at = at + 1 + 2 * count
 end
 return 1
@@ -47,6 +47,12 @@ class TimerRecord(NamedTuple):
     name: str
     kept: Kept
     progress: Kept
+    trouble: str = ""  # why it cannot be read
+
+    @property
+    def there(self) -> bool:
+        """Whether there is such a timer, readable or not."""
+        return bool(self.kept or self.trouble)
 
 
 class Timetable(Connection):
@@ -75,11 +81,11 @@ class Timetable(Connection):
                 pipeline.hgetall(self.keys("timer", name))
                 if progress:
                     pipeline.hgetall(self.keys("timer_state", name))
-            replies: list[dict[bytes, bytes]] = self._do(pipeline.execute)
+            replies = self._each(pipeline)
             step = 2 if progress else 1
             for number, name in enumerate(some):
-                parts = replies[step * number : step * (number + 1)]
-                found.append(TimerRecord(name, _text(parts[0]), _text(parts[1]) if progress else {}))
+                keys = [self.keys(kind, name) for kind in ("timer", "timer_state")[:step]]
+                found.append(_record(name, dict(zip(keys, replies[step * number : step * (number + 1)], strict=True))))
         return found
 
     def note(self, session: str, progress: Iterable[tuple[str, Mapping[str, str | int]]]) -> bool:
@@ -113,5 +119,14 @@ class Timetable(Connection):
         return [bool(there) or int(count or 0) > 0 for there, count in zip(replies[::2], replies[1::2], strict=True)]
 
 
-def _text(raw: dict[bytes, bytes]) -> Kept:
-    return {field.decode(): value for field, value in raw.items()}
+def _record(name: str, replies: Mapping[str, dict[bytes, bytes] | None]) -> TimerRecord:
+    """Make a record of what was declared and, if asked for, how far it is. What is no hash is that timer's trouble."""
+    parts: list[Kept] = []
+    for key, reply in replies.items():
+        if reply is None:
+            return TimerRecord(name, {}, {}, f"{key} is a key of another kind.")
+        try:
+            parts.append({field.decode(): value for field, value in reply.items()})
+        except UnicodeDecodeError:
+            return TimerRecord(name, {}, {}, f"{key} has fields whose names are no text.")
+    return TimerRecord(name, parts[0], parts[1] if len(parts) > 1 else {})

@@ -3,13 +3,14 @@
 -- KEYS   tuned, timer-changes, then per tuning: its hash, the set of all of its kind
 -- ARGV   per tuning: what, name, most of its kind, number of fields, and each
 --        field's name and value
--- Gives  per tuning: changed, same, exists (another one, for `add`), none (to
---        remove, or to merge into), or full
+-- Gives  per tuning: changed, same, exists (another one for `add`, one of another
+--        origin for `put` of a timer), none (to remove, or to merge into), full,
+--        or foreign (a key of another kind stands there)
 --
 -- `merge` with a most of 0 makes a hash that is not there yet: a queue needs no
 -- adding, and stays listed when nothing is set of it any more. `put` leaves the field `paused` as it is: that is set by hand.
 
-local PAUSED = 'paused'
+local PAUSED, ORIGIN = 'paused', 'origin'
 
 local function same(hash, fields, only)
   local there = call('HGETALL', hash)
@@ -63,7 +64,7 @@ local function tune_one(hash, set, what, name, most, fields)
     return 'none'
   elseif (there or what == 'merge') and same(hash, fields, what ~= 'merge') then
     return 'same'
-  elseif there and what == 'add' then
+  elseif there and (what == 'add' or (what == 'put' and most > 0 and call('HGET', hash, ORIGIN) ~= (fields[ORIGIN] or false))) then
     return 'exists'
   elseif not there and most > 0 and call('SCARD', set) >= most then
     return 'full'
@@ -81,7 +82,8 @@ local function tune(KEYS, ARGV)
       fields[ARGV[j]] = ARGV[j + 1]
     end
     at = at + 4 + 2 * tonumber(count)
-    local verdict = tune_one(KEYS[i], KEYS[i + 1], what, name, tonumber(most), fields)
+    local fine, verdict = pcall(tune_one, KEYS[i], KEYS[i + 1], what, name, tonumber(most), fields)
+    verdict = fine and verdict or 'foreign'
     if verdict == 'changed' then
       local number = call('INCR', KEYS[1])
       if tonumber(most) > 0 then

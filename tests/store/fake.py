@@ -157,7 +157,7 @@ class FakeStore(Mends):
             return "none"
         if (there or what == "merge") and before == wanted:
             return "same"
-        if there and what == "add":
+        if there and (what == "add" or (what == "put" and most and there.get("origin") != fields.get("origin"))):
             return "exists"
         if not there and most and len(self.db.values.get(all_, ())) >= most:
             return "full"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from store.fake import FakeStore, Turns
+from store.fake import FakeStore, RealStore, Turns
 from store.turns import NOW_MS
 
 from exesys.config import Limits
@@ -49,6 +50,22 @@ def test_a_pause_is_merged_and_outlives_what_is_put(store: Turns) -> None:
     assert kept(store) == {"cmd": b"f", "every_s": b"1"}
 
 
+def test_what_is_put_takes_no_name_of_another_origin(store: Turns) -> None:
+    verdicts(store, timer("add", cmd="f"), timer("put", "u", cmd="f", origin="ini"))
+    assert verdicts(store, timer("put", cmd="f", origin="ini"), timer("put", "u", cmd="g")) == ["exists", "exists"]
+    assert verdicts(store, timer("remove"), timer("put", cmd="f", origin="ini")) == ["changed", "changed"]
+    assert kept(store) == {"cmd": b"f", "origin": b"ini"}
+
+
+def test_a_key_of_another_kind_spoils_one_tuning_and_no_other(redis_server: Any) -> None:
+    real = RealStore(redis_server.url, redis_server.client, Limits())
+    redis_server.client.set(real.keys("timer", "t"), "somebody else's")
+    told = verdicts(real, timer("add", cmd="f"), timer("add", "u", cmd="f"), timer("merge", paused=1))
+    assert told == ["foreign", "changed", "foreign"]
+    assert verdicts(real, timer("remove"), timer("add", cmd="f")) == ["changed", "changed"]
+    real.close()
+
+
 def test_what_is_removed_leaves_nothing(store: Turns) -> None:
     before = store.dump()
     verdicts(store, timer("add", cmd="f"))
@@ -76,7 +93,7 @@ def test_random_tunings_make_the_same_of_both(store: Turns, seed: int) -> None:
     rng, fake = random.Random(seed), FakeStore(Limits())
     for _ in range(60):
         what = rng.choice(("add", "put", "merge", "remove"))
-        values = {name: rng.choice(("", 1, "x")) for name in ("a", "b", "paused") if rng.random() < 0.5}
+        values = {name: rng.choice(("", 1, "x")) for name in ("a", "b", "paused", "origin") if rng.random() < 0.5}
         tuning = Tuning(rng.choice(("timer", "queue")), what, rng.choice("tu"), values if what != "remove" else {})
         assert verdicts(fake, tuning) == verdicts(store, tuning)
         assert fake.dump() == store.dump()

@@ -134,12 +134,66 @@ def test_the_doctor_tells_of_timers_that_cannot_be_read(system, name):
         redis.sadd("exesys:timers", name)
         assert name not in str(told())
         redis.set(f"exesys:timer:{name}", "foo")
-        [check] = told()
+        [check] = [each for each in told() if name in each["message"]]
         assert check["state"] == "fail"
         assert f"exesys:timer:{name}" in check["message"]
         redis.delete(f"exesys:timer:{name}")
         redis.srem("exesys:timers", name)
     assert name not in str(told())
+
+
+def test_a_spoilt_timer_spoils_no_other(system, name):
+    """Records and progress that were written by hand: each is told and can be removed; the others tick on."""
+    spoilt = {
+        "far": ("hset", "every_s", "-5"),
+        "never": ("hset", "every_s", "1e400"),
+        "list": ("hset", "options", "[]"),
+        "zone": ("hset", "zone", "Nowhere/X"),
+        "data": ("hset", "data", b"\xc1"),
+        "kind": ("set", "somebody else's"),
+    }
+    names = [f"{name}-{which}" for which in spoilt]
+    for which in spoilt:
+        assert add(system, f"{name}-{which}", every_s=0.3).status == 201
+    with system.redis() as redis:
+        for which, (call, *what) in spoilt.items():
+            redis.execute_command(call, f"exesys:timer:{name}-{which}", *what)
+    assert add(system, f"{name}-state", every_s=0.3).status == 201
+    until(lambda: ran(system, f"{name}-state") > 0, "it ticks")
+    with system.redis() as redis:
+        redis.delete(f"exesys:timer-state:{name}-state")
+        redis.set(f"exesys:timer-state:{name}-state", "somebody else's")
+    os.kill(system.pids()["controller"], signal.SIGKILL)
+    assert add(system, name, every_s=0.3).status == 201
+    until(lambda: ran(system, name) > 2, "the sound one ticks", 20)
+    listed = {each["name"]: each for each in system.get("/timers").body["timers"]}
+    told = system.exesys("doctor", "--json").json
+    for bad in (*names, f"{name}-state"):
+        assert listed[bad]["state"] == "spoilt", bad
+        assert any(bad in check["message"] and check["state"] == "fail" for check in told), bad
+        assert system.get(f"/timers/{bad}").body["state"] == "spoilt"
+        assert system.request("POST", f"/timers/{bad}/run").error["code"] == "bad_state"
+        assert system.request("DELETE", f"/timers/{bad}").status == 200
+        assert add(system, bad, every_s=0.3).status == 201
+        until(lambda bad=bad: ran(system, bad) > 0, "it ticks again")
+        system.request("DELETE", f"/timers/{bad}")
+    system.request("DELETE", f"/timers/{name}")
+
+
+def test_a_timer_of_the_ini_takes_no_name_of_another(make, tmp_path):
+    """One that was added by hand goes on, and the doctor tells; when it is gone the one of the ini is taken."""
+    both = tmp_path / "both.py"
+    both.write_text("def first():\n    return 1\n")
+    system = make(ini="[timer:nightly]\ncmd = later\nevery_s = 0.2\n", modules=[tmp_path])
+    until(lambda: "the timer nightly of the ini: no function is named" in system.log_of("controller"), "it is told")
+    assert add(system, "nightly", cmd="first", every_s=3600).status == 201
+    both.write_text("def first():\n    return 1\ndef later():\n    return 2\n")
+    assert system.exesys("reload").code == 0
+    until(lambda: "there is a timer nightly already" in system.log_of("controller"), "it is told")
+    [check] = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+    assert "The timer nightly of the ini was not taken. The one that ticks under its name" in check["message"]
+    assert system.request("DELETE", "/timers/nightly").status == 200
+    until(lambda: ran(system, "nightly") > 1, "the one of the ini ticks")
 
 
 def test_the_list_comes_in_pages(system, name):
@@ -151,6 +205,8 @@ def test_the_list_comes_in_pages(system, name):
     assert [each["name"] for each in whole["timers"]][:3] == [f"{name}-{number}" for number in (2, 3, 4)]
     assert whole["next"] is None
     assert system.get("/timers", limit="many").error["field"] == "limit"
+    assert "'٣'" in system.get("/timers", limit="٣").error["message"], "shown as it was sent"
+    assert system.get("/timers?after=%FF").error["message"] == "`after` is no UTF-8."
     for number in range(5):
         system.request("DELETE", f"/timers/{name}-{number}")
 

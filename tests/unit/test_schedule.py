@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exesys import codec, schedule
-from exesys.errors import BadCommand
+from exesys.errors import BadCommand, StateError
 from exesys.schedule import Timer
 
 DAY_MS = 86_400_000
@@ -223,6 +223,48 @@ def test_a_definition_is_kept_and_read_again() -> None:
         "30 2 * * MON",
         fields["start"],
     )
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"every_s": b"-5"}, "`every_s` is -5.0"),
+        ({"every_s": b"0.0001"}, "`every_s` is 0.0001"),
+        ({"every_s": b"1e400"}, "`every_s` is inf"),
+        ({"every_s": b"nan"}, "`every_s` is nan"),
+        ({"every_s": b"soon"}, "could not convert"),
+        ({"every_s": None}, "neither `every_s` nor `cron`"),
+        ({"every_s": None, "cron": b"0 0 30 2 *"}, "`cron` is"),
+        ({"every_s": None, "cron": b"* * * *"}, "4 fields"),
+        ({"cmd": None}, "needs `cmd`"),
+        ({"cmd": b"no name"}, "cmd"),
+        ({"options": b"[]"}, "mapping"),
+        ({"options": b"{"}, "Expecting"),
+        ({"options": b'{"retries": -1}'}, "retries"),
+        ({"options": b'{"cmd": "g"}'}, "cmd"),
+        ({"options": b"[" * 100_000}, "recursion"),
+        ({"zone": b"Nowhere/X"}, "time zone 'Nowhere/X'"),
+        ({"start": b"2026-01-02T00:00:00Z", "end": b"2026-01-01T00:00:00Z"}, "before it starts"),
+        ({"start": b"never"}, "start"),
+        ({"jitter_s": b"1e300"}, "jitter_s"),
+        ({"misfire": b"\xff"}, "decode"),
+        ({"data": b"\xc1"}, "msgpack"),
+    ],
+)
+def test_a_definition_that_was_spoilt_is_read_as_none(spoilt: dict[str, bytes | None], said: str) -> None:
+    kept = {"cmd": b"f", "every_s": b"5", "data": b"\xc0"}
+    assert schedule.load("t", kept).every_ms == 5000
+    with pytest.raises(StateError, match="the record of the timer t in Redis cannot be read") as caught:
+        schedule.load("t", {key: value for key, value in (kept | spoilt).items() if value is not None})
+    assert said in caught.value.message
+
+
+def test_what_the_ini_says_is_compared_with_what_redis_keeps() -> None:
+    kept = {"cmd": b"f", "every_s": b"5.0", "data": b"\xc0", "paused": b"1", "options": b'{"retries": 2}'}
+    assert schedule.same({"cmd": "f", "every_s": 5, "retries": 2, "data": b"\xc0"}, kept)
+    assert not schedule.same({"cmd": "f", "every_s": 6, "retries": 2}, kept)
+    assert not schedule.same({"cmd": "f", "every_s": 5}, kept)
+    assert not schedule.same({"cmd": "f", "every_s": 5, "retries": 2, "origin": "ini"}, kept)
 
 
 @pytest.mark.parametrize("fields", [{}, {"paused": 1}, {"paused": True, "cmd": "g"}, {"cmd": "g"}])

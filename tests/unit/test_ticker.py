@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from exesys.errors import StateError
 from exesys.schedule import MOST_MISFIRED, Timer
 from exesys.ticker import Done, Progress, Tick, Ticker
 
@@ -125,7 +126,7 @@ def test_a_timer_that_never_ticked_goes_on_where_the_controller_before_took_it_i
     assert progress is not None
     kept = {key: str(value).encode() for key, value in progress.kept().items()}
     second = Ticker()
-    assert second.put(timer(every_ms=1000), Progress.load(kept), T0 + 3000) is False
+    assert second.put(timer(every_ms=1000), Progress.load("t", kept), T0 + 3000) is False
     assert run(second.due(T0 + 3000)) == [1, 2, 3]
 
 
@@ -203,7 +204,7 @@ def test_whatever_the_clock_does_timers_keep_their_pace(seed: int) -> None:
             assert progress is not None
             kept = {key: str(value).encode() for key, value in progress.kept().items()}
             made = Ticker()
-            made.put(every, Progress.load(kept), wall)
+            made.put(every, Progress.load("t", kept), wall)
         for tick, runs in made.due(wall):
             assert tick.job_id not in ids or not runs
             ids.add(tick.job_id)
@@ -232,7 +233,7 @@ def test_a_resume_is_known_to_the_next_controller() -> None:
     assert progress is not None
     after = Ticker()
     after.put(
-        timer(misfire="all"), Progress.load({k: str(v).encode() for k, v in progress.kept().items()}), T0 + HOUR_MS
+        timer(misfire="all"), Progress.load("t", {k: str(v).encode() for k, v in progress.kept().items()}), T0 + HOUR_MS
     )
     assert after.due(T0 + HOUR_MS + 59_999) == []
 
@@ -252,7 +253,7 @@ def test_a_definition_that_was_changed_while_no_controller_looked_makes_up_for_n
     kept = {key: str(value).encode() for key, value in progress.kept().items()}
     for other in (timer(every_ms=1000, misfire="all"), timer(misfire="all", paused=True)):
         after = Ticker()
-        after.put(other, Progress.load(kept), T0 + HOUR_MS)
+        after.put(other, Progress.load("t", kept), T0 + HOUR_MS)
         assert after.due(T0 + HOUR_MS) == []
 
 
@@ -262,3 +263,27 @@ def test_a_jitter_of_more_than_all_ticks_at_once_ends() -> None:
     times = [tick.tick_ms for tick in found]
     assert times == list(range(T0 + 100, T0 + 100 + 100 * len(times), 100))
     assert len(times) > 1000
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"last_ms": b"-1"},
+        {"last_ms": b"9" * 30},
+        {"last_ms": b"soon"},
+        {"ran": b"-1"},
+        {"fold": b"x"},
+        {"job": b"\xff"},
+        {"recent": b"{"},
+        {"recent": b"[[1, 2]]"},
+        {"recent": b'[[1, 2, 3, "t.x", "flew"]]'},
+        {"recent": b'[["1", 2, 3, "t.x", "run"]]'},
+        {"recent": b"[5]"},
+        {"recent": b"7"},
+    ],
+)
+def test_progress_that_was_spoilt_is_read_as_none(spoilt: dict[str, bytes]) -> None:
+    good = {"last_ms": b"5", "ran": b"1", "recent": b'[[1, 2, 3, "t.x", "run"]]'}
+    assert Progress.load("t", good).recent[0].late_ms == 3
+    with pytest.raises(StateError, match="the timer t in Redis cannot be read"):
+        Progress.load("t", good | spoilt)
