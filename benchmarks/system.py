@@ -105,6 +105,10 @@ class Store:
         entries: Any = self._redis.xrange("exesys:jobs")
         return [fields[b"j"].decode() for _, fields in entries]
 
+    def took_in(self, timer: str) -> bool:
+        """Tell whether the controller has taken in a timer."""
+        return bool(self._redis.exists(f"exesys:timer-state:{timer}"))
+
     def began(self, refs: list[str]) -> list[int | None]:
         """Return when each of these steps began to run, in ms; None for one that has not ended well."""
         pipeline = self._redis.pipeline(transaction=False)

@@ -27,7 +27,7 @@ def lateness(config: Config) -> dict[str, float]:
     with Client(config) as client, Store(config) as store:
         ticks = _ticks(client, store)
         delayed = _delayed(client, store)
-        idle = _idle(config, client)
+        idle = _idle(config, client, store)
     figures = {"idle_percent": idle}
     for name, late_ms in (("ticks", ticks), ("delayed", delayed)):
         figures |= {f"{name}_p{percent}_ms": load.quantile(late_ms, percent / 100) for percent in (50, 99)}
@@ -70,11 +70,12 @@ def _late(due: dict[str, int], store: Store) -> list[float]:
     return late
 
 
-def _idle(config: Config, client: Client) -> float:
+def _idle(config: Config, client: Client, store: Store) -> float:
     for number in range(IDLE_TIMERS):
         fields = {"cmd": "noop", "data": codec.pack(None), "every_s": FAR_S}
         client.tune("timer", "add", f"idle{number}", fields)
-    time.sleep(2)  # until the controller has taken in the last of them
+    if not wait_until(lambda: store.took_in(f"idle{IDLE_TIMERS - 1}"), LATE_S, 0.1):
+        raise load.WrongResult("the controller has not taken in the last of the idle timers")
     used_s = program_s(config, "controller")
     time.sleep(IDLE_S)  # the time that is measured
     return 100 * (program_s(config, "controller") - used_s) / IDLE_S
