@@ -250,10 +250,15 @@ def from_problem(fields: Sequence[Any]) -> ExesysError:
     return kind(problem.message, field=problem.field, fix=problem.fix)
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Name the known word most like `word`, or "" when none is alike."""
+def no_job(job_id: str) -> NotFound:
+    """Make the error for a job of which there is nothing."""
+    return NotFound(f"there is no job {job_id}.", fix="It was never sent, or it has expired or was purged.")
+
+
+def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """Name the known word most like `word`, or "" when none is as much alike as `cutoff`, 0 to 1."""
     # difflib costs milliseconds to import and is needed only for bad input.
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return close[0] if close else ""

@@ -146,7 +146,7 @@ def number(name: str, text: str, low: float, high: float) -> float:
             return value
     except ValueError:
         pass
-    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:g} to {high:g}.")
+    raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a number, {low:,.10g} to {high:,.10g}.")
 
 
 def whole(name: str, text: str, low: int, high: int) -> int:

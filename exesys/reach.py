@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exesys import command, output
 from exesys.config import Config
-from exesys.errors import BadCommand, NotFound, Unavailable
+from exesys.errors import BadCommand, Unavailable, no_job
 from exesys.usage import PROGRAM
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def steps_of(reader: Reader, job_id: str) -> list[Step]:
     """Return all steps of a job. Raises NotFound."""
     [steps] = reader.steps([command.check_name(job_id, "job_id")])
     if not steps:
-        raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+        raise no_job(job_id)
     return steps
 
 

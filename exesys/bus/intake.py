@@ -13,7 +13,7 @@ from exesys.bus import messages as m
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable
+from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable, no_job
 from exesys.turn import Answers, Change, Changed, Found, Lookup, Placed, Stored, Taken
 from exesys.workflow import Graph, too_long
 
@@ -164,7 +164,7 @@ class Intake:
                 answer = _refusal(tag, Unavailable("the store could not be read.", fix="Ask again in a moment."))
             elif step.state is None:
                 text = f"there is no step from {lookup.from_} to {lookup.to} in job {lookup.job_id}."
-                answer = _refusal(tag, NotFound(text, fix="It was never sent, or its result has expired."))
+                answer = _refusal(tag, NotFound(text, fix="It was never sent, or it has expired or was purged."))
             else:
                 answer = m.Answer(tag, step.state, step.body)
                 if notify and not step.state.final:
@@ -200,7 +200,7 @@ def _why_not_changed(verdict: int, job_id: str) -> ExesysError:
     if verdict == -3:
         text = f"job {job_id} ended well: only one that has failed can be removed."
         return StateError(text, fix="Its result expires by itself.")
-    return NotFound(f"there is no job {job_id}.", fix="It was never sent, or it has expired.")
+    return no_job(job_id)
 
 
 def _circle(names: list[str]) -> ExesysError:

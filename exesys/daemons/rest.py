@@ -26,7 +26,7 @@ from exesys.endpoints.dead import DeadApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Endpoint, Runners
 from exesys.endpoints.timers import TimersApi
-from exesys.errors import BadCommand, ExesysError, NotFound, NotJson, ResultTimeout, TooLarge, Unavailable
+from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
 from exesys.http import (
     RETRY_STATUSES,
     as_text,
@@ -298,7 +298,7 @@ class Api:
     def _steps(self, job_id: str) -> list[Step]:
         [steps] = self.reader.steps([command.check_name(job_id, "job_id")])
         if not steps:
-            raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+            raise no_job(job_id)
         return steps
 
     def callbacks(self) -> HTTPResponse:

@@ -11,7 +11,7 @@ from bottle import HTTPResponse
 from exesys import command, dead, views
 from exesys.bus.client import Client
 from exesys.endpoints.runners import Endpoint
-from exesys.errors import NotFound
+from exesys.errors import NotFound, no_job
 from exesys.http import asked, mark, number, respond, whole
 from exesys.states import State
 from exesys.store.reader import Reader, Step
@@ -79,7 +79,7 @@ class DeadApi:
     def _steps(self, job_id: str) -> Sequence[Step]:
         [steps] = self._reader.steps([command.check_name(job_id, "job_id")])
         if not steps:
-            raise NotFound(f"there is no job {job_id}.", fix="It was never sent, or its results have expired.")
+            raise no_job(job_id)
         if not any(step.state is State.error for step in steps):
             raise NotFound(f"job {job_id} has not failed.", fix=f"GET /jobs/{job_id} shows it.")
         return steps

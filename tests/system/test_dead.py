@@ -95,6 +95,13 @@ def test_a_purge_leaves_nothing_of_a_job(system):
     assert not [key for key in after if "purged" in key]
     assert after - before <= {"exesys:callback-counts", "exesys:jobs"}
     assert system.get("/jobs/purged-1").status == 404
+    for answer in (
+        system.get("/jobs/purged-1"),
+        system.get("/dead/purged-1"),
+        system.request("DELETE", "/dead/purged-1"),
+    ):
+        assert answer.error["fix"].endswith("or was purged."), answer
+    assert "or was purged" in system.exesys("jobs", "purged-1").err
     assert system.request("DELETE", "/dead/purged-1").error["code"] == "not_found"
     receiver.close()
 

@@ -236,6 +236,15 @@ def test_whatever_a_function_returns_is_json(value: Any) -> None:
 # --- errors ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["x", "-1", "nan", "31622401"])
+def test_a_number_that_will_not_do_is_told_what_will(text: str) -> None:
+    with pytest.raises(BadCommand) as caught:
+        http.number("older_s", text, 0, 31_622_400)
+    assert (caught.value.message, caught.value.fix) == (f"`older_s` is {text!r}.", "Give a number, 0 to 31,622,400.")
+    with pytest.raises(BadCommand, match=r"Give a number, 0\.1 to 5\."):
+        http.number("wait", text, 0.1, 5.0)
+
+
 def test_an_error_has_four_parts_and_its_status() -> None:
     answer = http.refuse(Conflict("another data.", field="job_id", fix="Use a new one."))
     assert answer.status_code == 409
