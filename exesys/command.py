@@ -95,7 +95,8 @@ def check_to(value: Any) -> str:
 def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
     def check(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadCommand(f"`{key}` must be a number, not {_json_type(value)}.", field=key)
+            fix = f"Give {low:g} to {high:,.0f} {unit}{', without quotes' if isinstance(value, str) else ''}."
+            raise BadCommand(f"`{key}` must be a number, not {_json_type(value)}.", field=key, fix=fix)
         if not low <= value <= high:  # so is NaN refused; an integer may be too large for a float
             raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give {low:g} to {high:,.0f} {unit}.")
         return value

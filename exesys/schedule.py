@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import re
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,26 @@ GRACE_S = 30.0
 MOMENTS_MS = range(0, 7_258_118_400_000)  # 1970 to 2199: far enough, and within what calendars can reckon with
 MOST_CRON_CHARS = 256
 MOST_NAME_CHARS = 64  # the tick stands behind it in the job_id
+# The fields of a cron line: the least and the most, as numbers and by name.
+_FIELDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
+    (0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
+)
+_RANGE = re.compile(r"(\w+)-(\w+)(/\d+)?", re.ASCII)
+# What other programs know as one word, in five fields.
+_WORDS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_CLOSE = 0.85  # how much alike a zone must be to be meant
 PAUSED = "paused"
 INI = "ini"
 _TICKS_SEEN = 2000
@@ -180,6 +201,9 @@ def _checked(given: Mapping[Any, Any]) -> dict[str, Any]:
     if ("every_s" in given) == ("cron" in given):
         both = "both `every_s` and `cron`" if "cron" in given else "neither `every_s` nor `cron`"
         raise BadCommand(f"the timer has {both}.", field="every_s", fix="Give one of them.")
+    if "every_s" in given and given.get("zone", "UTC") != "UTC":
+        text = "the timer has `every_s`, and a `zone`, which only `cron` goes by."
+        raise BadCommand(text, field="zone", fix="Leave `zone` out, or give `cron`.")
     data = given.get("data", b"\xc0")
     if not isinstance(data, bytes):
         raise BadCommand("`data` must be msgpack.", field="data", fix="Pack it, as the data of a command.")
@@ -215,20 +239,30 @@ def _seconds(low: float) -> Callable[[str, Any], float]:
     def check(key: str, value: Any) -> float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= MOST_S
         if not good:
-            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give {low:g} to {MOST_S:,} seconds.")
+            form = ", as a number without quotes" if isinstance(value, str) else ""
+            fix = f"Give {low:g} to {MOST_S:,} seconds{form}."
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=fix)
         return round(float(value), 3)
 
     return check
 
 
 def _cron(key: str, value: Any) -> str:
-    words = value.split() if isinstance(value, str) else []
-    if isinstance(value, str) and len(value) > MOST_CRON_CHARS:
+    five = "five fields: minute, hour, day of the month, month, day of the week"
+    if not isinstance(value, str):
+        text = f"`cron` is {value!r:.80}, which is no text."
+        raise BadCommand(text, field=key, fix=f"Give text of {five}, such as '30 2 * * MON'.")
+    if len(value) > MOST_CRON_CHARS:
         raise BadCommand(f"`cron` has {len(value):,} characters.", field=key, fix=f"Use at most {MOST_CRON_CHARS}.")
+    words = value.split()
     if len(words) != 5:
         text = f"`cron` is {value!r:.80}, which has {len(words)} field{'' if len(words) == 1 else 's'}."
-        fix = "Give five: minute, hour, day of the month, month, day of the week, such as '30 2 * * MON'."
-        raise BadCommand(text, field=key, fix=fix)
+        same = _WORDS.get(value.strip().lower())
+        example = f"{words[0]} is '{same}'." if same else f"{five.partition(': ')[2]}, such as '30 2 * * MON'."
+        raise BadCommand(text, field=key, fix=f"Give five: {example}")
+    if backward := next(filter(None, map(_backward, words, _FIELDS)), None):
+        wrong, right = backward
+        raise BadCommand(f"`cron` is {value!r:.80}: the range {wrong} goes backward.", field=key, fix=f"Write {right}.")
     try:
         next(CronSim(value, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
     except CronSimError as error:
@@ -241,6 +275,28 @@ def _cron(key: str, value: Any) -> str:
     return " ".join(words)
 
 
+def _backward(word: str, of: tuple[int, int, tuple[str, ...]]) -> tuple[str, str] | None:
+    """Return the first range of a field whose end comes before its begin, and what says the same."""
+    least, most, named = of
+    for part in word.split(","):
+        match = _RANGE.fullmatch(part)
+        if not match:
+            continue
+        first, last, step = match[1].upper(), match[2].upper(), match[3] or ""
+        begin, end = (_place(text, least, most, named) for text in (first, last))
+        if begin is not None and end is not None and begin > end:
+            high, low = (named[-1], named[0]) if first in named else (str(most), str(least))
+            return part, f"{first}-{high}{step},{low}-{last}{step}"
+    return None
+
+
+def _place(text: str, least: int, most: int, named: tuple[str, ...]) -> int | None:
+    """Return a value of a cron field as a number, None when it is none."""
+    if text in named:
+        return named.index(text) + least
+    return int(text) if text.isdigit() and len(text) < 4 and least <= int(text) <= most else None
+
+
 def _zone(key: str, value: Any) -> str:
     try:
         if isinstance(value, str) and value:
@@ -248,9 +304,21 @@ def _zone(key: str, value: Any) -> str:
             return value
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         pass  # it is none: tell the nearest
-    close = nearest(str(value)[:60], sorted(zoneinfo.available_timezones()))
-    fix = f"Did you mean `{close}`?" if close else "Give the name of a zone, such as Europe/Rome."
+    close = _zone_like(str(value)[:60])
+    fix = f"Did you mean `{close}`?" if close else "Zones are named by place, such as Europe/Rome or America/New_York."
     raise BadCommand(f"the time zone {value!r:.60} is unknown.", field=key, fix=fix)
+
+
+def _zone_like(text: str) -> str:
+    """Name the zone that is meant: written in other letters, by its place alone, or almost; "" when none is."""
+    wanted = text.strip().lower().replace(" ", "_")
+    zones = {name.lower(): name for name in sorted(zoneinfo.available_timezones())}
+    if wanted in zones:
+        return zones[wanted]
+    placed = [name for lower, name in zones.items() if "/" in lower and lower.rpartition("/")[2] == wanted]
+    if placed or "/" not in wanted:  # an abbreviation such as CEST is like many, and means none of them
+        return placed[0] if len(placed) == 1 else ""
+    return zones.get(nearest(wanted, list(zones), _CLOSE), "")
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:

@@ -50,6 +50,7 @@ def _number(text: str) -> int | float:
 
 _TEXT = Rule(str, "text")
 _NUMBER = Rule(_number, "a number")
+_SECONDS = Rule(_number, "seconds, as a number such as 86400")
 _JSON = Rule(_data, "JSON")
 
 
@@ -60,23 +61,23 @@ class TimerOf:
     name: str
     cmd: str = key_of("", Rule(str, "the name of a function"))
     data: Data | None = optional(_JSON)  # noqa: RUF009  # it makes a field, as the others do
-    every_s: float | None = optional(_NUMBER)
+    every_s: float | None = optional(_SECONDS)
     cron: str | None = optional(_TEXT)
     zone: str | None = optional(_TEXT)
     misfire: str | None = optional(_TEXT)
     overlap: str | None = optional(_TEXT)
-    grace_s: float | None = optional(_NUMBER)
-    jitter_s: float | None = optional(_NUMBER)
+    grace_s: float | None = optional(_SECONDS)
+    jitter_s: float | None = optional(_SECONDS)
     start: str | None = optional(_TEXT)
     end: str | None = optional(_TEXT)
     queue: str | None = optional(_TEXT)
     priority: int | None = optional(_NUMBER)
-    timeout_s: float | None = optional(_NUMBER)
+    timeout_s: float | None = optional(_SECONDS)
     retries: int | None = optional(_NUMBER)
-    backoff_s: float | None = optional(_NUMBER)
+    backoff_s: float | None = optional(_SECONDS)
     key: str | None = optional(_TEXT)
     key_limit: int | None = optional(_NUMBER)
-    result_ttl_s: float | None = optional(_NUMBER)
+    result_ttl_s: float | None = optional(_SECONDS)
     notify: str | None = optional(_TEXT)
 
     def fields(self) -> dict[str, Any]:

@@ -20,18 +20,28 @@ examples:
 Each command takes --json and --help.
 Exit codes: 0 well, 1 failed, 2 wrong usage or refused, 3 system not there, 4 time over.
 """
+
+
+def _time(text: str) -> float:
+    """Read seconds; how many there may be is checked where all commands and timers are."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give seconds, such as 86400") from None
+
+
 # The options of a command: type, what stands for the value, help.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "queue": (str, "NAME", "the queue to wait in (default: the function's own, else default)"),
     "priority": (int, "0-9", "0 to 9, higher ones first (default: 4)"),
-    "delay_s": (float, "S", "begin no sooner than in so many seconds"),
+    "delay_s": (_time, "S", "begin no sooner than in so many seconds"),
     "at": (str, "TIME", "begin no sooner than then, such as 2026-01-31T12:00:00Z"),
-    "timeout_s": (float, "S", "how long one attempt may run (default: 3600)"),
+    "timeout_s": (_time, "S", "how long one attempt may run (default: 3600)"),
     "retries": (int, "N", "how often to try again after a failure (default: 0)"),
-    "backoff_s": (float, "S", "the wait before the first retry; it doubles each time (default: 1)"),
+    "backoff_s": (_time, "S", "the wait before the first retry; it doubles each time (default: 1)"),
     "key": (str, "NAME", "whose job it is: those of one key take turns with others, and run one at a time"),
     "key_limit": (int, "N", "so many of its key may run at once (default: 1)"),
-    "result_ttl_s": (float, "S", "how long the result is kept (default: 86400)"),
+    "result_ttl_s": (_time, "S", "how long the result is kept (default: 86400)"),
     "notify": (str, "URL", "tell this URL of the end; its host stands in [callbacks] hosts"),
 }
 
@@ -209,14 +219,14 @@ def _timer(add: Callable[..., argparse.ArgumentParser]) -> None:
     adding.add_argument("cmd", metavar="CMD", help=f"the function to run; `{PROGRAM} functions` lists them")
     adding.add_argument("data", nargs="?", metavar="DATA", help="what it gets, as for `submit` (default: null)")
     when = adding.add_mutually_exclusive_group(required=True)
-    when.add_argument("--every-s", type=float, metavar="S", help="tick every so many seconds")
+    when.add_argument("--every-s", type=_time, metavar="S", help="tick every so many seconds")
     when.add_argument("--cron", metavar="LINE", help="tick by five fields: minute hour day month weekday")
     for name, kind, metavar, text in (
         ("zone", str, "NAME", "the time zone of --cron (default: UTC)"),
         ("misfire", str, "WHAT", "what becomes of missed ticks: skip, once, all (default: skip)"),
         ("overlap", str, "WHAT", "allow, or skip a tick while the job before has not ended (default: allow)"),
-        ("grace_s", float, "S", "so late a tick still counts as in time (default: 30)"),
-        ("jitter_s", float, "S", "put each tick off by up to so much"),
+        ("grace_s", _time, "S", "so late a tick still counts as in time (default: 30)"),
+        ("jitter_s", _time, "S", "put each tick off by up to so much"),
         ("start", str, "TIME", "no tick before, such as 2026-01-31T12:00:00Z"),
         ("end", str, "TIME", "no tick after"),
     ):
@@ -299,10 +309,7 @@ def _whole(low: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-        if 0 <= number <= command.MAX_SECONDS:  # so is NaN refused
-            return number
-    except ValueError:
-        pass
+    number = _time(text)
+    if 0 <= number <= command.MAX_SECONDS:  # so is NaN refused
+        return number
     raise argparse.ArgumentTypeError(f"{text!r} are no seconds, 0 to {command.MAX_SECONDS:,}")

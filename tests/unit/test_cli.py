@@ -150,6 +150,21 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"exesys {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["timer", "add", "t", "noop", "--every-s", "10s"],
+        ["timer", "add", "t", "noop", "--every-s", "10", "--jitter-s", "1m"],
+        ["submit", "noop", "--delay-s", "1d"],
+        ["submit", "noop", "--wait", "5s"],
+        ["dead", "list", "--older-s", "7d"],
+    ],
+)
+def test_a_time_with_a_unit_is_told_to_be_seconds(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits(*words) == 2
+    assert f"argument {words[-2]}: {words[-1]!r} is no number; give seconds, such as 86400" in capsys.readouterr().err
+
+
 # --- exit codes -----------------------------------------------------------------
 
 

@@ -150,17 +150,30 @@ GOOD: dict[str, Any] = {"cmd": "f", "every_s": 5}
         ({"cmd": "f", "cron": "0 0 30 2 *"}, "cron", "", "days 1-31"),
         ({"cmd": "f", "cron": "0 0 31 2,4 *"}, "cron", "", "days 1-31"),
         ({"cmd": "f", "cron": "0 0 0 1 1 *"}, "cron", "which has 6 fields", "Give five"),
-        ({"cmd": "f", "cron": "@daily"}, "cron", "which has 1 field", "Give five"),
+        ({"cmd": "f", "cron": "@daily"}, "cron", "which has 1 field", "Give five: @daily is '0 0 * * *'."),
+        ({"cmd": "f", "cron": "@Hourly"}, "cron", "which has 1 field", "'0 * * * *'"),
+        ({"cmd": "f", "cron": "@reboot"}, "cron", "which has 1 field", "Give five: minute, hour"),
+        ({"cmd": "f", "cron": "0 0 * * 7-1"}, "cron", "the range 7-1 goes backward", "Write 7-7,0-1."),
+        ({"cmd": "f", "cron": "0 0 * * fri-mon"}, "cron", "the range fri-mon", "Write FRI-SAT,SUN-MON."),
+        ({"cmd": "f", "cron": "0 22-2/2 * * *"}, "cron", "the range 22-2/2", "Write 22-23/2,0-2/2."),
+        ({"cmd": "f", "cron": "0 0 * 4,NOV-FEB *"}, "cron", "the range NOV-FEB", "Write NOV-DEC,JAN-FEB."),
+        ({"cmd": "f", "cron": "0 99-2 * * *"}, "cron", "bad hour", "Minutes are 0-59"),
         ({"cmd": "f", "cron": "61 * * * *"}, "cron", "bad minute", "Minutes are 0-59"),
-        ({"cmd": "f", "cron": 5}, "cron", "", "Give five"),
+        ({"cmd": "f", "cron": 5}, "cron", "which is no text", "Give text of five fields"),
         ({"cmd": "f", "cron": f"0-{'9' * 5000} * * * *"}, "cron", "characters", "at most 256"),
         ({"cmd": "f", "cron": f"0-{'9' * 200} * * * *"}, "cron", "bad minute", ""),
         ({"cmd": "f", "cron": "* * * * *", "zone": "Europe/Room"}, "zone", "'Europe/Room' is unknown", "`Europe/Rome`"),
+        ({"cmd": "f", "cron": "* * * * *", "zone": "europe/rome"}, "zone", "", "Did you mean `Europe/Rome`?"),
+        ({"cmd": "f", "cron": "* * * * *", "zone": "New York"}, "zone", "", "Did you mean `America/New_York`?"),
+        ({"cmd": "f", "cron": "* * * * *", "zone": "CEST"}, "zone", "", "Zones are named by place"),
+        ({"cmd": "f", "cron": "* * * * *", "zone": "Nope/Nope"}, "zone", "", "Zones are named by place"),
         ({"cmd": "f", "cron": "* * * * *", "zone": None}, "zone", "", ""),
+        ({**GOOD, "zone": "Europe/Rome"}, "zone", "only `cron` goes by", "Leave `zone` out"),
         ({"cmd": "f", "every_s": 0}, "every_s", "`every_s` is 0", "Give 0.1 to"),
         ({"cmd": "f", "every_s": -1}, "every_s", "", "Give 0.1 to"),
         ({"cmd": "f", "every_s": float("nan")}, "every_s", "", "Give 0.1 to"),
-        ({"cmd": "f", "every_s": "5"}, "every_s", "", "Give 0.1 to"),
+        ({"cmd": "f", "every_s": "5"}, "every_s", "`every_s` is '5'", "Give 0.1 to 31,622,400 seconds, as a number wi"),
+        ({**GOOD, "timeout_s": "5"}, "timeout_s", "must be a number", "without quotes"),
         ({"cmd": "f"}, "every_s", "neither", "Give one"),
         ({"cmd": "f", "every_s": 5, "cron": "* * * * *"}, "every_s", "both", "Give one"),
         ({"every_s": 5}, "cmd", "needs `cmd`", ""),
@@ -198,6 +211,16 @@ def test_what_makes_no_sense_is_told_with_what_is_allowed(
     assert caught.value.field == field
     assert said in caught.value.message
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("line", ["7-7,0-1", "FRI-SAT,SUN-MON", "5-7,0-1"])
+def test_what_is_advised_instead_of_a_backward_range_is_good(line: str) -> None:
+    assert schedule.check("add", "t", {"cmd": "f", "cron": f"0 0 * * {line}"})["cron"] == f"0 0 * * {line}"
+
+
+def test_a_period_may_say_that_its_zone_is_utc() -> None:
+    """As the timers that are shown say it."""
+    assert schedule.check("add", "t", {**GOOD, "zone": "UTC"})["zone"] == "UTC"
 
 
 def test_a_name_is_short_enough_for_the_jobs_of_its_ticks() -> None:
