@@ -14,23 +14,30 @@ from exesys.store.reader import Reader
 def listed(
     config: Config, reader: Reader, workers: Iterable[Mapping[str, Any]], now_ms: int, only: str = ""
 ) -> list[dict[str, Any]]:
-    """Describe all queues that are known, or one: settings, how many wait and run, and how many workers serve it."""
+    """Describe all queues that are known, or one: settings, how many wait and run, and how many workers serve it.
+
+    Known are those that are declared or served, in which something waits, or of which something is set.
+    """
     served: dict[str, int] = {}
     for worker in workers:
         for queue in worker["queues"] if not worker["draining"] else ():
             served[queue] = served.get(queue, 0) + 1
     known = {DEFAULT_QUEUE, *config.worker.queues, *served, *(queue.name for queue in config.queues)}
-    names = [only] if only else sorted(known | reader.queue_names())
+    known |= {queue for worker in config.workers for queue in worker.queues}
+    records = reader.queues([only] if only else sorted(known | reader.queue_names()))
+    # One that was used or set once, and is nothing more now, is not there.
+    there = [each for each in records if only or each.name in known or each.waiting or each.running or each.settings]
+    oldest = reader.oldest([record.name for record in there if record.waiting])
     return [
         {
             "name": record.name,
             "waiting": record.waiting,
-            "oldest_s": None if record.first_born is None else round(max(now_ms - record.first_born, 0) / 1000, 3),
+            "oldest_s": round(max(now_ms - oldest[record.name], 0) / 1000, 3) if record.name in oldest else None,
             "keys": record.keys,
             "running": record.running if record.settings.get("concurrency") else None,
             "workers": served.get(record.name, 0),
             **queues.shown(record.settings),
             "origin": record.settings.get("origin", ""),
         }
-        for record in reader.queues(names)
+        for record in there
     ]

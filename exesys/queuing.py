@@ -8,6 +8,7 @@ from typing import Any
 
 from exesys import command, output, queues, reach
 from exesys.config import Config
+from exesys.errors import nearest
 from exesys.usage import PROGRAM
 
 
@@ -21,7 +22,7 @@ def list_(config: Config, given: argparse.Namespace) -> int:
             each["name"] + (" (paused)" if each["paused"] else ""),
             each["waiting"],
             "" if each["oldest_s"] is None else f"{each['oldest_s']:.1f} s",
-            "" if each["running"] is None else each["running"],
+            "-" if each["running"] is None else each["running"],
             each["workers"],
             _limits(each),
         ]
@@ -60,6 +61,11 @@ def _merge(config: Config, given: argparse.Namespace, fields: dict[str, Any]) ->
         output.show(shown)
     else:
         print(f"{name}: {'paused' if shown['paused'] else 'open'}, {_limits(shown) or 'no limits'}")
+    if shown["paused"] and not shown["workers"] and not shown["waiting"]:
+        close = nearest(name, [each["name"] for each in _listed(config) if each["name"] != name])
+        meant = f" Did you mean `{close}`?" if close else ""
+        resume = f"`{PROGRAM} queue resume {name}` takes it off the list again."
+        output.note(f"no worker serves the queue {name}, and nothing waits in it.{meant} {resume}")
     return 0
 
 

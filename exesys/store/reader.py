@@ -22,6 +22,8 @@ from exesys.store.scripts import Library
 PAGE = 500
 MOST_SCANNED = 10_000
 MOST_AT_ONCE = 500
+MOST_KEYED = 1000  # of one queue, to find the oldest
+PRIORITY_STEP = 1 << 45  # between the scores of two priorities; see queue.lua
 RUNNER_SHOWN = (
     *("state", "target", "epoch", "restarts", "host", "job", "how", "error", "size", "grace_s"),
     *("born", "began", "ended", "log_total"),
@@ -74,7 +76,6 @@ class QueueRecord(NamedTuple):
     waiting: int
     keys: int  # that wait for their turn
     running: int  # counted only while a limit is set
-    first_born: int | None  # when the first of those without a key was sent, in ms
 
 
 class RunnerRecord(NamedTuple):
@@ -322,16 +323,41 @@ class Reader(Connection):
             pipeline.scard(self.keys("keyed", name))
             pipeline.zcard(self.keys("turns", name))
             pipeline.scard(self.keys("running", name))
-            pipeline.zrange(self.keys("ready", name), 0, 0)
         replies = self._do(pipeline.execute)
         found = []
-        for name, at in zip(names, range(0, len(replies), 6), strict=True):
-            kept, ready, keyed, turns, running, first = replies[at : at + 6]
+        for name, at in zip(names, range(0, len(replies), 5), strict=True):
+            kept, ready, keyed, turns, running = replies[at : at + 5]
             settings = {field.decode(): value.decode() for field, value in kept.items()}
-            born = (
-                self._do(self._redis.hget, self.keys("record", first[0].decode(), "start"), "born") if first else None
-            )
-            found.append(QueueRecord(name, settings, ready + keyed, turns, running, int(born) if born else None))
+            found.append(QueueRecord(name, settings, ready + keyed, turns, running))
+        return found
+
+    def oldest(self, queues: Sequence[str]) -> dict[str, int]:
+        """Return when the oldest of those that wait in each queue was sent, in ms; of a queue that is empty nothing.
+
+        Looked at are the first of each priority, and of those with a key a
+        bounded number, at random when there are more: they take turns, so the
+        first in line need not be the oldest.
+        """
+        most = max(min(MOST_SCANNED // max(len(queues), 1), MOST_KEYED), 1)
+        found: dict[str, int] = {}
+        for name in queues:
+            pipeline = self._redis.pipeline(transaction=False)
+            for rank in range(10):
+                within = (rank * PRIORITY_STEP, f"({(rank + 1) * PRIORITY_STEP}")
+                pipeline.zrangebyscore(self.keys("ready", name), *within, start=0, num=1)
+            pipeline.srandmember(self.keys("keyed", name), most)
+            records = [
+                self.keys("record", ref.decode(), State.start.name)
+                for refs in self._do(pipeline.execute)
+                for ref in refs
+            ]
+            pipeline = self._redis.pipeline(transaction=False)
+            for record in records:
+                pipeline.hget(record, "born")
+            # Without one it runs by now.
+            born = [int(each) for each in self._do(pipeline.execute, False) if isinstance(each, bytes)]
+            if born:
+                found[name] = min(born)
         return found
 
 

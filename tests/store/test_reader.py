@@ -273,3 +273,33 @@ def test_a_server_that_is_away_is_one_error(tmp_path: Path) -> None:
     for state in (State.error, State.processing, State.start):
         with pytest.raises(StoreAway):
             reader.jobs(5, state=state)
+
+
+# --- queues ---------------------------------------------------------------------
+
+
+def born(store: RealStore, job_id: str, at_ms: int, **options: Any) -> None:
+    run(store, now_ms=at_ms, placed=[place(job_id, **options)])
+
+
+def test_the_oldest_of_a_queue_is_found_at_any_priority_with_a_key_or_without(store: RealStore, reader: Reader) -> None:
+    assert reader.oldest([]) == {}
+    assert reader.oldest(["default"]) == {}
+    born(store, "high", NOW_MS + 50, priority=9)
+    assert reader.oldest(["default"]) == {"default": NOW_MS + 50}
+    born(store, "low", NOW_MS + 40, priority=0)
+    assert reader.oldest(["default"]) == {"default": NOW_MS + 40}
+    born(store, "keyed", NOW_MS + 30, key="a")
+    born(store, "again", NOW_MS + 20, key="a")
+    born(store, "urgent", NOW_MS + 60, key="a", priority=9)
+    born(store, "mail", NOW_MS + 70, queue="mail", key="a")
+    assert reader.oldest(["default", "empty", "mail"]) == {"default": NOW_MS + 20, "mail": NOW_MS + 70}
+
+
+def test_no_more_than_a_bounded_number_with_a_key_is_looked_at(
+    store: RealStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_KEYED", 3)
+    for number in range(9):
+        born(store, f"j{number}", NOW_MS + number, key="a")
+    assert NOW_MS <= reader.oldest(["default"])["default"] <= NOW_MS + 6

@@ -63,6 +63,24 @@ def test_a_queue_of_nobody_says_so(system):
     assert listed["oldest_s"] > 0
 
 
+def test_a_queue_that_nobody_knows_can_be_paused_and_is_gone_when_it_is_resumed(system):
+    said = system.exesys("queue", "pause", "mali")
+    assert said.out == "mali: paused, no limits\n"
+    assert "no worker serves the queue mali" in said.err
+    assert "`bin/exesys queue resume mali` takes it off the list again" in said.err
+    assert "Did you mean `mail`?" in said.err
+    listed = {line.split("\t")[0]: line for line in system.exesys("queue", "list").out.splitlines()}
+    assert listed["mali (paused)"].split("\t")[3] == "-", "nothing is counted without a limit"
+    assert system.exesys("queue", "resume", "mali").err == ""
+    assert "mali" not in system.exesys("queue", "list").out
+    assert "mali" not in [each["name"] for each in system.get("/queues").body["queues"]]
+    system.exesys("submit", "noop", "--queue", "mali", "--key", "k", "--job-id", "mali-1")
+    [listed] = [each for each in system.get("/queues").body["queues"] if each["name"] == "mali"]
+    assert (listed["waiting"], listed["oldest_s"] > 0) == (1, True)
+    system.exesys("cancel", "mali-1")
+    assert "mali" not in system.exesys("queue", "list").out
+
+
 def test_a_paused_queue_goes_on_where_it_was(system, client):
     assert system.exesys("queue", "pause", "mail").out == "mail: paused, no limits\n"
     handle = client.submit("add", [2, 3], queue="mail")
