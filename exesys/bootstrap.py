@@ -339,12 +339,7 @@ def _check_same(config: Config, record: home.Record) -> None:
 
 def _changed(config: Config, record: home.Record) -> list[str]:
     """Name the settings that differ from those of the system that runs."""
-    now, then = programs.settings(config), record.settings
-    return [
-        f"{programs.key_of(name)} is {then.get(name, '')!r} there and {now.get(name, '')!r} here"
-        for name in [*now, *(then.keys() - now.keys())]
-        if then.get(name) != now.get(name)
-    ]
+    return programs.differences(programs.settings(config), record.settings)
 
 
 # -- the end ----------------------------------------------------------------------

@@ -7,13 +7,14 @@ command, 3 the system is not there, 4 the time was over.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exesys import apps, deadjobs, environment, jobs, output, queuing, reach, runners, timers, usage
 from exesys.config import Config
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (given.parser or parser).error(f"unrecognized arguments: {' '.join(options)}")
     given.options = options
     try:
-        config = environment.load()
+        config, given.broken = _settings(given)
         code: int = given.run(config, given)
     except ExesysError as error:
         _complain(error, given.json)
@@ -64,6 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _settings(given: argparse.Namespace) -> tuple[Config, ConfigError | None]:
+    """Read the settings. What looks after a system that runs does so also when they are broken: then with the error."""
+    try:
+        return environment.load(), None
+    except ConfigError as error:
+        if given.run not in (_down, _status, _doctor):
+            raise
+        with contextlib.suppress(ConfigError):
+            return environment.without_ini(), error
+        raise
+
+
+def _note_broken(error: ConfigError | None) -> None:
+    if error is not None:
+        output.note(f"{error} Until then the settings count with which the running system was started.")
 
 
 def _exit_code(error: ExesysError) -> int:
@@ -102,6 +120,7 @@ def _up(config: Config, given: argparse.Namespace) -> int:
 def _down(config: Config, given: argparse.Namespace) -> int:
     from exesys import bootstrap
 
+    _note_broken(given.broken)
     return bootstrap.down(config, as_json=given.json)
 
 
@@ -111,16 +130,31 @@ def _restart(config: Config, given: argparse.Namespace) -> int:
     return bootstrap.restart(config, as_json=given.json)
 
 
+_ADDRESSES = (("rest", "url"), ("web", "url"), ("redis", "url"), ("mongo", "uri"), ("bus", "endpoint"))
+
+
+def _address(config: Config, status: dict[str, Any], name: str, address: str) -> str:
+    told = status[name][address]
+    if told is None:
+        return "not known: the settings are broken"
+    if name == "mongo" and not told and not status["running"] and config.mongo.server != "none":
+        return f"a private one, if it can be; `{PROGRAM} doctor` looks"
+    return told or "none"
+
+
 def _status(config: Config, given: argparse.Namespace) -> int:
     from exesys import bootstrap
 
+    _note_broken(given.broken)
     status = bootstrap.status(config)
+    if given.broken and not status["running"]:
+        status |= {name: dict.fromkeys(status[name]) for name, _ in _ADDRESSES}  # the defaults would be a guess
     if given.json:
         output.show(status)
     else:
         print(f"home   {status['home']}")
-        for name, address in (("rest", "url"), ("web", "url"), ("redis", "url"), ("mongo", "uri"), ("bus", "endpoint")):
-            print(f"{name:6} {status[name][address] or 'none'}")
+        for name, address in _ADDRESSES:
+            print(f"{name:6} {_address(config, status, name, address)}")
         rows = [[each["name"], each["state"], each["pid"] or ""] for each in status["programs"]]
         if status["running"]:
             output.table(("program", "state", "pid"), rows)
@@ -201,7 +235,7 @@ def _logs(config: Config, given: argparse.Namespace) -> int:
 def _doctor(config: Config, given: argparse.Namespace) -> int:
     from exesys.doctor import doctor
 
-    checks = doctor(config)
+    checks = doctor(config, given.broken)
     if given.json:
         output.show([check._asdict() for check in checks])
     else:

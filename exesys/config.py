@@ -307,7 +307,7 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
     try:
         parser.read_string(text, source)
     except configparser.Error as error:
-        raise ConfigError(f"{' '.join(str(error).split())}.", fix="See etc/exesys.ini for the form.") from error
+        raise _unreadable(error, text, source) from error
     for name in parser.sections():
         kind = _KIND_OF.get(name.partition(":")[0])
         if name not in SECTIONS and kind is None:
@@ -324,6 +324,30 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
                 line = _line_of(text, name, key)
                 raise _unknown(f"{source}, line {line}: the key `{key}` of [{name}]", key, known)
     return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigError:
+    """Say where and why the ini cannot be read, and what to do."""
+    form = "See etc/exesys.ini of ExeSys for the form."
+    if isinstance(error, configparser.DuplicateSectionError):
+        first = _line_of(text, error.section, None)
+        message = f"{source}, line {error.lineno}: the section [{error.section}] stands in line {first} already."
+        return ConfigError(message, fix=f"Merge them: one [{error.section}], with the keys of both.")
+    if isinstance(error, configparser.DuplicateOptionError):
+        first = _line_of(text, error.section, error.option)
+        message = (
+            f"{source}, line {error.lineno}: `{error.option}` of [{error.section}] stands in line {first} already."
+        )
+        return ConfigError(message, field=error.option, fix="Merge them: keep one of the two lines.")
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        message = f"{source}, line {error.lineno}: {error.line.strip()!r:.60} stands before any [section]."
+        return ConfigError(message, fix=f"Put it below the section it belongs to. {form}")
+    if isinstance(error, configparser.ParsingError) and error.errors:
+        number = error.errors[0][0]
+        line = text.splitlines()[number - 1].strip() if number <= len(text.splitlines()) else ""
+        message = f"{source}, line {number}: {line!r:.60} is no `key = value`."
+        return ConfigError(message, fix=f"Write a key, = and a value, or # before what is a comment. {form}")
+    return ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}.", fix=form)
 
 
 def _check_paths(config: Config) -> Config:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exesys import home, mending, preflight, process, programs, servers
+from exesys import home, mending, output, preflight, process, programs, servers
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
-from exesys.errors import ExesysError, StateError, Unavailable
+from exesys.errors import ConfigError, ExesysError, StateError, Unavailable
 
 # As in setup.py; a test compares.
 PACKAGES = {
@@ -53,14 +53,20 @@ class Check(NamedTuple):
     fix: str = ""
 
 
-def doctor(config: Config) -> list[Check]:
-    """Look at everything; starts nothing and changes nothing."""
+def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
+    """Look at everything; starts nothing and changes nothing.
+
+    When the settings are `broken`, those of the system that runs count; if none
+    runs, what depends on them is left out.
+    """
     running = None
     if process.is_locked(home.lock(config)):
         running = home.read_record(config)
     started = home.as_started(config, running) if running else config
-    found: list[Check] = []
+    found: list[Check] = [Check("settings", "fail", broken.message, broken.fix)] if broken else []
     for name, look in _LOOKS.items():
+        if broken and not running and name not in _WITHOUT_SETTINGS:
+            continue
         try:
             found += look(started, running is not None)
         except ExesysError as error:
@@ -329,7 +335,7 @@ def _upkeep(config: Config, running: bool) -> Iterator[Check]:
     since_ms = int((time.time() - LATELY_S) * 1000)
     for kind, (count, at_ms) in sorted(totals.items()):
         if at_ms >= since_ms:
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+            when = output.when(at_ms)
             text = f"Mended in Redis, {count} in all, the last {when}: {kind} ({mending.REPAIRS.get(kind, 'unknown')})."
             fix = "See `bin/exesys logs controller` for which; write nothing to this Redis by hand."
             yield Check("upkeep", "warn", text, fix)
@@ -395,3 +401,5 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "timers": _timers,
     "upkeep": _upkeep,
 }
+# What stands the same whatever the settings are.
+_WITHOUT_SETTINGS = ("python", "packages", "libzmq", "home", "disk", "sockets", "programs", "leftovers")

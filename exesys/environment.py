@@ -18,23 +18,39 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> c
     """
     environ = os.environ if environ is None else environ
     cwd = Path.cwd() if cwd is None else cwd
-    named = environ.get("EXESYS_INI")
-    if named:
-        ini = (cwd / named).absolute()
-        if not ini.is_file():
-            raise ConfigError(f"EXESYS_INI names {ini}, which is no file.", fix="Unset it or correct the path.")
-        return _parse(ini, environ, cwd)
-    checkout = Path(__file__).resolve().parent.parent
-    for root in (cwd.absolute(), checkout):
-        if (root / "etc" / "exesys.ini").is_file():
-            return _parse(root / "etc" / "exesys.ini", environ, cwd)
-    return config.parse("", None, environ, cwd.absolute(), cwd)
-
-
-def _parse(ini: Path, environ: Mapping[str, str], cwd: Path) -> config.Config:
+    ini, root = _find(environ, cwd)
+    if ini is None:
+        return config.parse("", None, environ, root, cwd)
+    if not ini.is_file():
+        raise ConfigError(f"EXESYS_INI names {ini}, which is no file.", fix="Unset it or correct the path.")
     try:
         text = ini.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{ini} cannot be read: {error}.") from error
-    root = ini.parent.parent if ini.parent.name == "etc" else ini.parent
+        raise ConfigError(
+            f"{ini} cannot be read: {error}.", fix="Make it a text in UTF-8 that you may read."
+        ) from error
     return config.parse(text, ini, environ, root, cwd)
+
+
+def without_ini(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> config.Config:
+    """Return what is known when the settings cannot be read: where the home is; all else by default.
+
+    It is enough to find a system that runs there, whose own settings stand in
+    its home. Raises ConfigError.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    home = {name: environ[name] for name in ("EXESYS_HOME",) if name in environ}
+    return config.parse("", None, home, _find(environ, cwd)[1], cwd)
+
+
+def _find(environ: Mapping[str, str], cwd: Path) -> tuple[Path | None, Path]:
+    """Return the ini, None when there is none, and the project's directory."""
+    if environ.get("EXESYS_INI"):
+        ini = (cwd / environ["EXESYS_INI"]).absolute()
+        return ini, ini.parent.parent if ini.parent.name == "etc" else ini.parent
+    checkout = Path(__file__).resolve().parent.parent
+    for root in (cwd.absolute(), checkout):
+        if (root / "etc" / "exesys.ini").is_file():
+            return root / "etc" / "exesys.ini", root
+    return None, cwd.absolute()

@@ -21,6 +21,7 @@ from exesys.config import KINDS, PLAIN, SECTIONS, UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import BootError
 from exesys.queues import WorkerOf
 
+_LISTED = frozenset(kind.listed for kind in KINDS.values())
 EACH_PROGRAM = "; -- once for each program --\n"
 STOP_MARGIN_S = 10
 _UNFIT = re.compile(r"[\"'\x00-\x1f\x7f]|\s[#;]")
@@ -94,6 +95,23 @@ def key_of(variable: str) -> str:
                 return named
     section, _, key = variable.removeprefix("EXESYS_").lower().partition("_")
     return f"[{section}] {key}"
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Say in which settings two systems differ, both as the environment that sets them."""
+    found = []
+    for name in [*here, *sorted(there.keys() - here.keys())]:
+        if here.get(name) == there.get(name) or name in _LISTED:  # of what is new in a list its section tells
+            continue
+        key = key_of(name)
+        if name in here and name in there:
+            found.append(f"{key} is {there[name]!r} there and {here[name]!r} here")
+        elif name in PLAIN:  # the other is of another version
+            found.append(f"{key} is known only {'here' if name in here else 'there'}")
+        else:
+            section = key.partition("] ")[0] + "]"
+            found.append(f"{section} is new here" if name in here else f"{section} is there, and not here")
+    return list(dict.fromkeys(found))
 
 
 def stop_wait_s(config: Config) -> int:

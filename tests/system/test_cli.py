@@ -367,8 +367,51 @@ def test_where_nothing_runs(nothing):
 
 
 def test_a_bad_setting(nothing):
+    for verb in ("jobs", "up", "restart"):
+        said = nothing.exesys(verb, environ={"EXESYS_REST_PORT": "x"})
+        assert "EXESYS_REST_PORT" in complaint(said, 1)
+
+
+def test_a_broken_ini_where_nothing_runs(nothing):
+    nothing.ini.write_text("[rest]\nprot = 1\n")
+    why = f"exesys: {nothing.ini}, line 2: the key `prot` of [rest] is unknown. Did you mean `port`?"
+    said = nothing.exesys("status")
+    assert (said.code, "Nothing runs here" in said.out) == (1, True)
+    assert said.err.startswith(why)
+    assert ":5000" not in said.out, "what it would be is not known"
+    assert nothing.exesys("status", "--json").json["rest"] == {"url": None}
+    said = nothing.exesys("down")
+    assert (said.code, "Nothing runs" in said.out, said.err.startswith(why)) == (0, True, True)
+    said = nothing.exesys("doctor")
+    assert said.code == 1
+    assert said.out.startswith(f"FAIL settings: {why.removeprefix('exesys: ').partition(' Did')[0]}")
+    assert "ok   python" in said.out
+    assert not nothing.home.exists()
+
+
+def test_a_system_whose_ini_was_broken_can_be_looked_at_and_stopped(nothing):
+    nothing.up()
+    nothing.ini.write_text("[queue:a]\n[queue:a]\n")
+    why = f"exesys: {nothing.ini}, line 2: the section [queue:a] stands in line 1 already. Merge them"
     said = nothing.exesys("status", environ={"EXESYS_REST_PORT": "x"})
-    assert "EXESYS_REST_PORT" in complaint(said, 1)
+    assert (said.code, "RUNNING" in said.out) == (0, True)
+    assert f":{nothing.rest_port}\n" in said.out, "as it was started"
+    assert nothing.exesys("status", "--json").json["running"] is True
+    said = nothing.exesys("doctor")
+    assert (said.code, "FAIL settings: " in said.out, "ok   programs" in said.out) == (1, True, True)
+    for words in (["jobs"], ["timer", "list"], ["queue", "list"], ["up"], ["restart"]):
+        assert complaint(nothing.exesys(*words), 1).startswith(why)
+    said = nothing.exesys("down")
+    assert (said.code, "is stopped" in said.out, said.err.startswith(why)) == (0, True, True)
+    assert nothing.belonging() == []
+
+
+def test_the_mongo_of_a_stopped_system_is_not_told_to_be_none(nothing):
+    assert "mongo  none\n" in nothing.exesys("status").out, "so it is set"
+    said = nothing.exesys("status", environ={"EXESYS_MONGO_SERVER": ""})
+    assert "mongo  a private one, if it can be; `bin/exesys doctor` looks\n" in said.out
+    said = nothing.exesys("status", environ={"EXESYS_MONGO_URI": "mongodb://elsewhere/"})
+    assert "mongo  mongodb://elsewhere/\n" in said.out
 
 
 def test_up_and_down(nothing):

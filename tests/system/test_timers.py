@@ -284,12 +284,11 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(system, name, fields,
 def test_two_sections_of_one_name_are_told(system):
     ini = system.root / "twice.ini"
     ini.write_text("[timer:a]\ncmd = noop\nevery_s = 1\n[timer:a]\ncmd = noop\nevery_s = 2\n")
-    said = system.exesys("status", environ={"EXESYS_INI": str(ini)})
+    said = system.exesys("timer", "list", environ={"EXESYS_INI": str(ini)})
     assert said.code == 1
-    assert "timer:a" in said.err
-    assert "already exists" in said.err
+    assert f"{ini}, line 4: the section [timer:a] stands in line 1 already. Merge them" in said.err
     ini.write_text("[timer:a]\ncmd = noop\ncron = 0 0 30 2 *\n")
-    said = system.exesys("status", environ={"EXESYS_INI": str(ini)})
+    said = system.exesys("timer", "list", environ={"EXESYS_INI": str(ini)})
     assert "line 1: [timer:a]" in said.err
     assert "days 1-31" in said.err
 

@@ -122,10 +122,12 @@ def test_the_environment_comes_first() -> None:
         ("[zzz]\n", "is unknown. Known: functions, rest"),
         ("\n[rest]\nprot = 1\n", "line 3: the key `prot` of [rest] is unknown. Did you mean `port`?"),
         ("[DEFAULT]\nport = 1\n", "the section [DEFAULT] is unknown"),
-        ("port = 1\n", "See etc/exesys.ini"),
-        ("[rest]\nport = 1\nport = 2\n", "'port' in section 'rest' already exists"),
-        ("[rest]\nport\n", "See etc/exesys.ini"),
-        ("[rest\nport = 1\n", "See etc/exesys.ini"),
+        ("port = 1\n", f"{INI}, line 1: 'port = 1' stands before any [section]. Put it below"),
+        ("\n[rest]\nport = 1\nPort = 2\n", f"{INI}, line 4: `port` of [rest] stands in line 3 already. Merge them"),
+        ("[rest]\n\n[web]\n[rest]\n", f"{INI}, line 4: the section [rest] stands in line 1 already. Merge them"),
+        ("[queue:a]\n[queue:ab]\n[queue:ab]\n", "line 3: the section [queue:ab] stands in line 2 already."),
+        ("[rest]\nport\n", f"{INI}, line 2: 'port' is no `key = value`. Write a key"),
+        ("[rest\nport = 1\n", f"{INI}, line 1: '[rest' stands before any [section]."),
     ],
 )
 def test_a_bad_ini_is_told_what_is_wrong(text: str, said: str) -> None:

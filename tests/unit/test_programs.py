@@ -58,6 +58,22 @@ def test_supervisord_reads_what_was_meant(tmp_path, name):
     assert found["redis"].priority < found["router"].priority < found["worker"].priority < found["rest"].priority
 
 
+def test_what_differs_from_the_system_that_runs_is_told_by_section(tmp_path):
+    there = programs.settings(make_config(tmp_path, text="[queue:old]\ndepth = 1\n[queue:kept]\ndepth = 1\n"))
+    ini = "[queue:mail]\nrate = 1/s\ndepth = 1\n[queue:kept]\ndepth = 2\n[rest]\nport = 5010\n"
+    here = programs.settings(make_config(tmp_path, text=ini))
+    told = [
+        "[rest] port is '5000' there and '5010' here",
+        "[queue:kept] depth is '1' there and '2' here",
+        "[queue:mail] is new here",
+        "[queue:old] is there, and not here",
+    ]
+    assert programs.differences(here, there) == told
+    assert programs.differences(here, here) == []
+    older = {name: value for name, value in here.items() if name != "EXESYS_REST_PORT"}
+    assert programs.differences(here, older) == ["[rest] port is known only here"]
+
+
 def test_one_controller_keeps_its_name_and_several_are_numbered():
     def named(count):
         return [each.name for each in programs.programs(False, False, controllers=count) if "controller" in each.name]
