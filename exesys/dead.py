@@ -72,6 +72,18 @@ def sweep(
     return Swept(jobs, steps, skipped, f"{until_ms}-{passed}")
 
 
+def cmds(reader: Reader) -> set[str]:
+    """Return in which functions steps have failed, as they were called; a bounded number is looked at."""
+    found: set[str] = set()
+    before = ""
+    for _ in range(0, MOST_SCANNED, PAGE):
+        rows, before = reader.dead(PAGE, before)
+        found.update(step.text("cmd") for _, step in rows if step is not None)
+        if not before:
+            break
+    return found
+
+
 def _changed(change: Callable[[str], int], job_id: str) -> int:
     try:
         return change(job_id)

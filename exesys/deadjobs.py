@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from exesys import output, reach
 from exesys.config import Config
-from exesys.errors import BadCommand, NotFound
+from exesys.errors import BadCommand, NotFound, nearest
 from exesys.states import State
 from exesys.usage import PROGRAM
+
+if TYPE_CHECKING:
+    from exesys.store.reader import Reader
+
+MOST_NAMED = 5
 
 
 def list_(config: Config, given: argparse.Namespace) -> int:
@@ -33,7 +39,7 @@ def list_(config: Config, given: argparse.Namespace) -> int:
     ]
     output.table(("failed", "job_id", "step", "cmd", "attempts", "error"), rows)
     if not rows:
-        output.note("nothing has failed." if given.cmd is None and not given.older_s else "nothing such has failed.")
+        output.note(_nothing(reach.reader(config), given))
     elif following:
         output.note(f"there are more: {PROGRAM} dead list --limit {given.limit * 2}")
     return 0
@@ -89,7 +95,24 @@ def change(config: Config, given: argparse.Namespace) -> int:
         print(f"{jobs} job{'' if jobs == 1 else 's'} {done}.")
         if skipped:
             output.note(f"{skipped} could not be {done}: under way again, or gone.")
+        elif not jobs:
+            output.note(_nothing(reader, given))
     return 0
+
+
+def _nothing(reader: Reader, given: argparse.Namespace) -> str:
+    """Say why nothing is found: of --cmd and --older-s, which is it that nothing fits?"""
+    from exesys import dead
+
+    known = dead.cmds(reader)
+    if not known:
+        return "nothing has failed."
+    if given.cmd is not None and given.cmd not in known:
+        close = nearest(given.cmd, sorted(known))
+        some = ", ".join(sorted(known)[:MOST_NAMED]) + (", …" if len(known) > MOST_NAMED else "")
+        meant = f"Did you mean `{close}`?" if close else f"Those that have: {some}."
+        return f"no job that failed has the cmd `{given.cmd}`. {meant}"
+    return f"nothing {'such ' if given.cmd is None else f'of `{given.cmd}` '}has failed so long ago."
 
 
 def _until_ms(given: argparse.Namespace) -> int:

@@ -165,6 +165,19 @@ def test_a_large_number_goes_in_bounded_steps(system, tell):
     tell(f"dead: {many} jobs removed in {rounds} requests, {time.monotonic() - began:.2f} s")
 
 
+def test_a_cmd_that_is_none_is_told_with_the_nearest(system):
+    assert "nothing has failed" in system.exesys("dead", "retry", "--all", "--cmd", "fial").err
+    failed(system, "typo-1")
+    for words in (("list",), ("retry", "--all"), ("purge", "--all")):
+        said = system.exesys("dead", *words, "--cmd", "fial")
+        assert said.code == 0
+        assert "no job that failed has the cmd `fial`. Did you mean `fail`?" in said.err
+    assert "Those that have: fail." in system.exesys("dead", "retry", "--all", "--cmd", "xyz").err
+    said = system.exesys("dead", "retry", "--all", "--cmd", "fail", "--older-s", "3600")
+    assert (said.out, "nothing of `fail` has failed so long ago" in said.err) == ("0 jobs retried.\n", True)
+    assert system.exesys("dead", "retry", "--all", "--cmd", "fail").err == ""
+
+
 @pytest.mark.parametrize(
     "words",
     [("retry",), ("purge",), ("retry", "x", "--all"), ("purge", "x", "--cmd", "fail"), ("show",), ("shred", "x")],
