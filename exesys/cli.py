@@ -52,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options and given.run is not _bench:
         (given.parser or parser).error(f"unrecognized arguments: {' '.join(options)}")
     given.options = options
+    config: Config | None = None
     try:
         config, given.broken = _settings(given)
         code: int = given.run(config, given)
     except ExesysError as error:
         _complain(error, given.json)
+        if isinstance(error, JobError) and not given.json and config is not None and jobs.has_log(config, error.job_id):
+            print(f"What it printed: {PROGRAM} logs --job {error.job_id}", file=sys.stderr)
         return _exit_code(error)
     except BrokenPipeError:
         # The reader of our output went away; nobody is left to tell.
@@ -101,11 +104,8 @@ def _complain(error: ExesysError, as_json: bool) -> None:
     print(f"exesys: {error}", file=sys.stderr)
     if isinstance(error, AppError):
         print(error.traceback.rstrip(), file=sys.stderr)
-    if isinstance(error, JobError):
-        if error.traceback:
-            print(error.traceback.rstrip(), file=sys.stderr)
-        if error.job_id:
-            print(f"What it printed: {PROGRAM} logs --job {error.job_id}", file=sys.stderr)
+    if isinstance(error, JobError) and error.traceback:
+        print(error.traceback.rstrip(), file=sys.stderr)
 
 
 # --- the system -----------------------------------------------------------

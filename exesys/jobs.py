@@ -181,8 +181,20 @@ def job_log(config: Config, given: argparse.Namespace) -> int:
             print(f"--- from {step['from']} to {output.names(step['to'])} ---")
         _print_attempts({each["attempt"]: each["log"] for each in step["attempts"]})
     if not any(step["attempts"] for step in told):
-        output.note(f"job {given.job} has printed and logged nothing so far.")
+        so_far = "" if all(step.state.final for step in steps) else " so far"
+        output.note(f"job {given.job} has printed and logged nothing{so_far}.")
     return 0
+
+
+def has_log(config: Config, job_id: str) -> bool:
+    """Tell whether a job has printed or logged anything; not when the store cannot be asked."""
+    if not job_id:
+        return False
+    with contextlib.suppress(ExesysError):
+        reader = reach.reader(config)
+        [steps] = reader.steps([job_id])
+        return any(text for attempts in reader.logs(steps) for text in attempts.values())
+    return False
 
 
 def _print_attempts(logs: dict[int, str]) -> None:

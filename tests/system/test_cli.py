@@ -179,6 +179,8 @@ def test_a_job_that_fails(shared, job_id):
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("exesys: ValueError: why")
     assert "raise ValueError" in said.err, "with the traceback of the function"
+    assert "What it printed" not in said.err, "it has printed nothing"
+    assert f"job {job_id} has printed and logged nothing.\n" in shared.exesys("logs", "--job", job_id).err
     said = shared.exesys("result", job_id)
     assert (said.code, said.out) == (1, "")
     said = shared.exesys("result", job_id, "--json")
@@ -304,6 +306,7 @@ def test_the_log_of_a_job(shared, job_id):
     command = {"cmd": "speaks_and_fails", "data": "why", "job_id": f"{job_id}-2", "retries": 2, "backoff_s": 0.01}
     shared.post(command, wait=10)
     line = "before the failure\n"
+    assert f"What it printed: bin/exesys logs --job {job_id}-2\n" in shared.exesys("result", f"{job_id}-2").err
     said = shared.exesys("logs", "--job", f"{job_id}-2")
     assert said.out == f"{line}--- attempt 2 ---\n{line}--- attempt 3 ---\n{line}"
 
