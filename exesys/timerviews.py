@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -46,6 +48,33 @@ def check_there(record: TimerRecord) -> TimerRecord:
     if not record.there:
         raise NotFound(f"there is no timer {record.name}.", fix="`bin/exesys timer list` shows those there are.")
     return record
+
+
+def check_ticks(there: TimerRecord, fields: Mapping[str, Any], now_ms: int) -> None:
+    """Raise BadCommand for a timer that is to be added and would never tick, or makes no sense.
+
+    One of that name that is there already may have ticked: to add the same again is well.
+    """
+    timer = declared(there.name, "add", fields)
+    if not there.kept and (why := spent(timer, now_ms)):
+        fix = "Give an `end` behind a tick to come, or none."
+        raise BadCommand(f"the timer {there.name} would never tick: {why}.", field="end", fix=fix)
+
+
+def declared(name: str, what: str, fields: Mapping[str, Any]) -> Timer:
+    """Return the timer that these fields mean, as TUNE carries them. Raises BadCommand."""
+    kept = schedule.check(what, name, fields)
+    return schedule.load(name, {key: v if isinstance(v, bytes) else str(v).encode() for key, v in kept.items()})
+
+
+def spent(timer: Timer, now_ms: int) -> str:
+    """Say why a timer will not tick any more; "" when it will."""
+    if timer.next(now_ms) is not None:
+        return ""
+    if timer.end_ms is None:
+        return "no moment fits it"
+    end = dt.datetime.fromtimestamp(timer.end_ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
+    return f"its `end`, {end}, is past" if timer.end_ms <= now_ms else f"there is no tick before its `end`, {end}"
 
 
 def check_removable(record: TimerRecord) -> None:

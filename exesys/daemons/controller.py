@@ -18,7 +18,7 @@ import logging
 import secrets
 import time
 
-from exesys import environment
+from exesys import environment, timerviews
 from exesys.bus import messages as m
 from exesys.bus.client import Client
 from exesys.config import Config
@@ -122,7 +122,15 @@ class Controller:
         if self.active != self._told:
             self._told = not self._told
             log.info("active, as %s" if self._told else "standing by, as %s", self.session)
+            if self._told:
+                self._tell_spent()
             self._rounds.restart(time.monotonic())
+
+    def _tell_spent(self) -> None:
+        """Tell of timers of the ini that will not tick any more: somebody may wait for them."""
+        for timer in self.config.timers:
+            if why := timerviews.spent(timerviews.declared(timer.name, "put", timer.fields()), _wall_ms()):
+                log.error("the timer %s of the ini never ticks: %s; change it there, or take it out", timer.name, why)
 
     def _mirror(self, runners: list[Runner]) -> None:
         """Tell the router of stops it was not told of lately; one set back to 1 may be stopped again."""

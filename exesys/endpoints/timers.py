@@ -70,7 +70,10 @@ class TimersApi:
         name = command.check_name(given["name"], "name")
         codec.check_depth(given.get("data"), self._limits.depth)
         fields = {key: value for key, value in given.items() if key not in ("name", "data", "origin")}
-        new = self._client.tune("timer", "add", name, {**fields, "data": codec.pack(given.get("data"))}, timeout=ASK_S)
+        fields["data"] = codec.pack(given.get("data"))
+        [there] = self._table.read([name])
+        timerviews.check_ticks(there, fields, time.time_ns() // 1_000_000)
+        new = self._client.tune("timer", "add", name, fields, timeout=ASK_S)
         return self._shown(name, 201 if new else 200)
 
     def timer(self, name: str) -> HTTPResponse:

@@ -1,8 +1,10 @@
 """Timers on a real system: they tick once each, whatever is killed."""
 
+import datetime as dt
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -218,18 +220,49 @@ def test_the_command_line_does_the_same(system, name):
         "there already"
         in system.exesys("timer", "add", name, "echo", '{"n": 1}', "--cron", "0 0 1 1 *", "--zone", "Europe/Rome").out
     )
-    assert name in system.exesys("timer", "list").out
+    assert re.search(rf"{name}\t.*\t\d{{4}}-01-01 00:00:00\+01:00\t", system.exesys("timer", "list").out)
+    assert re.search(r"declared\t.*Z\t.*Z run\t", system.exesys("timer", "list").out)
     shown = system.exesys("timer", "show", name)
-    assert shown.out.count("to come") == 5
+    assert shown.out.count("-01-01 00:00:00+01:00: to come") == 5
     assert system.exesys("timer", "pause", name).out == f"{name}: paused\n"
     assert system.exesys("timer", "resume", name).out == f"{name}: ticking\n"
     job_id = system.exesys("timer", "run", name).out.strip()
     assert json.loads(system.exesys("result", job_id, "--wait", "10").out) == {"n": 1}
+    assert "  0 ran, 0 skipped, 0 missed, 0 refused\n" in system.exesys("timer", "show", name).out, "that is no tick"
     assert system.exesys("timer", "remove", name).out == f"{name}: removed\n"
     said = system.exesys("timer", "show", name)
     assert (said.code, "timer list" in said.err) == (1, True)
     said = system.exesys("timer", "remove", "declared")
     assert (said.code, "[timer:declared]" in said.err) == (2, True)
+
+
+def test_a_timer_that_can_never_tick_is_refused_unless_it_is_there(system, name):
+    old = {"every_s": 1, "end": "2026-01-01T00:00:00Z"}
+    refused = add(system, name, **old)
+    assert (refused.status, refused.error["field"]) == (400, "end")
+    assert "its `end`, 2026-01-01T00:00:00Z, is past" in refused.error["message"]
+    said = system.exesys("timer", "add", name, "noop", "--every-s", "1", "--end", "2026-01-01T00:00:00Z")
+    assert (said.code, "would never tick" in said.err) == (2, True)
+    soon = dt.datetime.fromtimestamp(time.time() + 2, dt.UTC).isoformat()
+    fields = json.dumps({"name": name, "cmd": "noop", "cron": "0 0 29 2 *", "end": soon})
+    refused = system.request("POST", "/timers", fields, {"Content-Type": "application/json"})
+    assert "there is no tick before its `end`" in refused.error["message"]
+    assert system.get(f"/timers/{name}").status == 404
+    ending = {"every_s": 0.1, "end": soon}
+    assert add(system, name, **ending).status == 201
+    until(lambda: system.get(f"/timers/{name}").body["state"] == "ended", "its time is over")
+    assert add(system, name, **ending).status == 200, "the same again changes nothing"
+    assert add(system, name, **old).status == 409
+
+
+def test_a_timer_of_the_ini_whose_end_is_past_is_told_and_stops_nothing(make):
+    system = make(ini="[timer:old]\ncmd = noop\nevery_s = 1\nend = 2026-01-01T00:00:00Z\n")
+    why = "the timer old of the ini never ticks: its `end`, 2026-01-01T00:00:00Z, is past"
+    until(lambda: why in system.log_of("controller"), "it is told")
+    [check] = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
+    assert (check["state"], why.removeprefix("the timer") in check["message"]) == ("warn", True)
+    until(lambda: system.get("/timers/old").status == 200, "it is there")
+    assert system.get("/timers/old").body["state"] == "ended"
 
 
 def test_ticks_that_would_overlap_are_skipped(system, name):

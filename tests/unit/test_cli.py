@@ -165,6 +165,14 @@ def test_a_time_with_a_unit_is_told_to_be_seconds(words: list[str], capsys: pyte
     assert f"argument {words[-2]}: {words[-1]!r} is no number; give seconds, such as 86400" in capsys.readouterr().err
 
 
+def test_a_moment_is_told_with_its_offset() -> None:
+    ms = 1_795_521_600_000
+    assert output.when(None) == output.when(0, "UTC") == ""
+    assert output.when(ms, "UTC") == "2026-11-24 12:00:00Z"
+    assert output.when(ms + 999, "Europe/Rome") == "2026-11-24 13:00:00+01:00"
+    assert re.fullmatch(r"2026-11-2\d \d\d:\d\d:00(Z|[+-]\d\d:\d\d)", output.when(ms))
+
+
 # --- exit codes -----------------------------------------------------------------
 
 
@@ -233,10 +241,12 @@ def test_a_failed_job_says_where_its_log_is(
         raise JobError("ValueError", "no", 2, "", "job-7")
 
     monkeypatch.setattr(cli, "_status", fails)
+    told = "exesys: ValueError: no (after 2 attempts)\n"
     assert exits("status") == 1
-    assert capsys.readouterr().err == (
-        "exesys: ValueError: no (after 2 attempts)\nWhat it printed: bin/exesys logs --job job-7\n"
-    )
+    assert capsys.readouterr().err == told, "it has printed nothing, or nobody knows"
+    monkeypatch.setattr(jobs, "has_log", lambda _, job_id: job_id == "job-7")
+    assert exits("status") == 1
+    assert capsys.readouterr().err == f"{told}What it printed: bin/exesys logs --job job-7\n"
 
 
 class Waiting:
@@ -296,6 +306,7 @@ def test_who_waited_for_a_job_learns_its_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(reach, "connect", lambda _: Connection(Waiting(error)))
+    monkeypatch.setattr(jobs, "has_log", lambda _, job_id: True)
     assert exits("submit", "f", "--wait", "5") == code
     assert says in capsys.readouterr().err
 

@@ -108,6 +108,17 @@ def test_commands_in_sentences_exist(page: Path) -> None:
             assert not word.startswith("-") or word in flags, inline
 
 
+def test_no_two_pages_add_another_timer_of_one_name() -> None:
+    """Whoever follows both would be refused."""
+    added: dict[str, set[str]] = {}
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for line in text_of(page).splitlines():
+            if match := re.match(r"\s*bin/exesys timer add (\S+) (.*)", line):
+                added.setdefault(match[1], set()).add(match[2].partition("#")[0].strip())
+    assert len(added) >= 2
+    assert {name for name, timers in added.items() if len(timers) > 1} == set()
+
+
 def test_the_readme_lists_every_subcommand() -> None:
     table = text_of("README.md").partition("## The command line")[2].partition("\n## ")[0]
     assert {name for name in subcommands() if f"`bin/exesys {name}" in table} == set(subcommands())
