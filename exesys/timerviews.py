@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from exesys import schedule
-from exesys.errors import Conflict, NotFound, StateError
+from exesys.errors import BadCommand, Conflict, NotFound, StateError
 from exesys.schedule import Timer
 from exesys.store.timetable import TimerRecord
 from exesys.ticker import Progress
