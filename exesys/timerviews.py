@@ -56,7 +56,7 @@ def check_ticks(there: TimerRecord, fields: Mapping[str, Any], now_ms: int) -> N
     One of that name that is there already may have ticked: to add the same again is well.
     """
     timer = declared(there.name, "add", fields)
-    if not there.kept and (why := spent(timer, now_ms)):
+    if not there.there and (why := spent(timer, now_ms)):
         fix = "Give an `end` behind a tick to come, or none."
         raise BadCommand(f"the timer {there.name} would never tick: {why}.", field="end", fix=fix)
 
