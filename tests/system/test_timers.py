@@ -259,9 +259,9 @@ def test_a_timer_of_the_ini_whose_end_is_past_is_told_and_stops_nothing(make):
     system = make(ini="[timer:old]\ncmd = noop\nevery_s = 1\nend = 2026-01-01T00:00:00Z\n")
     why = "the timer old of the ini never ticks: its `end`, 2026-01-01T00:00:00Z, is past"
     until(lambda: why in system.log_of("controller"), "it is told")
+    until(lambda: system.get("/timers/old").status == 200, "it is there")
     [check] = [each for each in system.exesys("doctor", "--json").json if each["name"] == "timers"]
     assert (check["state"], why.removeprefix("the timer") in check["message"]) == ("warn", True)
-    until(lambda: system.get("/timers/old").status == 200, "it is there")
     assert system.get("/timers/old").body["state"] == "ended"
 
 
