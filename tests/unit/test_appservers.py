@@ -120,7 +120,7 @@ def test_telling_of_many_servers_looks_at_each_once() -> None:
             best = min(best, time.perf_counter() - since)
         return best
 
-    assert took_s(1000) < 40 * took_s(100)  # were it quadratic: 100 times
+    assert min(took_s(1000) / took_s(100) for _ in range(10)) < 40  # were it quadratic: 100 times, each time
 
 
 @pytest.mark.parametrize(
