@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import textwrap
@@ -114,13 +115,17 @@ def test_telling_of_many_servers_looks_at_each_once() -> None:
         for number in range(count):
             apps.admit(f"s{number}", info(f"guest-{number}"))
         best = float("inf")
-        for _ in range(5):
-            since = time.perf_counter()
-            assert len(apps.to_wire()) == 2 * count
-            best = min(best, time.perf_counter() - since)
+        gc.disable()  # it looks at what all other tests have left, too
+        try:
+            for _ in range(5):
+                since = time.perf_counter()
+                assert len(apps.to_wire()) == 2 * count
+                best = min(best, time.perf_counter() - since)
+        finally:
+            gc.enable()
         return best
 
-    assert min(took_s(1000) / took_s(100) for _ in range(10)) < 40  # were it quadratic: 100 times, each time
+    assert took_s(1000) < 40 * took_s(100)  # were it quadratic: 100 times
 
 
 @pytest.mark.parametrize(
