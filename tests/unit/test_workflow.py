@@ -441,10 +441,13 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_large_graphs_cost_little(name: str) -> None:
     """About 20 ms to check on the machine this was written on; what is quadratic takes many seconds."""
-    began = time.process_time()
-    graph = Graph(LARGE[name])
-    graph.check(MOST)
-    assert time.process_time() - began < 0.5
+    took_s = []
+    for _ in range(5):  # the best counts: the machine may be busy with other things
+        began = time.process_time()
+        graph = Graph(LARGE[name])
+        graph.check(MOST)
+        took_s.append(time.process_time() - began)
+    assert min(took_s) < 0.5
     progress = Progress(graph)
     ready = list(graph.roots)
     while ready:
