@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from exesys import home, output, reach
+from exesys import asking, home, output, reach
 from exesys.appconfig import APPSERVER
 from exesys.config import Config
+from exesys.errors import BootError
 from exesys.process import wait_until
 
 SETTLE_S = 5.0  # how long a start waits for application servers before it tells how they are
@@ -152,16 +151,12 @@ def settled(config: Config) -> list[dict[str, Any]]:
 
 def ask_rest(config: Config) -> list[dict[str, Any]]:
     """Return the application servers as REST tells them; none when it does not answer."""
-    connection = http.client.HTTPConnection(config.rest.host, config.rest.port, timeout=ANSWER_S)
     try:
-        connection.request("GET", "/apps")
-        answer = connection.getresponse()
-        told: list[dict[str, Any]] = json.load(answer)["apps"] if answer.status == 200 else []
-        return told
-    except (OSError, http.client.HTTPException, ValueError):
+        status, answer = asking.ask(config, "GET", "/apps", timeout_s=ANSWER_S)
+    except (OSError, asking.HTTPException, BootError):
         return []
-    finally:
-        connection.close()
+    told: list[dict[str, Any]] = answer["apps"] if status == 200 else []
+    return told
 
 
 def in_words(listed: Iterable[Mapping[str, Any]]) -> str:

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exesys import apps, home, preflight, process, programs, servers, teardown
+from exesys import apps, home, keystore, preflight, process, programs, servers, teardown
+from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
 from exesys.proof import Proof, is_ready, prove
@@ -30,6 +31,8 @@ from exesys.teardown import Teller
 BOOT_WAIT_S = 120.0
 SUPERVISORD_START_S = 15.0
 READY_S = 60.0
+_FIRST = """-H "Content-type: application/json" -X POST URL/sys_cmd -d '{"from":"testclient",\
+"to":"testjob","cmd":"test_cmd","data":"senatoremonti","job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"}'"""
 _DOWN = ("STOPPED", "EXITED", "FATAL", "BACKOFF")
 
 
@@ -107,8 +110,8 @@ def status(config: Config) -> dict[str, Any]:
         "running": bool(found),
         "rest": {"url": config.rest_url},
         "web": {"url": config.web_url},
-        "redis": {"url": config.redis_url},
-        "mongo": {"uri": config.mongo.uri},
+        "redis": {"url": masked(config.redis_url)},
+        "mongo": {"uri": masked(config.mongo.uri)},
         "bus": {"endpoint": config.bus_endpoint},
         "programs": found,
     }
@@ -261,8 +264,8 @@ def _await_ready(config: Config, environment: dict[str, str]) -> None:
     supervisor = home.supervisor(config)
     mongo = config.mongo.port or int(environment.get("EXESYS_MONGO_PORT", "0"))
     waiting = {
-        "rest": lambda: is_ready(config.rest.host, config.rest.port),
-        "web": lambda: process.port_answers(config.web.host, config.web.port),
+        "rest": lambda: is_ready(config),
+        "web": lambda: process.port_answers(near(config.web.host), config.web.port),
         "mongo": lambda: process.port_answers("127.0.0.1", mongo),
     }
     failures: dict[str, int] = {}
@@ -313,7 +316,7 @@ def _complete(config: Config, tell: Teller) -> Proof | None:
 
 def _prove(config: Config) -> Proof:
     try:
-        return prove(config.rest.host, config.rest.port, config.worker.queues[0])
+        return prove(config, config.worker.queues[0])
     except BootError as error:
         shown = "".join(home.quote(config.log / f"{name}.log") for name in ("router", "worker"))
         raise BootError(error.message + shown) from error
@@ -331,7 +334,7 @@ def _check_same(config: Config, record: home.Record) -> None:
     if changed:
         raise BootError(
             f"{config.home} is held by a system with other settings (supervisord is process {pid}):"
-            f" {home.masked('; '.join(changed[:3]))}{' …' if len(changed) > 3 else ''}.",
+            f" {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}.",
             fix=f"Take over the new ones with `{_command(config)} restart`, stop it with `{_down_text(config)}`,"
             " or set EXESYS_HOME to another directory.",
         )
@@ -390,10 +393,11 @@ def _welcome(config: Config, proof: Proof | None, listed: list[dict[str, Any]]) 
     started = home.as_started(config, record)
     mongo = "none; functions that ask for ctx.mongo are told to set [mongo] uri"
     if record.mongo:
-        mongo = f"{record.mongo}, {home.masked(started.mongo.uri)}" if not config.mongo.uri else record.mongo
+        mongo = f"{record.mongo}, {masked(started.mongo.uri)}" if not config.mongo.uri else record.mongo
     if record.mongo.startswith(servers.TRIAL_MONGO):
         mongo += "\n           for trials only: install mongod, or set [mongo] uri, before you rely on it"
     redis = record.redis if config.redis.url else f"{record.redis}, {started.redis_url}"
+    header = ' -H "Authorization: Bearer $EXESYS_TOKEN"' if keystore.read(config) else ""
     lines = [
         f"ExeSys runs in {config.home}" if proof else f"ExeSys runs already in {config.home}",
         f"  REST     {config.rest_url}",
@@ -404,8 +408,7 @@ def _welcome(config: Config, proof: Proof | None, listed: list[dict[str, Any]]) 
         *([f"  Proof    {proof.message}"] if proof else []),
         "",
         "Try it, and send the same again for the result:",
-        f'  curl -H "Content-type: application/json" -X POST {config.rest_url}/sys_cmd -d \'{{"from":"testclient",'
-        '"to":"testjob","cmd":"test_cmd","data":"senatoremonti","job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"}\'',
+        f"  curl{header} " + _FIRST.replace("URL", config.rest_url),
         "",
         f"Stop it with: {_down_text(config)}",
     ]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exesys import apps, deadjobs, environment, jobs, output, queuing, reach, runners, timers, usage
+from exesys import apps, deadjobs, environment, jobs, keys, output, queuing, reach, runners, timers, usage
 from exesys.config import Config
 from exesys.errors import (
     AppError,
@@ -311,6 +311,10 @@ def _parser() -> argparse.ArgumentParser:
             "timer pause": timers.change,
             "timer resume": timers.change,
             "timer run": timers.run,
+            "keys": _help,
+            "keys new": keys.new,
+            "keys list": keys.list_,
+            "keys revoke": keys.revoke,
             "app": _help,
             "app list": apps.list_apps,
             "app show": apps.show_app,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import appconfig, callbacks, sections
+from exesys import addresses, appconfig, callbacks, sections
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
 from exesys.queues import NAMES, QUEUE, WORKER, Queue, WorkerOf
@@ -31,14 +31,13 @@ from exesys.rules import value_of as _value
 from exesys.rules import whole as _int
 from exesys.timerconfig import TIMER, TimerOf, check_timers
 
-LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 UNIX_PATH_MAX_BYTES = 107
 
 
 _FREE = Rule(str, "any text")
 _PORT = _int(1, 65_535)
 _AUTO_PORT = Rule(_int(0, 65_535).parse, "a port, 1 to 65535, or 0 to choose a free one")
-_HOST = _matching(LOOPBACK.pattern, "a loopback address such as 127.0.0.1 (wider needs tokens, which are not here yet)")
+_HOST = Rule(addresses.read_host, "an address such as 127.0.0.1, or a name; wider than loopback needs tokens")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class Rest:
     port: int = _key(5000, _PORT)
     threads: int = _key(64, _int(4, 1024))
     connections: int = _key(2000, _int(10, 100_000))
+    names: tuple[str, ...] = _key((), Rule(addresses.read_names, "names of hosts, with ',' between, or empty"))
+    origins: tuple[str, ...] = _key(
+        (), Rule(addresses.read_origins, "origins such as https://example.org:8443, with ',' between, or empty")
+    )
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,15 @@ class Web:
 
 @dataclass(frozen=True)
 class Redis:
-    url: str = _key("", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"))
+    url: str = _key(
+        "", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"), secret=True
+    )
     data_url: str = _key(
         "",
         _matching(
             r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 (2, when url names 1) of the same server"
         ),
+        secret=True,
     )
     server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
     port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
@@ -77,7 +83,7 @@ class Redis:
 
 @dataclass(frozen=True)
 class Mongo:
-    uri: str = _key("", _matching(r"(mongodb(\+srv)?://.+)?", "mongodb://…, or empty"))
+    uri: str = _key("", _matching(r"(mongodb(\+srv)?://.+)?", "mongodb://…, or empty"), secret=True)
     port: int = _key(0, _AUTO_PORT)
     server: str = _key("", Rule(str, "the path of a mongod, 'none' for no private server, or empty to search"))
     database: str = _key("exesys", _matching(r"[A-Za-z0-9_-]{1,60}", "letters, digits, _ and -, at most 60"))
@@ -143,6 +149,8 @@ class Limits:
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
     depth: int = _key(100, _int(1, 400))
     array: int = _key(1000, _int(1, 100_000))
+    rate: float = _key(0.0, Rule(_seconds(0, 1_000_000).parse, "requests a second, 0 to 1000000; 0 for no limit"))
+    burst: int = _key(100, _int(1, 1_000_000))
     workflow_steps: int = _key(10_000, _int(2, 100_000))
     runners: int = _key(10_000, _int(1, 100_000))
     timers: int = _key(100_000, _int(1, 10_000_000))
@@ -220,11 +228,11 @@ class Config:
 
     @property
     def rest_url(self) -> str:
-        return f"http://{self.rest.host}:{self.rest.port}"
+        return addresses.url(self.rest.host, self.rest.port)
 
     @property
     def web_url(self) -> str:
-        return f"http://{self.web.host}:{self.web.port}"
+        return addresses.url(self.web.host, self.web.port)
 
     @property
     def module_dirs(self) -> tuple[Path, ...]:
@@ -267,6 +275,12 @@ def _variable(section: str, key: dataclasses.Field[Any]) -> str:
     return f"EXESYS_{section}_{key.name}".upper()
 
 
+SECRETS = {
+    _variable(name, key): (name, key.name)
+    for name, section in SECTIONS.items()
+    for key in dataclasses.fields(section)
+    if key.metadata["secret"]
+}
 PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
 # The sections of any name: how the settings call them all, and what they are.
 KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER, "timers": TIMER}
@@ -340,12 +354,14 @@ def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigErro
         )
         return ConfigError(message, field=error.option, fix="Merge them: keep one of the two lines.")
     if isinstance(error, configparser.MissingSectionHeaderError):
-        message = f"{source}, line {error.lineno}: {error.line.strip()!r:.60} stands before any [section]."
+        shown = addresses.masked_wrong(error.line.strip())
+        message = f"{source}, line {error.lineno}: {shown!r:.60} stands before any [section]."
         return ConfigError(message, fix=f"Put it below the section it belongs to. {form}")
     if isinstance(error, configparser.ParsingError) and error.errors:
         number = error.errors[0][0]
         line = text.splitlines()[number - 1].strip() if number <= len(text.splitlines()) else ""
-        message = f"{source}, line {number}: {line!r:.60} is no `key = value`."
+        shown = addresses.masked_wrong(line)
+        message = f"{source}, line {number}: {shown!r:.60} is no `key = value`."
         return ConfigError(message, fix=f"Write a key, = and a value, or # before what is a comment. {form}")
     return ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}.", fix=form)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import re
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exesys import home, mending, output, preflight, process, programs, servers
+from exesys import asking, home, keystore, mending, output, preflight, process, programs, servers
+from exesys.addresses import is_loopback, masked
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import ConfigError, ExesysError, StateError, Unavailable
 
@@ -40,6 +38,7 @@ _TAKE_OUT = "Change its `end` in the ini, or take the section out; then `bin/exe
 LOW_BYTES = 1 << 30
 SLOW_MS = 5.0
 LATELY_S = 86_400.0
+SOON_S = 7 * 86_400.0
 ANSWER_S = 3.0
 # File systems on which locks, sockets and an append-only file cannot be relied on.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
@@ -131,6 +130,24 @@ def _home(config: Config, running: bool) -> Iterator[Check]:
         yield Check("home", "ok", f"{config.home} can be written.")
 
 
+def _keys(config: Config, running: bool) -> Iterator[Check]:
+    kept = keystore.read(config)
+    for section, host in (("rest", config.rest.host), ("web", config.web.host)):
+        keystore.check_reach(config, section, host)
+        if not is_loopback(host):
+            text = f"[{section}] host is {host}, wider than loopback, where all is sent in clear text."
+            yield Check("keys", "warn", text, "Let a proxy with TLS stand before it: docs/security.md.")
+    now_s = time.time()
+    for token in kept:
+        if token.expires_s and token.expires_s - now_s < SOON_S:
+            what = "has expired" if token.expired(now_s) else "expires within a week"
+            fix = f"`bin/exesys keys new {token.role.name} {token.name} --rotate`; later revoke the --old one."
+            yield Check("keys", "warn", f"The token {token.name} ({token.role.name}) {what}.", fix)
+    keystore.credentials(config)
+    text = f"{len(kept)} tokens." if kept else "No token is defined: whoever reaches loopback may do all."
+    yield Check("keys", "ok", text)
+
+
 def _disk(config: Config, running: bool) -> Iterator[Check]:
     free = shutil.disk_usage(_existing(config.home)).free
     text = f"{free / (1 << 30):.1f} GiB are free for {config.home}."
@@ -179,8 +196,8 @@ def _redis(config: Config, running: bool) -> Iterator[Check]:
         return
     import redis
 
-    where = home.masked(config.redis_url)
-    connection = redis.Redis.from_url(config.redis_url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S)
+    where = masked(config.redis_url)
+    connection = servers.redis_at(config.redis_url, ANSWER_S)
     try:
         times = []
         for _ in range(5):
@@ -237,7 +254,7 @@ def _mongo(config: Config, running: bool) -> Iterator[Check]:
     import pymongo
     import pymongo.errors
 
-    where = home.masked(config.mongo.uri)
+    where = masked(config.mongo.uri)
     client: Any = pymongo.MongoClient(config.mongo.uri, serverSelectionTimeoutMS=int(ANSWER_S * 1000))
     try:
         info = client.server_info()
@@ -382,11 +399,14 @@ def _timers(config: Config, running: bool) -> Iterator[Check]:
 def _ask(config: Config, what: str) -> dict[str, Any]:
     """Ask REST. Raises Unavailable."""
     try:
-        with urllib.request.urlopen(f"{config.rest_url}/{what}", timeout=ANSWER_S) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        status, told = asking.ask(config, "GET", f"/{what}", timeout_s=ANSWER_S)
+    except (OSError, asking.HTTPException) as error:
         raise Unavailable(f"REST does not tell the {what}: {error}.", fix="See `bin/exesys logs rest`.") from error
+    if status == 200 and isinstance(told, dict):
+        return told
+    problem = told.get("error", {}) if isinstance(told, dict) else {}
+    text = f"REST does not tell the {what}: {status}, {problem.get('message', 'no JSON')}"
+    raise Unavailable(text, fix=problem.get("fix", "") or "See `bin/exesys logs rest`.")
 
 
 _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
@@ -394,6 +414,7 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "packages": _packages,
     "libzmq": _libzmq,
     "home": _home,
+    "keys": _keys,
     "disk": _disk,
     "sockets": _sockets,
     "ports": _ports,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from exesys import config
 from exesys.errors import ConfigError
@@ -54,3 +55,24 @@ def _find(environ: Mapping[str, str], cwd: Path) -> tuple[Path | None, Path]:
         if (root / "etc" / "exesys.ini").is_file():
             return root / "etc" / "exesys.ini", root
     return None, cwd.absolute()
+
+
+def open_part() -> dict[str, str]:
+    """Return the environment without the settings that may hold a password: what processes with others' code get.
+
+    The kernel shows the environment that a process was started with, for as long as it lives, in /proc/PID/environ;
+    and it is handed down to all that is started there.
+    """
+    return {name: value for name, value in os.environ.items() if name not in config.SECRETS}
+
+
+def secret_part(settings: config.Config) -> dict[str, str]:
+    """Return the other settings, as variables, to be sent to such a process."""
+    return {name: str(getattr(getattr(settings, section), key)) for name, (section, key) in config.SECRETS.items()}
+
+
+def load_from(message: Any) -> config.Config:
+    """Read the settings in a process that was started without some, which came as the first message of its line."""
+    if message is None:
+        raise SystemExit("The daemon that started this process is gone, so this process ends too.")
+    return load({**os.environ, **message[1]})

@@ -82,6 +82,20 @@ class BadCommand(ExesysError):
     status = 400
 
 
+class Unauthorized(ExesysError):
+    """A token is needed, and none that is known was sent."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(ExesysError):
+    """Who asks is known, and may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(ExesysError):
     code = "not_found"
     status = 404
@@ -117,6 +131,17 @@ class UnknownFunction(ExesysError):
 class QueueFull(ExesysError):
     code = "queue_full"
     status = 429
+
+
+class RateLimited(ExesysError):
+    """More requests in a second than [limits] rate allows. In `wait_s` seconds it will be allowed."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str, *, field: str = "", fix: str = "", wait_s: float = 1.0) -> None:
+        super().__init__(message, field=field, fix=fix)
+        self.wait_s = wait_s
 
 
 class Unavailable(ExesysError):

@@ -7,7 +7,6 @@ says with which project and settings it was started.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,8 +113,3 @@ def quote(path: Path) -> str:
     """Return the end of a log, to stand below a sentence."""
     lines = tail(path, QUOTED_LINES)
     return f"\nThe last lines of {path}:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
-
-
-def masked(url: str) -> str:
-    """Hide name and password in the addresses of a text."""
-    return re.sub(r"//[^@/ ]*@", "//***@", url)

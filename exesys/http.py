@@ -14,19 +14,33 @@ import math
 import re
 import signal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
-from bottle import Bottle, HTTPError, HTTPResponse, MultiDict, request
+from bottle import HTTP_CODES, HTTPError, HTTPResponse, MultiDict, request
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
-from exesys.errors import BadCommand, BadJson, ExesysError, NotAllowed, NotFound, Problem, TooLarge, nearest
+from exesys.errors import (
+    BadCommand,
+    BadJson,
+    ExesysError,
+    NotAllowed,
+    NotFound,
+    Problem,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    nearest,
+)
+from exesys.tokens import Role
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -39,7 +53,17 @@ _SHOWN_PATH = 60
 _QUOTES = 'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
 _SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
 _MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
-Endpoint = tuple[str, str]  # method, path
+_TRUSTED_BYTES = 64 << 10  # a body up to this is read for anybody, so that who sent it reads the refusal
+
+
+class Endpoint(NamedTuple):
+    """One thing that can be asked: `parameters` are those its query may have, `role` is who may ask."""
+
+    method: str
+    path: str
+    handler: Callable[..., HTTPResponse]
+    parameters: tuple[str, ...]
+    role: Role
 
 
 def parse_json(body: bytes) -> Any:
@@ -182,20 +206,36 @@ def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
 
 def refuse(error: ExesysError) -> HTTPResponse:
     """Make the answer for an error."""
-    retry = {"Retry_After": "1"} if error.status in RETRY_STATUSES else {}
-    return respond(error.status, describe_problem(error.problem), **retry)
+    return respond(error.status, describe_problem(error.problem), **_told_in_headers(error))
+
+
+def _told_in_headers(error: ExesysError) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW_Authenticate": "Bearer"}
+    if isinstance(error, RateLimited):
+        return {"Retry_After": str(max(1, math.ceil(error.wait_s)))}
+    return {"Retry_After": "1"} if error.status in RETRY_STATUSES else {}
 
 
 def describe_problem(problem: Problem) -> dict[str, Any]:
     return {"error": problem._asdict()}
 
 
-def on_error(endpoints: Sequence[Endpoint]) -> Callable[[HTTPError], HTTPResponse]:
-    """Return what tells Bottle's own errors in our form, naming the endpoints that there are."""
+def on_error(
+    endpoints: Sequence[tuple[str, str]], admit: Callable[[], None] = lambda: None
+) -> Callable[[HTTPError], HTTPResponse]:
+    """Return what tells Bottle's own errors in our form, naming the endpoints (method, path) that there are.
+
+    `admit` raises why whoever asks is not to know.
+    """
 
     def tell(error: HTTPError) -> HTTPResponse:
         status = error.status_code
         path = request.path[:_SHOWN_PATH]
+        try:
+            admit()
+        except ExesysError as refusal:
+            return refuse(refusal)
         if status == 404:
             return refuse(NotFound(f"there is nothing at {path}.", fix=_endpoints_like(path, endpoints)))
         if status == 405:
@@ -208,7 +248,7 @@ def on_error(endpoints: Sequence[Endpoint]) -> Callable[[HTTPError], HTTPRespons
     return tell
 
 
-def _endpoints_like(path: str, endpoints: Sequence[Endpoint]) -> str:
+def _endpoints_like(path: str, endpoints: Sequence[tuple[str, str]]) -> str:
     known = [path for _, path in endpoints]
     stem = path.rstrip("/").lower()
     close = nearest(stem, known) if stem.count("/") == 1 else ""  # what is below a page is most likely a job's
@@ -221,19 +261,34 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library
 
     def execute(self) -> None:
         error = self.request.error
+        extra = dict(HEADERS)
         code = {400: "bad_request", 413: "too_large", 431: "too_large"}.get(error.code, "internal")
         problem = Problem(code, f"{error.reason}: {error.body}")
         if error.code == 413:
             # waitress reads a little over the limit, so that most get their answer from the application.
             most = self.channel.adj.max_request_body_size // 2
             problem = too_large(most).problem
+        if isinstance(error, _Refusal):
+            problem = error.problem
+            extra |= error.headers
         body = to_json(describe_problem(problem))
         self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.response_headers.append(("Connection", "close"))
+        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"), *extra.items()]
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
+
+
+class _Refusal:
+    """An error of ours, in the form of waitress's."""
+
+    body = ""
+
+    def __init__(self, error: ExesysError) -> None:
+        self.code = error.status
+        self.reason = HTTP_CODES[error.status]
+        self.problem = error.problem
+        self.headers = {name.replace("_", "-"): value for name, value in _told_in_headers(error).items()}
 
 
 def too_large(most_bytes: int) -> TooLarge:
@@ -243,14 +298,46 @@ def too_large(most_bytes: int) -> TooLarge:
     )
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
-    error_task_class = _JsonErrorTask
+Refuses = Callable[[Mapping[str, str]], ExesysError | None]
 
 
-def serve(app: Bottle, host: str, port: int, threads: int, connections: int, body_bytes: int) -> None:
+def _channel(refuses: Refuses) -> type[HTTPChannel]:
+    """Make the class of connections: its errors are JSON, and large bodies are read only for who is not refused."""
+
+    class Parser(HTTPRequestParser):  # type: ignore[misc]  # untyped library
+        asked = False
+        error: Any = None
+
+        def received(self, data: bytes) -> int:
+            taken: int = super().received(data)
+            large = self.chunked or self.content_length > _TRUSTED_BYTES
+            if self.headers_finished and not self.asked and large and not self.error:
+                self.asked = True
+                error = refuses(self.headers)
+                if error is not None:
+                    self.error, self.completed, self.expect_continue = _Refusal(error), True, False
+            return taken
+
+    class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
+        error_task_class = _JsonErrorTask
+        parser_class = Parser
+
+    return Channel
+
+
+def serve(
+    app: Callable[..., Any],
+    host: str,
+    port: int,
+    threads: int,
+    connections: int,
+    body_bytes: int,
+    refuses: Refuses = lambda headers: None,
+) -> None:
     """Serve until SIGTERM or SIGINT. Requests under way get a moment to end.
 
-    Bodies of up to twice `body_bytes` are read; the application refuses what is over it.
+    Bodies of up to twice `body_bytes` are read; the application refuses what is over it. Of a request that
+    `refuses` has an error for, by its headers, a large body is not read.
     """
     server = create_server(
         app,
@@ -266,7 +353,7 @@ def serve(app: Bottle, host: str, port: int, threads: int, connections: int, bod
         ident="exesys",
         clear_untrusted_proxy_headers=True,
     )
-    server.channel_class = _Channel
+    server.channel_class = _channel(refuses)
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:

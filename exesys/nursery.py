@@ -32,6 +32,7 @@ from exesys import codec
 from exesys.bus.messages import Exit, Launch, Told
 from exesys.channel import Channel, pair
 from exesys.config import Config
+from exesys.environment import open_part, secret_part
 from exesys.process import hosting_mark, how_it_ended, resident_bytes
 from exesys.runner import Ending
 
@@ -104,10 +105,11 @@ class Nursery:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "exesys.daemons.forkserver", *words],
                 pass_fds=[far.fileno()],
-                env={**os.environ, **hosting_mark(self._config.home)},
+                env={**open_part(), **hosting_mark(self._config.home)},
                 stdin=subprocess.DEVNULL,
             )
         self._line = Channel(near)
+        self._line.send(["settings", secret_part(self._config)], wait=False)
 
     def fileno(self) -> int:
         """Return the descriptor of the line to the fork server."""

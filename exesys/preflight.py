@@ -6,7 +6,8 @@ import contextlib
 import errno
 from typing import NamedTuple
 
-from exesys import home, process, programs, servers
+from exesys import home, keystore, process, programs, servers
+from exesys.addresses import masked
 from exesys.config import Config
 from exesys.errors import BootError, ConfigError
 
@@ -26,6 +27,10 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     Raises BootError or ConfigError.
     """
     programs.check_home(config)
+    keystore.read(config)
+    keystore.credentials(config)
+    for section, host in (("rest", config.rest.host), ("web", config.web.host)):
+        keystore.check_reach(config, section, host)
     redis = None if config.redis.url else servers.redis_server(config)
     mongo = None if config.mongo.uri else servers.mongo_server(config)
     if config.redis.url:
@@ -50,8 +55,8 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
 
 def record(config: Config, made: Plan) -> home.Record:
     """Return what is noted in the home about a system started by this plan."""
-    redis = f"{made.redis} ({made.redis.path})" if made.redis else home.masked(config.redis.url)
-    mongo = f"{made.mongo} ({made.mongo.path})" if made.mongo else home.masked(config.mongo.uri)
+    redis = f"{made.redis} ({made.redis.path})" if made.redis else masked(config.redis.url)
+    mongo = f"{made.mongo} ({made.mongo.path})" if made.mongo else masked(config.mongo.uri)
     return home.Record(str(config.root), programs.settings(config), made.environment, redis, mongo)
 
 

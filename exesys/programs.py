@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from exesys import sections
+from exesys.addresses import masked, masked_wrong
 from exesys.appconfig import AppServer
-from exesys.config import KINDS, PLAIN, SECTIONS, UNIX_PATH_MAX_BYTES, Config
+from exesys.config import KINDS, PLAIN, SECRETS, SECTIONS, UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import BootError
 from exesys.queues import WorkerOf
 
@@ -105,7 +106,8 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
             continue
         key = key_of(name)
         if name in here and name in there:
-            found.append(f"{key} is {there[name]!r} there and {here[name]!r} here")
+            shown = [masked(values[name]) if name in SECRETS else values[name] for values in (there, here)]
+            found.append(f"{key} is {shown[0]!r} there and {shown[1]!r} here")
         elif name in PLAIN:  # the other is of another version
             found.append(f"{key} is known only {'here' if name in here else 'there'}")
         else:
@@ -177,6 +179,7 @@ def fit(name: str, value: str) -> str:
     bad = _UNFIT.search(value)
     if bad:
         raise BootError(
-            f"{name} is {value!r}: supervisord's configuration cannot carry {bad[0]!r}.", fix="Choose another value."
+            f"{name} is {masked_wrong(value)!r}: supervisord's configuration cannot carry {bad[0]!r}.",
+            fix="Choose another value.",
         )
     return value.replace("%", "%%")

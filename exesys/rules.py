@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from exesys.addresses import masked_wrong
 from exesys.errors import ConfigError, nearest
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -71,9 +72,9 @@ def matching(pattern: str, allowed: str) -> Rule:
     return Rule(parse, allowed)
 
 
-def key_of(default: Any, rule: Rule) -> Any:
-    """A key of a section: a field with its default and its rule."""
-    return field(default=default, metadata={"rule": rule})
+def key_of(default: Any, rule: Rule, secret: bool = False) -> Any:
+    """A key of a section: a field with its default and its rule. What is `secret` may hold a password."""
+    return field(default=default, repr=not secret, metadata={"rule": rule, "secret": secret})
 
 
 def optional(rule: Rule) -> Any:
@@ -87,7 +88,8 @@ def value_of(key: dataclasses.Field[Any], text: str, where: str) -> Any:
     try:
         return rule.parse(text.strip())
     except ValueError:
-        raise ConfigError(f"{where} is {text!r}.", field=key.name, fix=f"Allowed: {rule.allowed}.") from None
+        shown = masked_wrong(text) if key.metadata["secret"] else text
+        raise ConfigError(f"{where} is {shown!r}.", field=key.name, fix=f"Allowed: {rule.allowed}.") from None
 
 
 def unknown(what: str, word: str, known: list[str]) -> ConfigError:

@@ -18,10 +18,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from exesys.addresses import masked
 from exesys.config import Config
 from exesys.errors import BootError
+
+if TYPE_CHECKING:
+    import redis
 
 WRITER = "written-by.json"
 TRIAL_MONGO = "SecantusDB"
@@ -97,12 +101,25 @@ def mongo_server(config: Config) -> Server | None:
     return None
 
 
+def redis_at(url: str, timeout_s: float) -> redis.Redis:
+    """Make a connection, not yet used. Raises BootError for what is no address, without quoting its password."""
+    import redis
+
+    try:
+        return redis.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s)
+    except ValueError:  # its text quotes parts
+        raise BootError(
+            f"[redis] url is {masked(url)}, which is no address of a Redis.",
+            fix="In a name or a password `/`, `?`, `#`, `@` and `:` are written as %2F, %3F, %23, %40 and %3A.",
+        ) from None
+
+
 def check_remote_redis(url: str) -> None:
     """Raise BootError unless a Redis that will do answers at this address."""
     import redis
 
-    where = re.sub(r"//[^@/ ]*@", "//***@", url)
-    connection = redis.Redis.from_url(url, socket_connect_timeout=REMOTE_S, socket_timeout=REMOTE_S)
+    where = masked(url)
+    connection = redis_at(url, REMOTE_S)
     try:
         version = str(connection.info("server")["redis_version"])
     except redis.BusyLoadingError:

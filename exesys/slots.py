@@ -26,6 +26,7 @@ from exesys.bus.messages import Added, Job, Note, Outcome, Report
 from exesys.catalogue import Catalogue
 from exesys.channel import Channel, pair
 from exesys.config import Config
+from exesys.environment import open_part, secret_part
 from exesys.process import how_it_ended, resident_bytes
 
 HOARD_S = 0.005  # so long may a job run before those behind it in its slot are taken back
@@ -111,9 +112,11 @@ class SlotPool:
         process = subprocess.Popen(
             [sys.executable, "-m", "exesys.daemons.slot", *arguments],
             pass_fds=[far.fileno()],
+            env=open_part(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        Channel(near).send(["settings", secret_part(self.config)], wait=False)
         return Slot(number, process, Channel(near), Channel(far), os.pidfd_open(process.pid), since=now)
 
     def reap(self, slot: Slot, now: float) -> tuple[list[Happening], list[Job]]:

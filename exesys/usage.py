@@ -11,6 +11,7 @@ from exesys.runner import RunnerState
 from exesys.states import State
 
 PROGRAM = "bin/exesys"
+MOST_DAYS = 36_500
 _EPILOG = f"""\
 examples:
   {PROGRAM} up
@@ -122,6 +123,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     _runner(add)
     _queue(add)
     _timer(add)
+    _keys(add)
     app = add("app", "list application servers, and call their methods", "app list")
     of_app = app.add_subparsers(metavar="COMMAND", title="commands")
     add("app list", "list application servers, and which do not start", "app list", under=of_app)
@@ -247,6 +249,21 @@ def _timer(add: Callable[..., argparse.ArgumentParser]) -> None:
         child.set_defaults(what=what)
 
 
+def _keys(add: Callable[..., argparse.ArgumentParser]) -> None:
+    keys = add("keys", "make, list and revoke the keys with which others come in", "keys list")
+    below = keys.add_subparsers(metavar="COMMAND", title="commands")
+    new = add("keys new", "make a key, and print it this once", "keys new submit shop --days 90", under=below)
+    new.add_argument("role", metavar="ROLE", help="what it may do: read; submit, too; or admin, all (tokens of REST)")
+    new.add_argument("name", metavar="NAME", help="whose it is")
+    new.add_argument("--days", type=_days, metavar="N", help="it holds so many days (default: until it is revoked)")
+    new.add_argument("--rotate", action="store_true", help="one more of this name; both hold until the old is revoked")
+    add("keys list", "list keys: whose they are, their roles, until when they hold", "keys list", under=below)
+    revoke = add("keys revoke", "take the keys of a name away", "keys revoke shop --old", under=below)
+    revoke.add_argument("name", metavar="NAME", help="as `keys list` shows it")
+    revoke.add_argument("--role", metavar="ROLE", help="only those with this role, when the name has several")
+    revoke.add_argument("--old", action="store_true", help="all of this name but the newest")
+
+
 def _app(show: argparse.ArgumentParser, call: argparse.ArgumentParser) -> None:
     for child in (show, call):
         child.add_argument("name", metavar="NAME", help="as in [appserver:NAME]")
@@ -306,6 +323,13 @@ def _whole(low: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _days(text: str) -> int:
+    days = _whole(1)(text)
+    if days > MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text} are too many days; {MOST_DAYS:,} is the most")
+    return days
 
 
 def _seconds(text: str) -> float:

@@ -100,10 +100,11 @@ def main() -> int:
     die_with_parent(signal.SIGKILL, arguments.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(arguments.fd, False)
-    config: Config = environment.load()
+    line = Channel(socket.socket(fileno=arguments.fd))
+    config: Config = environment.load_from(line.receive())
     if config.mongo.uri:
         importlib.import_module("pymongo")
-    server = ForkServer(Channel(socket.socket(fileno=arguments.fd)))
+    server = ForkServer(line)
     gc.collect()
     gc.freeze()  # what is shared stays shared
     channel = server.serve()

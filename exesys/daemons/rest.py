@@ -10,13 +10,14 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
 from bottle import Bottle, HTTPResponse, request
 
-from exesys import command, environment, views
+from exesys import command, environment, keystore, views
+from exesys.access import Cors, Gate
 from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
 from exesys.config import Config
@@ -24,11 +25,13 @@ from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
 from exesys.endpoints.queues import QueuesApi
-from exesys.endpoints.runners import Endpoint, Runners
+from exesys.endpoints.runners import Runners
 from exesys.endpoints.timers import TimersApi
 from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
 from exesys.http import (
+    HEADERS,
     RETRY_STATUSES,
+    Endpoint,
     as_text,
     asked,
     check_query,
@@ -49,6 +52,7 @@ from exesys.process import die_with_parent
 from exesys.states import State
 from exesys.store.reader import Reader, Step
 from exesys.store.timetable import Timetable
+from exesys.tokens import Role
 from exesys.workflow import Graph
 
 ACK_S = 5.0
@@ -62,39 +66,60 @@ QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a 
 class Api:
     """The endpoints, over one bus client and one reader of the store."""
 
-    def __init__(self, config: Config, client: Client, reader: Reader, table: Timetable) -> None:
+    def __init__(self, config: Config, client: Client, reader: Reader, table: Timetable, gate: Gate) -> None:
         self.config = config
+        self.gate = gate
         self.client = client
         self.reader = reader
         self.table = table
         self.limits = command.Limits(config.limits.data_bytes, config.limits.depth)
         self._waiting = threading.Semaphore(max(1, config.rest.threads - KEPT_FREE))
 
-    def app(self) -> Bottle:
-        app = Bottle()
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Give all that can be asked, and who may: what is not here is not to be had."""
         runners = Runners(self.client, self.reader, self.limits, self._body)
-        endpoints: tuple[Endpoint, ...] = (
-            ("POST", "/sys_cmd", self.sys_cmd, ("wait",)),
-            ("GET", "/jobs", self.jobs, ("limit", "state", "before")),
-            ("GET", "/jobs/<job_id>", self.job, ()),
-            ("DELETE", "/jobs/<job_id>", self.cancel, ()),
-            ("POST", "/jobs/<job_id>/retry", self.retry, ()),
-            ("GET", "/jobs/<job_id>/log", self.log, ()),
+        return (
+            Endpoint("POST", "/sys_cmd", self.sys_cmd, ("wait",), Role.submit),
+            Endpoint("GET", "/jobs", self.jobs, ("limit", "state", "before"), Role.read),
+            Endpoint("GET", "/jobs/<job_id>", self.job, (), Role.read),
+            Endpoint("DELETE", "/jobs/<job_id>", self.cancel, (), Role.submit),
+            Endpoint("POST", "/jobs/<job_id>/retry", self.retry, (), Role.submit),
+            Endpoint("GET", "/jobs/<job_id>/log", self.log, (), Role.read),
             *DeadApi(self.client, self.reader).endpoints(),
-            ("GET", "/callbacks", self.callbacks, ()),
-            ("GET", "/functions", self.functions, ()),
-            ("GET", "/workers", self.workers, ()),
+            Endpoint("GET", "/callbacks", self.callbacks, (), Role.read),
+            Endpoint("GET", "/functions", self.functions, (), Role.read),
+            Endpoint("GET", "/workers", self.workers, (), Role.read),
             *runners.endpoints(),
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
-            ("GET", "/healthz", self.healthz, ()),
-            ("GET", "/readyz", self.readyz, ()),
+            Endpoint("GET", "/healthz", self.healthz, (), Role.anyone),
+            Endpoint("GET", "/readyz", self.readyz, (), Role.anyone),
         )
-        for method, path, handler, parameters in endpoints:
-            app.route(path, method, _guarded(handler, parameters))
-        app.default_error_handler = on_error([(method, path) for method, path, _, _ in endpoints])
+
+    def app(self) -> Bottle:
+        app = Bottle()
+        endpoints = self.endpoints()
+        for endpoint in endpoints:
+            app.route(endpoint.path, endpoint.method, self._guarded(endpoint))
+        app.default_error_handler = on_error(
+            [(endpoint.method, endpoint.path) for endpoint in endpoints],
+            admit=lambda: self.gate.admit(request.environ, Role.read),
+        )
         return app
+
+    def _guarded(self, endpoint: Endpoint) -> Callable[..., HTTPResponse]:
+        admit, handler, parameters, role = self.gate.admit, endpoint.handler, endpoint.parameters, endpoint.role
+
+        def guarded(**parts: str) -> HTTPResponse:
+            try:
+                admit(request.environ, role)
+                check_query(request.query, parameters)
+                return handler(**parts)
+            except ExesysError as error:
+                return refuse(error)
+
+        return guarded
 
     # --- commands ---------------------------------------------------------
 
@@ -104,6 +129,7 @@ class Api:
         workflow = _is_workflow(request.get_header("Operation", "").strip())
         body = parse_json(self._body())
         if isinstance(body, list):
+            self.gate.charge(request.environ, len(body))
             return self._workflow(body, wait_s) if workflow else self._many(body, wait_s)
         built = command.from_json(body, self.limits, _new_id)
         [handle] = self.client.send(built, notify=wait_s > 0, standby=workflow)
@@ -319,6 +345,10 @@ class Api:
         """A command sent now would be stored and run."""
         missing = []
         try:
+            self.gate.check()
+        except Unavailable as error:
+            missing.append(error.message)
+        try:
             self.reader.ping()
         except Unavailable as error:
             missing.append(error.message)
@@ -332,17 +362,6 @@ class Api:
         if missing:
             raise Unavailable(f"not ready: {' '.join(missing)}", fix="See `bin/exesys status`.")
         return respond(200, {"status": "ready"})
-
-
-def _guarded(handler: Callable[..., HTTPResponse], parameters: Sequence[str]) -> Callable[..., HTTPResponse]:
-    def guarded(**parts: str) -> HTTPResponse:
-        try:
-            check_query(request.query, parameters)
-            return handler(**parts)
-        except ExesysError as error:
-            return refuse(error)
-
-    return guarded
 
 
 def _is_workflow(operation: str) -> bool:
@@ -378,12 +397,15 @@ def _answer(handle: Handle, in_vain: Mapping[Handle, str]) -> tuple[int, dict[st
 def main() -> int:
     die_with_parent()
     config = environment.load()
+    keystore.check_reach(config, "rest", config.rest.host)
+    gate = Gate(config, keystore.Watch(config))
     client = Client(config, patient=False)
     reader = Reader(config.redis_url, config.redis.prefix)
     table = Timetable(config.redis_url, config.redis.prefix)
-    app = Api(config, client, reader, table).app()
+    app = Api(config, client, reader, table, gate).app()
     rest = config.rest
-    serve(app, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes)
+    shown = Cors(app, rest.origins, HEADERS) if rest.origins else app
+    serve(shown, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes, gate.refusal)
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again
     reader.close()

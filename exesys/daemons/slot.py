@@ -212,7 +212,7 @@ def main() -> int:
     os.set_inheritable(arguments.fd, False)
     faulthandler.enable(2)  # the daemon's log
     channel = Channel(socket.socket(fileno=arguments.fd))
-    slot = Slot(environment.load(), channel)
+    slot = Slot(environment.load_from(channel.receive()), channel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     slot.load(dict(arguments.skip))
     # Not earlier: TERM must end a module that hangs at import, whatever it catches.

@@ -13,7 +13,7 @@ from typing import Any
 
 import bottle
 
-from exesys import environment
+from exesys import environment, keystore
 from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.http import serve
@@ -105,6 +105,7 @@ def _file(root: Path | None, path: str) -> Any:
 def main() -> int:
     die_with_parent()
     config = environment.load()
+    keystore.check_reach(config, "web", config.web.host)
     logging.getLogger("web").info("listening on %s", config.web_url)
     serve(make_app(config), config.web.host, config.web.port, THREADS, CONNECTIONS, BODY_BYTES)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from bottle import HTTPResponse, request
@@ -18,12 +18,12 @@ from exesys.bus.appcall import unknown_app
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.errors import AppLost, BadCommand, NotJson, QueueFull
-from exesys.http import asked, describe_problem, parse_json, respond, too_large
+from exesys.http import Endpoint, asked, describe_problem, parse_json, respond, too_large
+from exesys.tokens import Role
 
 ASK_S = 5.0
 LONGEST_S = 300.0
 SHARE = 4  # a server may hold one in so many of the threads
-Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
 
 
 class AppsApi:
@@ -38,11 +38,11 @@ class AppsApi:
         self._held: defaultdict[str, int] = defaultdict(int)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler and known parameters of each."""
+        """Give method, path, handler, known parameters and role of each."""
         return (
-            ("GET", "/apps", self.apps, ()),
-            ("GET", "/apps/<name>", self.app, ()),
-            ("POST", "/apps/<name>/<method>", self.call, ("timeout",)),
+            Endpoint("GET", "/apps", self.apps, (), Role.read),
+            Endpoint("GET", "/apps/<name>", self.app, (), Role.read),
+            Endpoint("POST", "/apps/<name>/<method>", self.call, ("timeout",), Role.submit),
         )
 
     def apps(self) -> HTTPResponse:

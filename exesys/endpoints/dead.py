@@ -10,11 +10,11 @@ from bottle import HTTPResponse
 
 from exesys import command, dead, views
 from exesys.bus.client import Client
-from exesys.endpoints.runners import Endpoint
 from exesys.errors import NotFound, no_job
-from exesys.http import asked, mark, number, respond, whole
+from exesys.http import Endpoint, asked, mark, number, respond, whole
 from exesys.states import State
 from exesys.store.reader import Reader, Step
+from exesys.tokens import Role
 
 ACK_S = 5.0
 MOST_LISTED = 1000
@@ -28,14 +28,14 @@ class DeadApi:
         self._reader = reader
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return method, path, handler and known parameters of each."""
+        """Return method, path, handler, known parameters and role of each."""
         return (
-            ("GET", "/dead", self.list, ("limit", "before", "cmd", "older_s")),
-            ("DELETE", "/dead", self.purge_all, ("cmd", "older_s", "before")),
-            ("POST", "/dead/retry", self.retry_all, ("cmd", "older_s", "before")),
-            ("GET", "/dead/<job_id>", self.show, ()),
-            ("DELETE", "/dead/<job_id>", self.purge, ()),
-            ("POST", "/dead/<job_id>/retry", self.retry, ()),
+            Endpoint("GET", "/dead", self.list, ("limit", "before", "cmd", "older_s"), Role.read),
+            Endpoint("DELETE", "/dead", self.purge_all, ("cmd", "older_s", "before"), Role.admin),
+            Endpoint("POST", "/dead/retry", self.retry_all, ("cmd", "older_s", "before"), Role.admin),
+            Endpoint("GET", "/dead/<job_id>", self.show, (), Role.read),
+            Endpoint("DELETE", "/dead/<job_id>", self.purge, (), Role.admin),
+            Endpoint("POST", "/dead/<job_id>/retry", self.retry, (), Role.admin),
         )
 
     def list(self) -> HTTPResponse:

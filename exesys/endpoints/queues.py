@@ -12,11 +12,11 @@ from exesys import command, queueviews
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.errors import BadCommand
-from exesys.http import parse_json, respond
+from exesys.http import Endpoint, parse_json, respond
 from exesys.store.reader import Reader
+from exesys.tokens import Role
 
 ASK_S = 5.0
-Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
 
 
 class QueuesApi:
@@ -29,13 +29,13 @@ class QueuesApi:
         self._body = body
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler and known parameters of each."""
+        """Give method, path, handler, known parameters and role of each."""
         return (
-            ("GET", "/queues", self.queues, ()),
-            ("GET", "/queues/<name>", self.queue, ()),
-            ("PATCH", "/queues/<name>", self.change, ()),
-            ("POST", "/queues/<name>/pause", self.pause, ()),
-            ("POST", "/queues/<name>/resume", self.resume, ()),
+            Endpoint("GET", "/queues", self.queues, (), Role.read),
+            Endpoint("GET", "/queues/<name>", self.queue, (), Role.read),
+            Endpoint("PATCH", "/queues/<name>", self.change, (), Role.admin),
+            Endpoint("POST", "/queues/<name>/pause", self.pause, (), Role.admin),
+            Endpoint("POST", "/queues/<name>/resume", self.resume, (), Role.admin),
         )
 
     def queues(self) -> HTTPResponse:

@@ -12,10 +12,11 @@ from bottle import HTTPResponse, request
 from exesys import command, runnerviews
 from exesys.bus.client import Client
 from exesys.errors import BadCommand, NotFound, Unavailable, nearest
-from exesys.http import as_text, asked, number, parse_json, respond, wants_text, whole
+from exesys.http import Endpoint, as_text, asked, number, parse_json, respond, wants_text, whole
 from exesys.process import wait_until
 from exesys.runner import Name, RunnerState, check_name, check_type
 from exesys.store.reader import Reader, RunnerRecord
+from exesys.tokens import Role
 
 ACK_S = 5.0
 TOLD_S = 1.0  # so long the router is asked for what only it knows; without an answer the rest is shown
@@ -23,8 +24,6 @@ LONGEST_WAIT_S = 300.0
 MOST_WAITING = 16  # threads that wait for an end
 MOST_LISTED = 10_000
 KEYS = ("target", "data", "type", "uuid", "grace_s")
-
-Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
 
 
 class Runners:
@@ -38,16 +37,16 @@ class Runners:
         self._waiting = threading.Semaphore(MOST_WAITING)
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return method, path, handler and known parameters of each."""
+        """Return method, path, handler, known parameters and role of each."""
         return (
-            ("GET", "/runners", self.list, ("state", "ended")),
-            ("POST", "/runners", self.start, ()),
-            ("GET", "/runners/<type>", self.list, ("state", "ended")),
-            ("DELETE", "/runners/<type>", self.stop_all, ("wait",)),
-            ("GET", "/runners/<type>/<uuid>", self.show, ()),
-            ("DELETE", "/runners/<type>/<uuid>", self.stop, ("wait",)),
-            ("POST", "/runners/<type>/<uuid>/restart", self.restart, ()),
-            ("GET", "/runners/<type>/<uuid>/log", self.log, ("after",)),
+            Endpoint("GET", "/runners", self.list, ("state", "ended"), Role.read),
+            Endpoint("POST", "/runners", self.start, (), Role.submit),
+            Endpoint("GET", "/runners/<type>", self.list, ("state", "ended"), Role.read),
+            Endpoint("DELETE", "/runners/<type>", self.stop_all, ("wait",), Role.submit),
+            Endpoint("GET", "/runners/<type>/<uuid>", self.show, (), Role.read),
+            Endpoint("DELETE", "/runners/<type>/<uuid>", self.stop, ("wait",), Role.submit),
+            Endpoint("POST", "/runners/<type>/<uuid>/restart", self.restart, (), Role.admin),
+            Endpoint("GET", "/runners/<type>/<uuid>/log", self.log, ("after",), Role.read),
         )
 
     def list(self, type: str | None = None) -> HTTPResponse:

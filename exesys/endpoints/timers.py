@@ -14,13 +14,13 @@ from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.command import Limits
 from exesys.errors import BadCommand
-from exesys.http import asked, parse_json, respond, whole
+from exesys.http import Endpoint, asked, parse_json, respond, whole
 from exesys.schedule import PAUSED
 from exesys.store.timetable import TimerRecord, Timetable
+from exesys.tokens import Role
 
 ASK_S = 5.0
 MOST_LISTED = 1000
-Endpoint = tuple[str, str, Callable[..., HTTPResponse], tuple[str, ...]]
 
 
 class TimersApi:
@@ -41,15 +41,15 @@ class TimersApi:
         self._taken = taken
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler and known parameters of each."""
+        """Give method, path, handler, known parameters and role of each."""
         return (
-            ("GET", "/timers", self.timers, ("limit", "after")),
-            ("POST", "/timers", self.add, ()),
-            ("GET", "/timers/<name>", self.timer, ()),
-            ("DELETE", "/timers/<name>", self.remove, ()),
-            ("POST", "/timers/<name>/pause", self.pause, ()),
-            ("POST", "/timers/<name>/resume", self.resume, ()),
-            ("POST", "/timers/<name>/run", self.run, ()),
+            Endpoint("GET", "/timers", self.timers, ("limit", "after"), Role.read),
+            Endpoint("POST", "/timers", self.add, (), Role.admin),
+            Endpoint("GET", "/timers/<name>", self.timer, (), Role.read),
+            Endpoint("DELETE", "/timers/<name>", self.remove, (), Role.admin),
+            Endpoint("POST", "/timers/<name>/pause", self.pause, (), Role.admin),
+            Endpoint("POST", "/timers/<name>/resume", self.resume, (), Role.admin),
+            Endpoint("POST", "/timers/<name>/run", self.run, (), Role.submit),
         )
 
     def timers(self) -> HTTPResponse:

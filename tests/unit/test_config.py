@@ -56,6 +56,10 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("rest", "port", "8080", 8080),
     ("rest", "host", "localhost", "localhost"),
     ("rest", "host", "::1", "::1"),
+    ("rest", "host", "0.0.0.0", "0.0.0.0"),
+    ("rest", "host", "jobs.example.com", "jobs.example.com"),
+    ("rest", "names", "Jobs, jobs.example.com", ("jobs", "jobs.example.com")),
+    ("rest", "origins", "https://A.example:8443,http://[::1]", ("https://a.example:8443", "http://[::1]")),
     ("worker", "memory_bytes", "512m", 512 << 20),
     ("worker", "memory_bytes", "2 GB", 2 << 30),
     ("worker", "queues", "default, slow,", ("default", "slow")),
@@ -78,8 +82,15 @@ BAD = [
     ("rest", "port", "http"),
     ("rest", "port", "5000.0"),
     ("rest", "port", ""),
-    ("rest", "host", "0.0.0.0"),
-    ("rest", "host", "127.0.0.1.example.com"),
+    ("rest", "host", "127.1"),
+    ("rest", "host", "exa mple"),
+    ("rest", "host", "-x"),
+    ("rest", "names", "a b"),
+    ("rest", "origins", "example.org"),
+    ("rest", "origins", "https://example.org/"),
+    ("rest", "origins", "*"),
+    ("limits", "rate", "-1"),
+    ("limits", "burst", "0"),
     ("worker", "slots", "-1"),
     ("worker", "grace_s", "nan"),
     ("worker", "grace_s", "inf"),
@@ -286,3 +297,11 @@ def test_the_sockets_of_application_servers_must_fit() -> None:
 def test_any_variable_of_an_application_server_is_read_or_refused_in_one_way(name: str, value: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(**{f"EXESYS_APPSERVER_{name}": value, f"EXESYS_APPSERVER_{name}_CLASS": value})
+
+
+@pytest.mark.parametrize("address", ["redis://user:s3cr3t@h:1/0", "redis:/user:s3cr3t@h", "redis://h?password=s3cr3t"])
+def test_no_error_quotes_a_password(address: str) -> None:
+    for section, key in (("redis", "url"), ("redis", "data_url"), ("mongo", "uri")):
+        assert "s3cr3t" not in problem(f"[{section}]\n{key} = x{address}\n")
+    assert "s3cr3t" not in problem(f"{address}\n")
+    assert "s3cr3t" not in repr(parse(EXESYS_REDIS_URL="redis://user:s3cr3t@h:1/0"))

@@ -35,7 +35,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Variables that are no keys of the ini: etc/exesys.ini and bin/_venv.sh name them.
-OTHER_VARIABLES = {"EXESYS_HOME", "EXESYS_INI", "EXESYS_PYTHON", "EXESYS_VENV", "EXESYS_APPSERVERS", HOSTED_BY}
+OTHER_VARIABLES = {
+    "EXESYS_HOME",
+    "EXESYS_INI",
+    "EXESYS_PYTHON",
+    "EXESYS_VENV",
+    "EXESYS_APPSERVERS",
+    "EXESYS_TOKEN",
+    HOSTED_BY,
+}
 
 
 def text_of(page: Path | str) -> str:
@@ -86,9 +94,9 @@ def ids(value: Any) -> str:
 # --- the command line -----------------------------------------------------
 
 
-def subcommands() -> dict[str, argparse.ArgumentParser]:
-    actions = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]  # argparse has no public way
-    return dict(actions[0].choices)  # type: ignore[arg-type]
+def subcommands(of: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
+    below = (of or cli._parser())._subparsers
+    return dict(below._group_actions[0].choices) if below else {}  # type: ignore[arg-type]  # no public way
 
 
 @pytest.mark.parametrize(("page", "words"), [each for each in all_commands() if "bin/exesys" in each[1]], ids=ids)
@@ -103,7 +111,10 @@ def test_commands_in_sentences_exist(page: Path) -> None:
     for inline in re.findall(r"`(?:bin/)?exesys (\w[^`]*)`", text_of(page)):
         name, *words = inline.split()
         assert name in known, inline
-        flags = {option for action in known[name]._actions for option in action.option_strings}
+        parser = known[name]
+        while words and words[0] in subcommands(parser):
+            parser = subcommands(parser)[words.pop(0)]
+        flags = {option for action in parser._actions for option in action.option_strings}
         for word in words:
             assert not word.startswith("-") or word in flags, inline
 
@@ -503,6 +514,21 @@ def test_redis_lists_the_settings_of_the_private_server() -> None:
     for name, values in rows:
         [value] = re.findall(rf'"{name}": "([^"]+)"', given)
         assert value in values
+
+
+# --- security ---------------------------------------------------------------
+
+
+def test_the_threats_name_tests_that_are_there() -> None:
+    table = text_of("docs/security.md").partition("\n## Who can try what")[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", table, re.MULTILINE)[2:]]
+    assert len(rows) > 15
+    shown = [name for *_, cell in rows for name in re.findall(r"`(test_[\w.:]+)`", cell)]
+    assert len(shown) > 15
+    for name in shown:
+        file, _, test = name.partition("::")
+        texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob(file)]
+        assert any(not test or f"def {test}(" in text for text in texts), name
 
 
 # --- the picture -----------------------------------------------------------

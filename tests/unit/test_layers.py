@@ -20,8 +20,8 @@ HOUSE = Path(exesys.__file__).parent
 LAYERS: list[list[str]] = [
     ["errors"],
     [
-        *("states", "runner", "codec", "callbacks", "command", "workflow", "catalogue", "rules"),
-        *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
+        *("states", "runner", "codec", "callbacks", "command", "tokens", "rates", "addresses", "workflow", "catalogue"),
+        *("rules", "sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -80,7 +80,7 @@ LAYERS: list[list[str]] = [
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
         *("ticker", "timerviews", "timing", "process", "servers", "slots"),
-        *("secret", "posting", "courier"),
+        *("secret", "posting", "courier", "keystore", "access"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "rounds"),
     ],
@@ -90,8 +90,8 @@ LAYERS: list[list[str]] = [
         *("daemons.controller", "daemons.appserver", "daemons.rest", "daemons.web"),
     ],
     [
-        *("supervision", "home", "programs", "preflight", "teardown", "proof", "launch"),
-        *("usage", "output", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
+        *("supervision", "home", "programs", "asking", "preflight", "teardown", "proof", "launch"),
+        *("usage", "output", "keys", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
         *("bootstrap", "doctor", "demo", "cli"),
     ],
 ]
@@ -134,7 +134,7 @@ WORLDLY = {
     *("sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
 }
 PURE = {
-    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules"),
+    *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "tokens", "rates", "addresses"),
     *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
     *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),

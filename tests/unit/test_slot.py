@@ -103,6 +103,7 @@ def slot(environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Cha
     )
     far.close()
     line = Channel(near)
+    line.send(["settings", {}])
     while line.receive()[0] != "ready":
         pass
     yield process, line
