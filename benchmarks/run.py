@@ -17,13 +17,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     import exesys
-    from benchmarks import apps, delayed, http_load, load, others, ours, report, system, timers
+    from benchmarks import apps, curve, delayed, http_load, load, others, ours, report, system, timers
     from exesys.config import Config
     from exesys.errors import BootError, ConfigError, ExesysError
 except ModuleNotFoundError as missing:
@@ -69,6 +70,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help="measure 50,000 delayed jobs sent beside N others (1,000,000) and into an empty store; no other jobs",
     )
     parser.add_argument("--timers", action="store_true", help="measure how late ticks and delayed jobs begin, no more")
+    parser.add_argument("--curve", action="store_true", help="measure what keys cost on a bus over TCP, no more")
     known = ",".join(others.PEERS)
     parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
     parser.add_argument("--peers-venv", type=Path, metavar="DIR", help="where they are installed, to keep them")
@@ -143,6 +145,12 @@ class Bench:
         """Measure this system, which is full of delayed jobs, beside an empty one."""
         self._measure(report.OURS, "delayed", "", number, lambda: delayed.beside(self.config, empty))
 
+    def keyed(self, plain: Config, number: int) -> None:
+        """Measure this system, whose bus has keys, beside one without."""
+        jobs, in_flight, seed = self.options.jobs, self.options.in_flight, self._seed()
+        call = partial(curve.beside, self.config, plain, jobs, in_flight, seed)
+        self._measure(report.OURS, "curve", "", number, call)
+
     def peer(self, goal: str, number: int, name: str, venv: Path) -> None:
         options, peer = self.options, others.PEERS[name]
         jobs = options.latency if goal == "latency" else _share(options.jobs, peer.share)
@@ -181,6 +189,12 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
             bench = Bench(options, config, store, runs)
             for number in range(options.rounds):
                 bench.ours("timers", number)
+            return runs, _about(options, versions, store.version())
+    if options.curve:
+        with curve.both(home) as (keyed, plain), system.Store(keyed) as store:
+            bench = Bench(options, keyed, store, runs)
+            for number in range(options.rounds):
+                bench.keyed(plain, number)
             return runs, _about(options, versions, store.version())
     if options.delayed:
         with system.running(home / "d") as config, system.Store(config) as store:

@@ -7,7 +7,7 @@ import io
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,13 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def running(home: Path, apps: bool = False) -> Iterator[Config]:
+def running(
+    home: Path, apps: bool = False, bus: str = "", before: Callable[[Config], None] = lambda config: None
+) -> Iterator[Config]:
     """Run a system in `home`, which must be short (unix sockets lie in it), and end it again.
 
-    With `apps`, an application server runs in it too.
+    With `apps`, an application server runs in it too. `bus` is its [bus]
+    endpoint; `before` is called before the start.
     """
     modules = home / "modules"
     modules.mkdir(parents=True)
@@ -44,7 +47,9 @@ def running(home: Path, apps: bool = False) -> Iterator[Config]:
     environ = _environment(home, modules)
     if apps:
         environ["EXESYS_APPSERVER_bench_CLASS"] = "bench_apps:Bench"
+    environ["EXESYS_BUS_ENDPOINT"] = bus
     config = configuration.parse("", None, environ, _CHECKOUT, home)
+    before(config)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             bootstrap.up(config, as_json=True)

@@ -15,13 +15,15 @@ import os
 import resource
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exesys import apps, home, keystore, preflight, process, programs, servers, teardown
+from exesys import apps, home, keystore, preflight, process, programs, reach, servers, teardown
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
@@ -202,13 +204,7 @@ def _still_held(config: Config) -> bool:
 
 def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
     plan = preflight.plan(config)
-    parts = programs.programs(
-        plan.redis is not None,
-        plan.mongo is not None,
-        config.appservers,
-        config.workers,
-        config.controller.processes,
-    )
+    parts = _programs(config, plan)
     conf = config.home / "supervisord.conf"
     text = programs.render(
         home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=not foreground
@@ -232,6 +228,13 @@ def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.P
         teardown.stop(config, Teller(quiet=True))
         supervisord.wait()
         raise
+
+
+def _programs(config: Config, plan: preflight.Plan) -> list[programs.Program]:
+    if config.joins:
+        return programs.joined(config.workers)
+    private = plan.redis is not None, plan.mongo is not None
+    return programs.programs(*private, config.appservers, config.workers, config.controller.processes)
 
 
 def _spawn(config: Config, conf: Path, lock: int, foreground: bool) -> subprocess.Popen[bytes]:
@@ -315,11 +318,30 @@ def _complete(config: Config, tell: Teller) -> Proof | None:
 
 
 def _prove(config: Config) -> Proof:
+    if config.joins:
+        return _joined(config)
     try:
         return prove(config, config.worker.queues[0])
     except BootError as error:
         shown = "".join(home.quote(config.log / f"{name}.log") for name in ("router", "worker"))
         raise BootError(error.message + shown) from error
+
+
+def _joined(config: Config) -> Proof:
+    """Wait until the router knows the worker that runs here."""
+    ours = {each.pid for each in home.supervisor(config).programs()}
+    began = time.monotonic()
+    with contextlib.closing(reach.connect(config)) as client:
+
+        def known() -> bool:
+            workers = client.snapshot("workers", timeout=READY_S)["workers"]
+            return any(each["host"] == socket.gethostname() and each["pid"] in ours for each in workers)
+
+        if not process.wait_until(known, READY_S):
+            shown = home.quote(config.log / "worker.log")
+            raise BootError(f"The router at {config.bus_endpoint} does not know our worker in {READY_S:g} s.{shown}")
+    ms = (time.monotonic() - began) * 1000
+    return Proof("", "", ms, f"the router knows the worker of this host, after {ms:.0f} ms")
 
 
 def _check_same(config: Config, record: home.Record) -> None:
@@ -391,6 +413,15 @@ def _welcome(config: Config, proof: Proof | None, listed: list[dict[str, Any]]) 
     if record is None:  # it was stopped meanwhile
         return f"ExeSys in {config.home} is stopped."
     started = home.as_started(config, record)
+    if config.joins:
+        lines = [
+            f"This host works for {config.bus_endpoint}, in {config.home}",
+            *([f"  Proof    {proof.message}"] if proof else []),
+            "  Functions here find ctx.redis and ctx.mongo where [redis] data_url and [mongo] uri say.",
+            "",
+            f"Stop it with: {_down_text(config)}",
+        ]
+        return "\n".join(lines)
     mongo = "none; functions that ask for ctx.mongo are told to set [mongo] uri"
     if record.mongo:
         mongo = f"{record.mongo}, {masked(started.mongo.uri)}" if not config.mongo.uri else record.mongo

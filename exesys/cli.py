@@ -117,6 +117,16 @@ def _up(config: Config, given: argparse.Namespace) -> int:
     return bootstrap.up(config, foreground=given.foreground, as_json=given.json)
 
 
+def _join(config: Config, given: argparse.Namespace) -> int:
+    from exesys import bootstrap
+
+    wanted = {"EXESYS_BUS_ENDPOINT": given.endpoint, "EXESYS_BUS_KEY": os.path.abspath(given.key)}
+    wanted |= {"EXESYS_WORKER_SLOTS": given.slots} if given.slots is not None else {}
+    wanted |= {"EXESYS_WORKER_QUEUES": given.queues} if given.queues is not None else {}
+    config = environment.load({**os.environ, **wanted})
+    return bootstrap.up(config, foreground=given.foreground, as_json=given.json)
+
+
 def _down(config: Config, given: argparse.Namespace) -> int:
     from exesys import bootstrap
 
@@ -268,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     return usage.parser(
         {
             "up": _up,
+            "join": _join,
             "down": _down,
             "restart": _restart,
             "status": _status,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exesys import addresses, appconfig, callbacks, sections
+from exesys.addresses import is_loopback
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
 from exesys.queues import NAMES, QUEUE, WORKER, Queue, WorkerOf
@@ -94,9 +95,11 @@ class Bus:
     endpoint: str = _key(
         "",
         _matching(
-            r"(ipc://.+|tcp://(127(\.\d{1,3}){3}|localhost):\d{1,5})?", "ipc:///path, tcp://127.0.0.1:port, or empty"
+            r"(ipc://.+|tcp://([A-Za-z0-9._-]+|\*|\[[0-9A-Fa-f:.]+\]):\d{1,5})?",
+            "ipc:///path, tcp://address:port, or empty",
         ),
     )
+    key: str = _key("", Rule(str, "the path of a key file, or empty for the system's own"))
     heartbeat_s: float = _key(1.0, _seconds(0.05, 60))
     misses: int = _key(5, _int(2, 100))
     pending: int = _key(20_000, _int(100, 1_000_000))
@@ -206,6 +209,17 @@ class Config:
     @property
     def bus_endpoint(self) -> str:
         return self.bus.endpoint or f"ipc://{self.run}/bus"
+
+    @property
+    def bus_is_wide(self) -> bool:
+        """Whether other hosts can reach the bus, so that it needs keys."""
+        scheme, _, where = self.bus_endpoint.partition("://")
+        return scheme == "tcp" and not is_loopback(where.rpartition(":")[0].strip("[]"))
+
+    @property
+    def joins(self) -> bool:
+        """Whether this home works for a system on another host, whose router it goes to with a key."""
+        return bool(self.bus.key)
 
     @property
     def redis_url(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from exesys import command, keystore, output, tokens
+from exesys import command, home, keyring, keystore, output, process, tokens
 from exesys.addresses import is_loopback
+from exesys.bus import roles
 from exesys.config import Config
 from exesys.errors import BadCommand, NotFound, nearest
 from exesys.tokens import LOCAL, Role
@@ -26,8 +28,8 @@ class Made(NamedTuple):
 class Kind(Protocol):
     """What makes, lists and revokes the keys of some roles."""
 
-    def new(self, config: Config, role: str, name: str, days: int | None, rotate: bool) -> Made:
-        """Make a key. Raises ExesysError."""
+    def new(self, config: Config, given: argparse.Namespace) -> Made:
+        """Make a key, of the role and name that were given. Raises ExesysError."""
 
     def listed(self, config: Config) -> list[dict[str, Any]]:
         """Return the keys there are: `name`, `role`, `created` and `expires` (or None) of each, at least."""
@@ -39,8 +41,11 @@ class Kind(Protocol):
 class Tokens:
     """REST's tokens."""
 
-    def new(self, config: Config, role: str, name: str, days: int | None, rotate: bool) -> Made:
-        text, entry = keystore.add(config, Role[role], name, days, rotate)
+    def new(self, config: Config, given: argparse.Namespace) -> Made:
+        if given.out is not None:
+            raise BadCommand("a token goes into no file.", field="--out", fix="Leave it out: the token is printed.")
+        name, rotate = given.name, given.rotate
+        text, entry = keystore.add(config, Role[given.role], name, given.days, rotate)
         if name == LOCAL:
             where = str(keystore.local_file(config))
             return Made({**entry.shown(), "file": where}, where, "the token of this user's own tools is in this file.")
@@ -62,14 +67,64 @@ class Tokens:
         return gone
 
 
-TOKENS = Tokens()
+class BusKeys:
+    """The keys of the bus, for CURVE. What `keys` calls bus-worker has the role worker there."""
+
+    def new(self, config: Config, given: argparse.Namespace) -> Made:
+        for option, used in (("--days", given.days is not None), ("--rotate", given.rotate)):
+            if used:
+                fix = "It holds until it is revoked; for a change make one of another name, and revoke this one then."
+                raise BadCommand(f"a key of the bus knows no {option}.", field=option, fix=fix)
+        out = Path(given.out or f"{given.name}.key").absolute()
+        first = not keyring.Keyring(config).there
+        entry = keyring.Keyring(config).new(_bus_role(given.role), given.name, out)
+        note = (
+            f"this file is the key: carry it to who is to come in, and leave no copy. The bus is {config.bus_endpoint}."
+        )
+        if not config.bus_endpoint.startswith("tcp://"):
+            note += " Others reach it when [bus] endpoint is a tcp:// address."
+        elif first and process.is_locked(home.lock(config)):
+            note += f" The keys are asked for from the next start on: `{PROGRAM} restart`."
+        return Made({**_shown(entry), "file": str(out)}, str(out), note)
+
+    def listed(self, config: Config) -> list[dict[str, Any]]:
+        return [_shown(each) for each in keyring.Keyring(config).entries()]
+
+    def revoke(self, config: Config, role: str, name: str, old: bool) -> int:
+        if old:
+            raise BadCommand("a name has one key of the bus.", field="--old", fix="Leave --old out.")
+        if (role, name) == (_BUS + "admin", keyring.LOCAL):
+            fix = f"To have no keys of the bus, stop the system and delete {config.home}/keys/private/*.key."
+            raise BadCommand("local is the key of this system's own daemons.", field="NAME", fix=fix)
+        keyring.Keyring(config).revoke(_bus_role(role), name)
+        return 1
+
+
+_BUS = "bus-"
+
+
+def _bus_role(role: str) -> str:
+    return role.removeprefix(_BUS)
+
+
+def _shown(entry: keyring.Entry) -> dict[str, Any]:
+    return {
+        **{"name": entry.name, "role": _BUS + entry.role, "public": entry.public},
+        **{"created": tokens.moment(entry.since_ms // 1000), "expires": None},
+    }
+
+
+TOKENS, BUS_KEYS = Tokens(), BusKeys()
 # Each role a key can have, and who sees to it. Those of one kind stand together.
-KINDS: Mapping[str, Kind] = {role.name: TOKENS for role in tokens.GRANTED}
+KINDS: Mapping[str, Kind] = {
+    **{role.name: TOKENS for role in tokens.GRANTED},
+    **{_BUS + role: BUS_KEYS for role in roles.ROLES},
+}
 
 
 def new(config: Config, given: argparse.Namespace) -> int:
-    name = command.check_name(given.name, "NAME")
-    made = _kind(given.role).new(config, given.role, name, given.days, given.rotate)
+    command.check_name(given.name, "NAME")
+    made = _kind(given.role).new(config, given)
     if given.json:
         output.show(made.shown)
     else:

@@ -6,10 +6,13 @@ import contextlib
 import errno
 from typing import NamedTuple
 
-from exesys import home, keystore, process, programs, servers
+from exesys import home, keyring, keystore, process, programs, servers
 from exesys.addresses import masked
+from exesys.bus import sockets
 from exesys.config import Config
 from exesys.errors import BootError, ConfigError
+
+KNOCK_S = 5.0
 
 
 class Plan(NamedTuple):
@@ -27,10 +30,13 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     Raises BootError or ConfigError.
     """
     programs.check_home(config)
+    if config.joins:
+        return _joining(config)
     keystore.read(config)
     keystore.credentials(config)
     for section, host in (("rest", config.rest.host), ("web", config.web.host)):
         keystore.check_reach(config, section, host)
+    keyring.guard(config)  # a bus that other hosts can reach needs keys
     redis = None if config.redis.url else servers.redis_server(config)
     mongo = None if config.mongo.uri else servers.mongo_server(config)
     if config.redis.url:
@@ -38,9 +44,7 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     for key, (host, port) in ports(config).items():
         if port not in ours:
             check_port(key, host, port)
-    environment = {"EXESYS_HOME": str(config.home), **programs.settings(config)}
-    if config.ini:
-        environment["EXESYS_INI"] = str(config.ini)
+    environment = _environment(config)
     if redis:
         environment["EXESYS_REDIS_SERVER"] = redis.path
     if mongo:
@@ -51,6 +55,27 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     for name, value in environment.items():
         programs.fit(name, value)
     return Plan(redis, mongo, environment)
+
+
+def _environment(config: Config) -> dict[str, str]:
+    found = {"EXESYS_HOME": str(config.home), **programs.settings(config)}
+    return {**found, "EXESYS_INI": str(config.ini)} if config.ini else found
+
+
+def _joining(config: Config) -> Plan:
+    """Check what is needed to work for a router elsewhere: the key, and that the router lets it in."""
+    identity = keyring.identity(config)
+    if identity is None:
+        text = f"[bus] key is set, and the bus at {config.bus_endpoint} has no keys."
+        raise ConfigError(text, field="endpoint", fix="Give the router's tcp:// address, or no key.")
+    told = sockets.knock(config.bus_endpoint, identity, KNOCK_S)
+    if told == sockets.REFUSED:
+        fix = "Make one there with `bin/exesys keys new bus-worker NAME`, and bring its file here."
+        raise BootError(f"The router at {config.bus_endpoint} does not let in {config.bus.key}.", field="key", fix=fix)
+    if told == sockets.SILENT:
+        fix = "Is it up, does [bus] endpoint there listen to this host, and does a firewall stand between?"
+        raise BootError(f"No router answers at {config.bus_endpoint} within {KNOCK_S:g} s.", field="endpoint", fix=fix)
+    return Plan(None, None, _environment(config))
 
 
 def record(config: Config, made: Plan) -> home.Record:
@@ -69,7 +94,7 @@ def ports(config: Config) -> dict[str, tuple[str, int]]:
         found["[mongo] port"] = ("127.0.0.1", config.mongo.port)
     if config.bus.endpoint.startswith("tcp://"):
         host, _, port = config.bus.endpoint.removeprefix("tcp://").rpartition(":")
-        found["[bus] endpoint"] = (host, int(port))
+        found["[bus] endpoint"] = ("0.0.0.0" if host == "*" else host.strip("[]"), int(port))
     seen: dict[int, str] = {}
     for key, (_, number) in found.items():
         if number in seen:

@@ -63,11 +63,18 @@ def programs(
         Program("router", "exesys.daemons.router", 200),
         *apps,
         *(Program(name, "exesys.daemons.controller", 300) for name in named),
+        *joined(workers),
+        Program("rest", "exesys.daemons.rest", 400),
+        Program("web", "exesys.daemons.web", 400),
+    ]
+
+
+def joined(workers: Sequence[WorkerOf] = ()) -> list[Program]:
+    """List what runs on a host that works for a router elsewhere."""
+    return [
         Program("worker", "exesys.daemons.worker", 300),
         *(Program(worker.program, f"exesys.daemons.worker {worker.name}", 300) for worker in workers),
         Program("runner", "exesys.daemons.runner", 300),
-        Program("rest", "exesys.daemons.rest", 400),
-        Program("web", "exesys.daemons.web", 400),
     ]
 
 
@@ -106,7 +113,7 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
             continue
         key = key_of(name)
         if name in here and name in there:
-            shown = [masked(values[name]) if name in SECRETS else values[name] for values in (there, here)]
+            shown = [masked(each[name]) if name in SECRETS else each[name] for each in (there, here)]
             found.append(f"{key} is {shown[0]!r} there and {shown[1]!r} here")
         elif name in PLAIN:  # the other is of another version
             found.append(f"{key} is known only {'here' if name in here else 'there'}")

@@ -74,6 +74,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
 
     up = add("up", "start what is not running, and prove it with one job", "up")
     up.add_argument("--foreground", action="store_true", help="stay attached; end the system with Ctrl-C")
+    _join(add)
     add("down", "stop the system; running jobs get their grace period", "down")
     add("restart", "stop and start the system, with the settings that hold now", "restart")
     add("status", "show addresses and programs", "status --json")
@@ -132,6 +133,15 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         add("app call", "call a method, and print its value", "app call words size '[\"demo\"]'", under=of_app),
     )
     return top
+
+
+def _join(add: Callable[..., argparse.ArgumentParser]) -> None:
+    join = add("join", "work for a system on another host", "join tcp://10.0.0.1:5555 --key host7.key")
+    join.add_argument("endpoint", metavar="ENDPOINT", help="the router's, as its [bus] endpoint says: tcp://HOST:PORT")
+    join.add_argument("--key", required=True, metavar="FILE", help="what `keys new bus-worker NAME` made there")
+    join.add_argument("--slots", metavar="N", help="so many jobs at once (default: as [worker] slots says here)")
+    join.add_argument("--queues", metavar="NAMES", help="work on these queues, with ',' between (default: as the ini)")
+    join.add_argument("--foreground", action="store_true", help="stay attached; end with Ctrl-C")
 
 
 def _dead(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -249,13 +259,22 @@ def _timer(add: Callable[..., argparse.ArgumentParser]) -> None:
         child.set_defaults(what=what)
 
 
+_KEY_ROLES = (
+    "tokens of REST: read; submit, which may read, too; admin, which may do all."
+    " Keys of the bus: bus-client; bus-worker, for other hosts that work; bus-admin"
+)
+
+
 def _keys(add: Callable[..., argparse.ArgumentParser]) -> None:
     keys = add("keys", "make, list and revoke the keys with which others come in", "keys list")
     below = keys.add_subparsers(metavar="COMMAND", title="commands")
-    new = add("keys new", "make a key, and print it this once", "keys new submit shop --days 90", under=below)
-    new.add_argument("role", metavar="ROLE", help="what it may do: read; submit, too; or admin, all (tokens of REST)")
+    new = add(
+        "keys new", "make a key: print the token, or write the file", "keys new submit shop --days 90", under=below
+    )
+    new.add_argument("role", metavar="ROLE", help=_KEY_ROLES)
     new.add_argument("name", metavar="NAME", help="whose it is")
     new.add_argument("--days", type=_days, metavar="N", help="it holds so many days (default: until it is revoked)")
+    new.add_argument("--out", metavar="FILE", help="of a key of the bus: the file to make (default: NAME.key)")
     new.add_argument("--rotate", action="store_true", help="one more of this name; both hold until the old is revoked")
     add("keys list", "list keys: whose they are, their roles, until when they hold", "keys list", under=below)
     revoke = add("keys revoke", "take the keys of a name away", "keys revoke shop --old", under=below)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from exesys import codec
 from exesys.bus import messages as m
 from exesys.bus.applines import Lines, Unreached
+from exesys.bus.curve import Identity
 from exesys.config import Config
 from exesys.errors import (
     AppError,
@@ -82,10 +83,10 @@ class App:
 class Apps:
     """All application servers, for one client. Thread-safe."""
 
-    def __init__(self, config: Config, ask: Asking) -> None:
+    def __init__(self, config: Config, ask: Asking, identity: Identity | None = None) -> None:
         self._config = config
         self._ask = ask
-        self._lines = Lines()
+        self._lines = Lines(config.bus_endpoint, identity)
         self._news = threading.Condition()
         self._directory: dict[str, dict[str, Any]] | None = None  # as the router told it last
         self._told = 0  # how often it did

@@ -18,6 +18,7 @@ import zmq
 
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
+from exesys.bus.curve import Identity
 from exesys.errors import AppLost, Unavailable, from_problem
 
 OPEN_S = 1.0  # how long an instance may take to greet a new line
@@ -32,8 +33,8 @@ class Unreached(Exception):
 class Line:
     """One connection to one instance. Used by one thread at a time."""
 
-    def __init__(self, context: sockets.Context, endpoint: str) -> None:
-        self._socket, self._monitor = sockets.line(context, endpoint)
+    def __init__(self, context: sockets.Context, endpoint: str, identity: Identity | None) -> None:
+        self._socket, self._monitor = sockets.line(context, endpoint, identity)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -84,10 +85,12 @@ class Line:
 
 
 class Lines:
-    """All lines of one client."""
+    """All lines of one client of the bus at `front`; `identity` is shown where keys are needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, front: str = "", identity: Identity | None = None) -> None:
         self.closed = False
+        self._front = front
+        self._identity = identity
         self._lock = threading.Lock()
         self._context: sockets.Context | None = None
         self._idle: defaultdict[str, list[Line]] = defaultdict(list)
@@ -132,7 +135,7 @@ class Lines:
                 self._context = zmq.Context[sockets.Socket]()
                 self._context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
             try:
-                line = Line(self._context, endpoint)
+                line = Line(self._context, sockets.towards(self._front, endpoint), self._identity)
             except ValueError as error:  # the endpoint that the instance told is none
                 raise Unreached from error
         try:

@@ -20,10 +20,11 @@ stays flat at any backlog.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from exesys.bus import messages as m
+from exesys.bus import roles
 from exesys.bus.apps import Lobby
 from exesys.bus.board import Board
 from exesys.bus.crew import Crew
@@ -79,6 +80,7 @@ class Broker:
         self.endpoints: dict[str, Any] = {}
         self._slate = Slate(config, epoch, self.roster, Door(config, catalogue))
         self.figures = self._slate.figures
+        self.figures["not_allowed"] = 0
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
         self._tuner = Tuner(self._slate)
@@ -141,10 +143,17 @@ class Broker:
 
     # --- in: messages ----------------------------------------------------
 
-    def receive(self, address: bytes, message: m.Message, now: float) -> None:
-        """Take a message from the front socket."""
+    def receive(self, address: bytes, message: m.Message, now: float, key: str = "") -> None:
+        """Take a message from the front socket; `key` is what its sender proved to hold (see `roles`)."""
+        if key and (why := roles.why_not(key, message)):
+            self.figures["not_allowed"] += 1
+            if isinstance(message, m.Tune):
+                self._slate.say(address, m.Changed(message.tag, -1, ["not_allowed", f"{why}.", "", ""]))
+            else:
+                self._slate.refuse(address, "not_allowed", why)
+            return
         if isinstance(message, m.Hello):
-            self._on_hello(address, message, now)
+            self._on_hello(address, message, now, key)
             return
         peer = self.roster.peers.get(address)
         if peer is None:
@@ -163,11 +172,28 @@ class Broker:
         if address:
             self._slate.say(address, m.Error(*error.problem))
 
-    def results(self, message: m.Result) -> None:
-        """Take finished attempts from the results socket."""
+    def results(self, message: m.Result, key: str = "") -> None:
+        """Take finished attempts from the results socket; those of a session that has another key are dropped."""
+        peer = self.roster.sessions.get(message.session)
+        if peer is not None and peer.key != key:
+            self.figures["not_allowed"] += 1
+            return
         self._crew.results(message)
 
-    def _on_hello(self, address: bytes, hello: m.Hello, now: float) -> None:
+    def key_of(self, session: str) -> str:
+        """Return the key of a session's peer, "" when it has none or is not here."""
+        peer = self.roster.sessions.get(session)
+        return peer.key if peer is not None else ""
+
+    def only(self, known: Collection[str], now: float) -> bool:
+        """Treat the peers whose keys are not known any more as those that were silent for too long; tell if any is."""
+        revoked = [peer for peer in self.roster.peers.values() if peer.key and peer.key not in known]
+        for peer in revoked:
+            peer.seen = float("-inf")
+            self._check_at = now
+        return bool(revoked)
+
+    def _on_hello(self, address: bytes, hello: m.Hello, now: float, key: str) -> None:
         refuse = self._slate.refuse
         if hello.version != m.VERSION:
             text = f"this router speaks version {m.VERSION} of the protocol, not {hello.version}"
@@ -180,7 +206,9 @@ class Broker:
         known = self.roster.sessions.get(hello.session)
         if known is not None and known.role != hello.role:
             return refuse(address, "bad_hello", f"this session is that of a peer with the role {known.role}")
-        peer = Peer(address, hello.session, hello.role, now)
+        if known is not None and known.key != key:
+            return refuse(address, "bad_hello", "this session is that of a peer with another key")
+        peer = Peer(address, hello.session, hello.role, now, key)
         part = self._parts[hello.role]
         if part is None:
             self.roster.admit(peer)

@@ -22,7 +22,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
-from exesys import codec, command, environment, runner
+from exesys import codec, command, environment, keyring, runner
 from exesys.bus import messages as m
 from exesys.bus.appcall import App, Apps
 from exesys.bus.connection import Connection
@@ -72,8 +72,9 @@ class Client:
         self.patient = patient
         desk = Desk(secrets.token_hex(8), window, role)
         desk.info = info or {}
-        self._connection = Connection(self.config.bus_endpoint, desk)
-        self.apps = Apps(self.config, self._ask_for_apps)
+        identity = keyring.identity(self.config)
+        self._connection = Connection(self.config.bus_endpoint, desk, identity)
+        self.apps = Apps(self.config, self._ask_for_apps, identity)
         self._apps_tag = 0
         self._limits = command.Limits(self.config.limits.data_bytes, self.config.limits.depth)
 

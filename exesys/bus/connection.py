@@ -18,6 +18,7 @@ import zmq
 
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
+from exesys.bus.curve import Identity
 from exesys.bus.handle import Handle
 from exesys.bus.inflight import Desk
 from exesys.errors import ProtocolError, Unavailable
@@ -30,8 +31,9 @@ LONGEST_PASS_S = 1.0
 class Connection:
     """One connection, with a thread of its own. Thread-safe."""
 
-    def __init__(self, endpoint: str, desk: Desk) -> None:
+    def __init__(self, endpoint: str, desk: Desk, identity: Identity | None = None) -> None:
         self.desk = desk
+        self._identity = identity
         self.room = threading.Condition(desk.lock)
         self.closing = False
         self.closed = threading.Event()
@@ -220,7 +222,7 @@ class Connection:
             self._read(self._front)
 
     def _connect(self) -> sockets.Socket:
-        front = sockets.connect(self._context, zmq.DEALER, self._endpoint)
+        front = sockets.connect(self._context, zmq.DEALER, self._endpoint, self._identity)
         self._poller.register(front, zmq.POLLIN)
         return front
 

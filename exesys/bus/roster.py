@@ -33,6 +33,7 @@ class Peer:
     session: str
     role: str
     seen: float
+    key: str = ""  # what it proved to hold, as `roles.named` spells it; "" where none is needed
 
 
 @dataclass

@@ -13,7 +13,10 @@ import struct
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
+from exesys.bus import zap
+from exesys.bus.curve import Guard, Identity
 from exesys.bus.wire import MAX_FRAME_BYTES
 from exesys.errors import ConfigError
 
@@ -21,6 +24,8 @@ LINGER_MS = 1000
 NEVER_MS = 7 * 86_400_000
 HWM = 100_000
 DRAIN = 256
+LET_IN, REFUSED, SILENT = "let in", "refused", "silent"
+EVERYWHERE = ("0.0.0.0", "*", "[::]")
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 _AT_ONCE, _MORE_TO_COME = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
@@ -51,12 +56,18 @@ def _make(context: Context, kind: int) -> Socket:
     return socket
 
 
-def bind(context: Context, kind: int, endpoint: str) -> tuple[Socket, str]:
+def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None) -> tuple[Socket, str]:
     """Bind a router's socket. Returns it and the endpoint it really has.
 
+    With a `guard` only those come in whom the context's `doorman` lets in, over CURVE.
     Raises ConfigError when the address is in use or cannot be had.
     """
     socket = _make(context, kind)
+    if guard is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, guard.own.secret)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, guard.domain)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if kind == zmq.PUB:
@@ -69,9 +80,23 @@ def bind(context: Context, kind: int, endpoint: str) -> tuple[Socket, str]:
     return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
-def connect(context: Context, kind: int, endpoint: str) -> Socket:
-    """Connect a peer's socket. It reconnects by itself, within a second."""
+def doorman(context: Context) -> Socket:
+    """Make the socket at which libzmq asks who may come in at the guarded sockets of a context; see `zap`."""
+    socket = context.socket(zmq.ROUTER)
+    socket.linger = 0
+    socket.bind(zap.ENDPOINT)
+    return socket
+
+
+def spelled(raw: bytes) -> bytes:
+    """Spell a raw key in Z85."""
+    return z85.encode(raw)
+
+
+def connect(context: Context, kind: int, endpoint: str, identity: Identity | None = None) -> Socket:
+    """Connect a peer's socket, over CURVE with an `identity`. It reconnects by itself, within a second."""
     socket = _make(context, kind)
+    _show(socket, identity)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
     if kind == zmq.PUSH:
@@ -79,11 +104,18 @@ def connect(context: Context, kind: int, endpoint: str) -> Socket:
     if kind == zmq.SUB:
         for topic in (b"stop.", b"ctl."):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
-    socket.connect(endpoint)
+    socket.connect(towards(endpoint, endpoint))
     return socket
 
 
-def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
+def _show(socket: Socket, identity: Identity | None) -> None:
+    if identity is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, identity.server)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, identity.own.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, identity.own.secret)
+
+
+def line(context: Context, endpoint: str, identity: Identity | None = None) -> tuple[Socket, Socket]:
     """Connect a DEALER to one process, and never again to another: returns it and its monitor.
 
     What it was sent when its peer dies must not reach the one that is started
@@ -92,6 +124,7 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
     Raises ValueError when the endpoint is none.
     """
     socket = _make(context, zmq.DEALER)
+    _show(socket, identity)
     socket.linger = 0
     socket.setsockopt(zmq.PROBE_ROUTER, 1)
     # Never in the life of a line; with -1, libzmq would drop what came before the end and was not read yet.
@@ -108,6 +141,24 @@ def line(context: Context, endpoint: str) -> tuple[Socket, Socket]:
         end_line(socket, monitor)
         raise ValueError(f"{endpoint!r:.200} is no endpoint: {error}.") from error
     return socket, monitor
+
+
+def knock(endpoint: str, identity: Identity, within_s: float) -> str:
+    """Find out whether somebody at an endpoint lets us in: LET_IN, REFUSED (our key is not known), or SILENT.
+
+    A wrong public key of theirs cannot be told from silence: whoever is there does not answer it.
+    """
+    context = Context()
+    try:
+        socket = _make(context, zmq.DEALER)
+        _show(socket, identity)
+        monitor = socket.get_monitor_socket(_UP | int(zmq.EVENT_HANDSHAKE_FAILED_AUTH))
+        socket.connect(towards(endpoint, endpoint))
+        if not monitor.poll(int(within_s * 1000)):
+            return SILENT
+        return LET_IN if ups(monitor) == [True] else REFUSED
+    finally:
+        context.destroy(linger=0)
 
 
 def end_line(socket: Socket, monitor: Socket) -> None:
@@ -127,6 +178,16 @@ def beside(endpoint: str, name: str) -> str:
     if endpoint.startswith("ipc://"):
         return f"{endpoint}.{name}"
     return endpoint.rpartition(":")[0] + ":*"
+
+
+def towards(front: str, endpoint: str) -> str:
+    """Return where a further socket of the bus is reached: one that listens everywhere is where its front is."""
+    scheme, _, rest = endpoint.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or host not in EVERYWHERE:
+        return endpoint
+    near = front.removeprefix("tcp://").rpartition(":")[0]
+    return f"tcp://{'127.0.0.1' if near in EVERYWHERE else near}:{port}"
 
 
 def unlink(endpoint: str) -> None:
@@ -164,6 +225,21 @@ def drain(socket: Socket, most: int = DRAIN) -> list[list[bytes]]:
             messages.append(frames)
             if len(messages) == 1 and not readable(socket):
                 break  # an exception costs more than asking, when one message is all there is
+    except zmq.Again:
+        pass
+    return messages
+
+
+def drain_named(socket: Socket, most: int = DRAIN) -> list[tuple[str, list[bytes]]]:
+    """Read what is there at a guarded socket: each message, and whose key it came with (`roles.named`)."""
+    messages: list[tuple[str, list[bytes]]] = []
+    try:
+        while len(messages) < most:
+            first = socket.recv(_AT_ONCE, copy=False)
+            frames = [first.bytes]
+            while socket.getsockopt(_RCVMORE):
+                frames.append(socket.recv(_AT_ONCE))
+            messages.append((str(first.get("User-Id")), frames))
     except zmq.Again:
         pass
     return messages

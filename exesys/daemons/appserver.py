@@ -25,17 +25,19 @@ from typing import Any
 
 import zmq
 
-from exesys import environment
+from exesys import environment, keyring
 from exesys.appconfig import AppServer
 from exesys.appcrew import Crew
 from exesys.appservice import AppContext, Service
 from exesys.bus import messages as m
-from exesys.bus import sockets, wire
+from exesys.bus import sockets, wire, zap
 from exesys.bus.client import Client
+from exesys.bus.curve import Guard
 from exesys.config import Config
 from exesys.context import Resources
 from exesys.daemons.loop import Loop, run
 from exesys.errors import ConfigError, ProtocolError, Unavailable
+from exesys.keyring import Keyring
 from exesys.process import die_with_parent, hold_lock
 
 LOCK_S = 2.0
@@ -56,7 +58,13 @@ class Instance:
         self.loop = loop
         self.context = zmq.Context[sockets.Socket]()
         at = sockets.beside(config.bus_endpoint, f"a-{server.name}-{number}")
-        self.front, self.endpoint = sockets.bind(self.context, zmq.ROUTER, at)
+        pair = keyring.guard(config)
+        self.keyring = Keyring(config)
+        self.doorman = sockets.doorman(self.context) if pair else None
+        guard = Guard(pair, zap.APP) if pair else None
+        self.front, self.endpoint = sockets.bind(self.context, zmq.ROUTER, at, guard)
+        if self.doorman is not None:
+            loop.watch(self.doorman)
         self.wakes = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.watch(self.front)
         loop.watch(self.wakes)
@@ -104,12 +112,21 @@ class Instance:
     def _pass(self, wait_s: float) -> bool:
         """Take calls and send answers, once. Tells whether a call came."""
         ready = self.loop.poll(wait_s)
+        if self.doorman is not None and self.doorman in ready:
+            self._let_in(self.doorman)
         called = self.front in ready and self._read()
         if self.wakes in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.wakes)
         self._answer()
         return called
+
+    def _let_in(self, doorman: sockets.Socket) -> None:
+        for question in self.loop.read(doorman):
+            frames, why = zap.answer(question, self.keyring.known(), sockets.spelled)
+            self.loop.send(doorman, *frames)
+            if why:
+                log.debug("not let in: %s", why)
 
     def _answer(self) -> None:
         while self.crew.answers:
@@ -177,6 +194,8 @@ class Instance:
     def close(self) -> None:
         """Close all; the socket of calls first, for nobody reads it any more."""
         self.front.close()
+        if self.doorman is not None:
+            self.doorman.close()
         with contextlib.suppress(Unavailable):
             self.client.close(LAST_S)
         self.resources.close()

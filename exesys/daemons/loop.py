@@ -21,7 +21,7 @@ from typing import Any
 
 import zmq
 
-from exesys.bus.sockets import DRAIN, Socket, drain, readable, send
+from exesys.bus.sockets import DRAIN, Socket, drain, drain_named, readable, send
 
 PARENT_CHECK_S = 1.0
 
@@ -101,6 +101,12 @@ class Loop:
         messages = drain(socket)
         if len(messages) == DRAIN:
             self._unsure.add(socket)
+        return messages
+
+    def read_named(self, socket: Socket) -> list[tuple[str, list[bytes]]]:
+        """Read as `read` does, at a guarded socket: each message, and whose key it came with."""
+        messages = drain_named(socket)
+        self._unsure.add(socket)
         return messages
 
     def send(self, socket: Socket, *frames: bytes) -> bool:

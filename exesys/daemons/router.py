@@ -11,19 +11,25 @@ import logging
 import os
 import random
 import time
+from collections.abc import Iterable
 
 import zmq
 
-from exesys import codec, environment
-from exesys.bus import broker, effects, messages, sockets, wire
+from exesys import codec, environment, keyring
+from exesys.bus import broker, effects, messages, sockets, wire, zap
+from exesys.bus.curve import Guard
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.daemons.loop import Loop, run
-from exesys.errors import ProtocolError
-from exesys.process import die_with_parent, hold_lock
+from exesys.errors import ConfigError, ProtocolError
+from exesys.keyring import Keyring
+from exesys.process import die_with_parent, hold_lock, wait_until
 from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreAway
 
 RECONNECT_S = 0.25
+KEYS_S = 0.5  # so often it is looked who may come in
+FREED_S = 2.0
+REFUSAL_S = 1.0  # so often at most it is logged who may not
 log = logging.getLogger("router")
 
 
@@ -35,19 +41,30 @@ class Router:
         self.loop = loop
         self.store = Store(config.redis_url, config.redis.prefix, config.limits)
         self.context = zmq.Context[sockets.Socket]()
+        self.keyring = Keyring(config)
+        self.pair = keyring.guard(config)
+        self.doorman = sockets.doorman(self.context) if self.pair else None
         front = config.bus_endpoint
-        self.front, _ = sockets.bind(self.context, zmq.ROUTER, front)
-        self.results, results_at = sockets.bind(self.context, zmq.PULL, sockets.beside(front, "results"))
-        self.events, events_at = sockets.bind(self.context, zmq.PUB, sockets.beside(front, "events"))
+        self.front, _ = self._bind(zmq.ROUTER, front, zap.FRONT)
+        self.results, results_at = self._bind(zmq.PULL, sockets.beside(front, "results"), zap.RESULTS)
+        self.events, events_at = self._bind(zmq.PUB, sockets.beside(front, "events"), zap.EVENTS)
         self.pushes: dict[str, tuple[sockets.Socket, str]] = {}
         self.core = self._boot()
         self.core.endpoints = {"results": results_at, "events": events_at}
         self._sent_at = 0.0
         self._retry_at: float | None = None  # set while the store is away
+        self._keys_at = 0.0  # when to look again who may come in
+        self._refusal_at = 0.0  # when to log another who may not
         loop.watch(self.front)
         loop.watch(self.results)
+        if self.doorman is not None:
+            loop.watch(self.doorman)
         self._store_fd = self.store.fileno()
         loop.watch(self._store_fd)
+
+    def _bind(self, kind: int, endpoint: str, domain: str) -> tuple[sockets.Socket, str]:
+        """Bind a socket of the bus, guarded where there are keys."""
+        return sockets.bind(self.context, kind, endpoint, Guard(self.pair, domain) if self.pair else None)
 
     def _boot(self) -> broker.Broker:
         """Wait for the store, which starts beside us, and read what it remembers."""
@@ -76,6 +93,8 @@ class Router:
         while not self.loop.stopping or (self.store.busy and self._retry_at is None):
             ready = self.loop.poll(self._wait_s())
             now = time.monotonic()
+            if self.doorman is not None:
+                self._guard(self.doorman in ready, now)
             if self.front in ready:
                 self._read_front(now)
             if self.results in ready:
@@ -91,23 +110,59 @@ class Router:
             return self._retry_at - now
         return self.core.wake_in_s(now, time.time_ns() // 1_000_000)
 
+    def _guard(self, asked: bool, now: float) -> None:
+        """Let in those who connect, or not; see to it that a key that was revoked is not heard any more."""
+        assert self.doorman is not None
+        for question in self.loop.read(self.doorman) if asked else ():
+            known = self.keyring.known()
+            frames, why = zap.answer(question, known, sockets.spelled, self.core.key_of)
+            self.loop.send(self.doorman, *frames)
+            if why and now >= self._refusal_at:
+                self._refusal_at = now + REFUSAL_S
+                log.warning("not let in: %s", why)
+        if now >= self._keys_at:
+            self._keys_at = now + KEYS_S
+            if self.core.only(set(self.keyring.known().values()), now):
+                self._rebind_events()
+
+    def _rebind_events(self) -> None:
+        """Let go of all who listen: those whose keys are still known connect again by themselves."""
+        at = self.core.endpoints["events"]
+        self.events.close(linger=0)
+
+        def bound() -> bool:
+            try:
+                self.events, _ = self._bind(zmq.PUB, at, zap.EVENTS)
+            except ConfigError:  # libzmq gives a port back a moment after its socket was closed
+                return False
+            return True
+
+        if not wait_until(bound, FREED_S, 0.002):
+            raise ConfigError(f"the bus cannot listen on {at} again.", fix="It is started anew.")
+
+    def _named(self, source: sockets.Socket) -> Iterable[tuple[str, list[bytes]]]:
+        """Read a socket: each message, and whose key it came with, "" where none is needed."""
+        if self.pair is not None:
+            return self.loop.read_named(source)
+        return [("", frames) for frames in self.loop.read(source)]
+
     def _read_front(self, now: float) -> None:
-        for frames in self.loop.read(self.front):
+        for key, frames in self._named(self.front):
             address = frames[0]
             try:
                 if len(frames) != 2:
                     raise ProtocolError(f"a message has one frame, not {len(frames) - 1}")
-                self.core.receive(address, wire.decode_at_router(frames[1]), now)
+                self.core.receive(address, wire.decode_at_router(frames[1]), now, key)
             except ProtocolError as error:
                 self.core.garbled(address, error)
 
     def _read_results(self) -> None:
-        for frames in self.loop.read(self.results):
+        for key, frames in self._named(self.results):
             try:
                 message = wire.decode_at_router(frames[0])
                 if len(frames) != 1 or not isinstance(message, messages.Result):
                     raise ProtocolError("only RESULT goes to the results socket")
-                self.core.results(message)
+                self.core.results(message, key)
             except ProtocolError as error:
                 self.core.garbled(b"", error)
 
@@ -186,7 +241,7 @@ class Router:
     def _open(self, session: str) -> None:
         if session not in self.pushes:
             at = sockets.beside(self.config.bus_endpoint, f"w-{session}")
-            self.pushes[session] = sockets.bind(self.context, zmq.PUSH, at)
+            self.pushes[session] = self._bind(zmq.PUSH, at, zap.JOBS + session)
         self.core.worker_opened(session, self.pushes[session][1])
         for effect in self.core.effects():
             if isinstance(effect, effects.Send):
@@ -198,6 +253,8 @@ class Router:
             sockets.unlink(endpoint)
         for socket in (self.front, self.results, self.events):
             socket.close()
+        if self.doorman is not None:
+            self.doorman.close()
         self.context.term()
         self.store.close()
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import zmq
 
-from exesys import environment
+from exesys import environment, keyring
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.hosting import HostSession
@@ -55,6 +55,7 @@ class RunnerDaemon:
         self.subscription = Subscription()
         self.ending_at: float | None = None
         self._context = zmq.Context[sockets.Socket]()
+        self._identity = keyring.identity(config)
         self._front = self._connect()
         self._events: sockets.Socket | None = None
         self._events_at = ""
@@ -117,9 +118,13 @@ class RunnerDaemon:
     # --- the router ---------------------------------------------------------
 
     def _connect(self) -> sockets.Socket:
-        front = sockets.connect(self._context, zmq.DEALER, self.config.bus_endpoint)
+        front = self._connected(zmq.DEALER, self.config.bus_endpoint)
         self.loop.watch(front)
         return front
+
+    def _connected(self, kind: int, endpoint: str) -> sockets.Socket:
+        towards = sockets.towards(self.config.bus_endpoint, endpoint)
+        return sockets.connect(self._context, kind, towards, self._identity)
 
     def _read_router(self, ready: set[Any], now: float) -> None:
         if self._front in ready:
@@ -173,7 +178,7 @@ class RunnerDaemon:
         at = welcome.endpoints["events"]
         if at != self._events_at or self._events is None:
             self._drop(self._events)
-            self._events, self._events_at = sockets.connect(self._context, zmq.SUB, at), at
+            self._events, self._events_at = self._connected(zmq.SUB, at), at
             self.loop.watch(self._events)
         log.info("joined epoch %d, session %s", welcome.epoch, welcome.session)
         self.subscription.welcomed(welcome)

@@ -23,9 +23,10 @@ from typing import Any
 
 import zmq
 
-from exesys import environment
+from exesys import environment, keyring
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
+from exesys.bus.curve import Identity
 from exesys.bus.session import WorkerSession
 from exesys.config import Config
 from exesys.daemons.loop import Loop, run
@@ -48,9 +49,10 @@ log = logging.getLogger("worker")
 class Bus:
     """The three sockets to the router: front to talk, one to pull jobs from, one to push results to."""
 
-    def __init__(self, loop: Loop, endpoint: str) -> None:
+    def __init__(self, loop: Loop, endpoint: str, identity: Identity | None) -> None:
         self._loop = loop
         self._endpoint = endpoint
+        self._identity = identity
         self._context = zmq.Context[sockets.Socket]()
         self._front: sockets.Socket | None = None
         self._jobs: sockets.Socket | None = None
@@ -61,7 +63,7 @@ class Bus:
         """Connect the front anew; the others follow when the router has said where."""
         self._drop(self._front, self._jobs, self._results)
         self._jobs = self._results = None
-        self._front = sockets.connect(self._context, zmq.DEALER, self._endpoint)
+        self._front = self._connected(zmq.DEALER, self._endpoint)
         self._loop.watch(self._front)
 
     def open(self, welcome: m.Welcome) -> None:
@@ -71,10 +73,13 @@ class Bus:
             return
         self._welcomed = here
         self._drop(self._jobs, self._results)
-        self._jobs = sockets.connect(self._context, zmq.PULL, welcome.endpoints["jobs"])
-        self._results = sockets.connect(self._context, zmq.PUSH, welcome.endpoints["results"])
+        self._jobs = self._connected(zmq.PULL, welcome.endpoints["jobs"])
+        self._results = self._connected(zmq.PUSH, welcome.endpoints["results"])
         self._loop.watch(self._jobs)
         log.info("joined epoch %d, session %s", welcome.epoch, welcome.session)
+
+    def _connected(self, kind: int, endpoint: str) -> sockets.Socket:
+        return sockets.connect(self._context, kind, sockets.towards(self._endpoint, endpoint), self._identity)
 
     def _drop(self, *opened: sockets.Socket | None) -> None:
         for each in opened:
@@ -117,7 +122,7 @@ class Worker:
     def __init__(self, config: Config, loop: Loop) -> None:
         self.config = config
         self.loop = loop
-        self.bus = Bus(loop, config.bus_endpoint)
+        self.bus = Bus(loop, config.bus_endpoint, keyring.identity(config))
         self.pool = SlotPool(config, time.monotonic())
         self.session: WorkerSession | None = None  # made when the first slot tells what it can do
         self.silences = 0

@@ -3,6 +3,7 @@
 import os
 import random
 
+import netns
 import pytest
 from harness import FORKS, System, missing_services, mongo_path, valkey_path
 
@@ -54,6 +55,13 @@ def lacking(what):
 def services():
     missing = missing_services()
     if missing:
+        lacking(missing)
+
+
+@pytest.fixture(scope="session")
+def network():
+    """Network namespaces can be made here."""
+    if missing := netns.missing():
         lacking(missing)
 
 

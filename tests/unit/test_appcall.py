@@ -254,7 +254,7 @@ def one_line(tmp_path: Path) -> Iterator[tuple[sockets.Socket, bytes, Line, Call
     """Give an instance's socket, the address of the one line to it, the line, and what ends the instance."""
     context, served = zmq.Context[sockets.Socket](), zmq.Context[sockets.Socket]()
     front, endpoint = sockets.bind(served, zmq.ROUTER, f"ipc://{tmp_path}/front")
-    line = Line(context, endpoint)
+    line = Line(context, endpoint, None)
     assert line.open(time.monotonic() + 10)
     address, probe = front.recv_multipart()
     assert probe == b""

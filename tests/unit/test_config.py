@@ -102,7 +102,7 @@ BAD = [
     ("redis", "prefix", "s07"),
     ("mongo", "uri", "localhost"),
     ("mongo", "database", "a b"),
-    ("bus", "endpoint", "tcp://0.0.0.0:7000"),
+    ("bus", "endpoint", "tcp://a b:7000"),
     ("limits", "timeout_s", "0"),
 ]
 

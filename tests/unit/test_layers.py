@@ -26,6 +26,9 @@ LAYERS: list[list[str]] = [
     ["environment", "bus.messages", "turn"],
     [
         *(
+            "bus.curve",
+            "bus.roles",
+            "bus.zap",
             "bus.wire",
             "bus.effects",
             "bus.pending",
@@ -66,6 +69,7 @@ LAYERS: list[list[str]] = [
         ),
     ],
     [
+        *("process", "keystore", "keyring"),
         *(
             "bus.sockets",
             "bus.connection",
@@ -79,8 +83,8 @@ LAYERS: list[list[str]] = [
             "http",
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
-        *("ticker", "timerviews", "timing", "process", "servers", "slots"),
-        *("secret", "posting", "courier", "keystore", "access"),
+        *("ticker", "timerviews", "timing", "servers", "slots"),
+        *("secret", "posting", "courier", "access"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "rounds"),
     ],
@@ -113,6 +117,7 @@ OWNERS = {
     "zmq": {
         *("bus.sockets", "bus.applines", "bus.connection", "daemons.loop", "daemons.router", "daemons.worker"),
         *("daemons.runner", "daemons.appserver"),
+        "keyring",  # makes pairs of keys
         "doctor",  # its version
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
@@ -138,6 +143,7 @@ PURE = {
     *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
     *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
+    *("bus.curve", "bus.roles", "bus.zap"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),
     *("bus.agenda", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
