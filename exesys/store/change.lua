@@ -59,7 +59,14 @@ local function retry(env, job_id, index, firsts)
   end
   if call('HEXISTS', index, ':open') == 1 then
     call('HDEL', index, ':failed')
-    open(job_id, #started + #waiting)
+    local opened = {}
+    for _, ref in ipairs(started) do
+      opened[#opened + 1] = first_of(ref)
+    end
+    for _, ref in ipairs(waiting) do
+      opened[#opened + 1] = first_of(ref)
+    end
+    open(job_id, opened)
   else
     call('PERSIST', index)
   end
@@ -104,7 +111,7 @@ local function purge(job_id, index, firsts)
     call('ZREM', key.dead(), ref)
     call('ZREM', key.callbacks(), ref)
   end
-  call('DEL', index, key.flow(job_id))
+  call('DEL', index, key.flow(job_id), key.recount(job_id), key.tallied(job_id), key.recount_left(job_id))
   return #firsts
 end
 
@@ -127,7 +134,7 @@ local function change(KEYS, ARGV)
     call('ZADD', key.dead(), env.now_ms, ended[1][1])  -- one of them finds the job
     if call('HEXISTS', index, ':open') == 1 then
       call('HSET', index, ':failed', 1)
-      close(env, job_id, #ended)
+      close(env, job_id, ended)
     else
       retire(ended[1][1], 'error', env.error_ttl_s, call('EXISTS', key.log(ended[1][1])) == 1)
     end

@@ -9,6 +9,22 @@ local function job_of(ref)
   return string.match(ref, ':(.*)$')
 end
 
+local function split(text, separator)
+  local parts = {}
+  for part in string.gmatch(text or '', '[^' .. separator .. ']+') do
+    parts[#parts + 1] = part
+  end
+  return parts
+end
+
+local function first_of(ref)
+  return string.match(ref, '^[^:]*')
+end
+
+local function from_of(ref)
+  return string.match(ref, '^[^>:]*')
+end
+
 -- The state a step stands in: its name is the end of the one key that exists.
 local function state_of(ref)
   for number, name in ipairs(STATES) do

@@ -23,22 +23,6 @@ local function settings(ARGV)
   }
 end
 
-local function split(text, separator)
-  local parts = {}
-  for part in string.gmatch(text or '', '[^' .. separator .. ']+') do
-    parts[#parts + 1] = part
-  end
-  return parts
-end
-
-local function first_of(ref)
-  return string.match(ref, '^[^:]*')
-end
-
-local function from_of(ref)
-  return string.match(ref, '^[^>:]*')
-end
-
 local function call_in_pieces(command, at, list)
   for i = 1, #list, PIECE do
     call(command, at, unpack(list, i, math.min(i + PIECE - 1, #list)))
@@ -74,19 +58,26 @@ local function firsts_of(job_id)
   return firsts
 end
 
--- All steps of a job have ended: what it left expires together, later if one failed.
-local function expire_job(env, job_id)
-  local index = key.job(job_id)
-  local marks = call('HMGET', index, ':failed', ':ttl')
-  local ttl_s = marks[1] and env.error_ttl_s or marks[2] or env.result_ttl_s
-  for _, first in ipairs(firsts_of(job_id)) do
-    local ref = first .. ':' .. job_id
-    if call('EXPIRE', key.record(ref, 'data_available'), ttl_s) == 0 then
-      call('EXPIRE', key.record(ref, 'error'), ttl_s)
-    end
-    call('EXPIRE', key.log(ref), ttl_s)
+-- For how long a job that has ended is kept: later if one failed.
+local function ttl_of(env, job_id)
+  local marks = call('HMGET', key.job(job_id), ':failed', ':ttl')
+  return marks[1] and env.error_ttl_s or marks[2] or env.result_ttl_s
+end
+
+local function expire_step(ref, ttl_s)
+  if call('EXPIRE', key.record(ref, 'data_available'), ttl_s) == 0 then
+    call('EXPIRE', key.record(ref, 'error'), ttl_s)
   end
-  call('EXPIRE', index, ttl_s)
+  call('EXPIRE', key.log(ref), ttl_s)
+end
+
+-- All steps of a job have ended: what it left expires together.
+local function expire_job(env, job_id)
+  local ttl_s = ttl_of(env, job_id)
+  for _, first in ipairs(firsts_of(job_id)) do
+    expire_step(first .. ':' .. job_id, ttl_s)
+  end
+  call('EXPIRE', key.job(job_id), ttl_s)
   call('EXPIRE', key.flow(job_id), ttl_s)
 end
 
@@ -98,21 +89,33 @@ local function keep(ref)
   call('PERSIST', key.log(ref))
 end
 
--- So many steps of a job are under way that were not: nothing of it expires.
-local function open(job_id, count)
+-- These steps of a job are under way that were not: nothing of it expires.
+local function open(job_id, firsts)
   local index = key.job(job_id)
-  if call('HINCRBY', index, ':open', count) == count then
+  local count = call('HINCRBY', index, ':open', #firsts)
+  if count == #firsts then
     for _, first in ipairs(firsts_of(job_id)) do
       keep(first .. ':' .. job_id)
     end
     call('PERSIST', index)
     call('PERSIST', key.flow(job_id))
+  elseif is_anew(count) then
+    call('HDEL', key.tallied(job_id), ENDED)
+    tally(job_id, firsts)
   end
 end
 
-local function close(env, job_id, count)
-  if call('HINCRBY', key.job(job_id), ':open', -count) <= 0 then
+-- These steps of a job have ended, as `spread` gives them, and `ref`, if it is given.
+local function close(env, job_id, ended, ref)
+  local count = call('HINCRBY', key.job(job_id), ':open', -#ended - (ref and 1 or 0))
+  if count <= 0 then
     expire_job(env, job_id)
+  elseif is_anew(count) then
+    local firsts = { ref and first_of(ref) }
+    for _, one in ipairs(ended) do
+      firsts[#firsts + 1] = first_of(one[1])
+    end
+    tally(job_id, firsts)
   end
 end
 
@@ -195,7 +198,7 @@ local function give_up_all(env, ref, state, body)
   call('ZADD', key.dead(), env.now_ms, ref)
   local also = spread(env, ref, fields[1])
   also[#also + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body }
-  close(env, job_of(ref), #also)
+  close(env, job_of(ref), also)
   return also
 end
 
@@ -218,7 +221,7 @@ local function fail(env, ref, body)
   end
   call('HSET', key.job(job_of(ref)), ':failed', 1)
   local also = spread(env, ref, marks[3])
-  close(env, job_of(ref), 1 + #also)
+  close(env, job_of(ref), also, ref)
   return also, limited
 end
 
@@ -323,39 +326,22 @@ end
 -- --- growing ----------------------------------------------------------------
 
 -- Enter steps into their job's graph. Each has `first`, `to`, and `ended` when
--- it has ended well already. Each field is written once, however many they are.
+-- it has ended well already.
 local function enlist(job_id, steps)
-  local flow = key.flow(job_id)
-  local lists, waiting, names = {}, {}, {}
-  local function append(field, first)
-    if not lists[field] then
-      lists[field] = {}
-      names[#names + 1] = field
-    end
-    table.insert(lists[field], first)
-  end
+  local sheet = new_sheet()
   for _, step in ipairs(steps) do
     local from = from_of(step.first)
     if step.first ~= from then
-      append('>' .. from, step.first)
+      put_line(sheet, '>' .. from, step.first)
     end
     for _, name in ipairs(split(step.to, ',')) do
       if name ~= END then
-        append('<' .. name, step.first)
-        waiting[name] = (waiting[name] or 0) + (step.ended and 0 or 1)
+        put_line(sheet, '<' .. name, step.first)
+        put_count(sheet, '#' .. name, step.ended and 0 or 1)
       end
     end
   end
-  for _, field in ipairs(names) do
-    local list = call('HGET', flow, field)
-    if list then
-      table.insert(lists[field], 1, list)
-    end
-    call('HSET', flow, field, table.concat(lists[field], '\n'))
-  end
-  for name, count in pairs(waiting) do
-    call('HINCRBY', flow, '#' .. name, count)
-  end
+  enter_sheet(key.flow(job_id), sheet)
 end
 
 -- Keep the longest time that one of a job's steps asks for its result.
@@ -371,7 +357,7 @@ local function make_many(job_id)
   if call('HEXISTS', index, ':open') == 1 then
     return
   end
-  local under_way, steps, entered = 0, call('HGETALL', index), {}
+  local under_way, steps, entered = {}, call('HGETALL', index), {}
   for i = 1, #steps, 2 do
     local ref = steps[i] .. ':' .. job_id
     local number, name = state_of(ref)
@@ -380,7 +366,7 @@ local function make_many(job_id)
         call('HSET', key.record(ref, name), 'many', 1)
       end
       if number < 3 then
-        under_way = under_way + 1
+        under_way[#under_way + 1] = steps[i]
       elseif number == 4 then
         call('HSET', index, ':failed', 1)
       end

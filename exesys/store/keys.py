@@ -16,8 +16,11 @@ from exesys.states import State
 # name -> (pattern, what is there)
 PATTERNS: dict[str, tuple[str, str]] = {
     "record": ("%s:%s", "hash: a step; its ref and its state's name"),
-    "job": ("exesys:job:%s", "hash: the steps of a job, first part of their ref -> to; `:open`, `:failed`, `:ttl`"),
+    "job": ("exesys:job:%s", "hash: the steps of a job, first part of their ref -> to; `:open` …; see recount.lua"),
     "flow": ("exesys:flow:%s", "hash: the graph of a job of several steps; see graph.lua"),
+    "recount": ("exesys:recount:%s", "hash: the new graph of a job that is counted anew; see recount.lua"),
+    "tallied": ("exesys:tallied:%s", "hash: what that has of each step; see tally.lua"),
+    "recount_left": ("exesys:recount-left:%s", "list: what is to be done next for that"),
     "log": ("exesys:log:%s", "hash: attempt -> what that attempt printed and logged"),
     "ready": ("exesys:ready:%s", "sorted set: refs of a queue by (9 - priority) * 2^45 + order"),
     "lane": ("exesys:lane:%s", "sorted set: refs of a queue that have one key, as in ready; queue=key"),

@@ -24,6 +24,7 @@
 
 local LONGEST_BACKOFF_S = 3600
 local AGAIN = { 0, false, false, 0, {} }
+local NONE = {}
 
 -- processing → data_available. Few of the record's fields live on, so that
 -- writing these anew costs half of pruning the rest and a RENAME.
@@ -44,7 +45,7 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
     return limited and { 3, fields[2], false, 1, {} } or fields[2] or ''
   end
   local started, failed = advance(env, ref, fields[4], body)
-  close(env, job_of(ref), 1)
+  close(env, job_of(ref), NONE, ref)
   return { 3, fields[2], false, started + (limited and 1 or 0), failed }
 end
 
@@ -68,7 +69,7 @@ end
 local function misfit(env, job_id, added)
   local index, flow, coming = key.job(job_id), key.flow(job_id), {}
   local marks = 0
-  for _, mark in ipairs(call('HMGET', index, ':open', ':failed', ':ttl')) do
+  for _, mark in ipairs(call('HMGET', index, ':open', ':failed', ':ttl', ':lost', ':anew')) do
     marks = marks + (mark and 1 or 0)
   end
   if call('HLEN', index) - marks + #added > env.most_steps then
@@ -113,10 +114,10 @@ local function add(env, job_id, added)
     end
   end
   enlist(job_id, added)
-  open(job_id, #added)
-  local started, failed, fed_names = 0, {}, {}
+  local started, failed, fed_names, firsts = 0, {}, {}, {}
   for _, step in ipairs(added) do
     local ref = step.first .. ':' .. job_id
+    firsts[#firsts + 1] = step.first
     local fed = call('HEXISTS', key.flow(job_id), '<' .. step.from) == 1
     local state = fed and 'standby' or 'start'
     lengthen(index, option(step, 'result_ttl_s'))
@@ -132,6 +133,7 @@ local function add(env, job_id, added)
       started = started + 1
     end
   end
+  open(job_id, firsts)
   for _, name in ipairs(fed_names) do
     local more, ended = settle(env, job_id, name)
     started = started + more

@@ -8,7 +8,7 @@ script gets and how to read its reply. Many jobs go into one script, up to
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -45,11 +45,13 @@ CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
 MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
+MOST_WHOLE = 600  # fields of index and flow of a job that is mended in one look, if it does not fit; about 200 steps
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     *("runner", "tune", "mend"),
 )
-SHARED = ("common", "queue", "step", "graph", "deal")
+SHARED = ("common", "queue", "step", "tally", "graph", "deal")
+PARTS = {"mend": ("stand", "whole", "recount", "mend")}  # of functions that have several files
 REFUSED = Taken("refused", "", State.start, None)
 
 T = TypeVar("T")
@@ -86,8 +88,12 @@ class Library:
 
     def __init__(self, keys: Keys) -> None:
         here = resources.files("exesys.store")
-        files = [(here / f"{name}.lua").read_text("utf-8") for name in NAMES]
-        common = keys.prelude() + "".join((here / f"{name}.lua").read_text("utf-8") for name in SHARED)
+
+        def read(names: Iterable[str]) -> str:
+            return "".join((here / f"{name}.lua").read_text("utf-8") for name in names)
+
+        files = [read(PARTS.get(name, (name,))) for name in NAMES]
+        common = keys.prelude() + read(SHARED)
         body = common + "".join(f"\ndo\n{file}end\n" for file in files)
         self.name = f"exesys_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
         named = f"local function name(short) return '{self.name}_' .. short end\n"
@@ -264,7 +270,7 @@ class Builder:
         def blank() -> None:
             answers.looked = Looked(len(turn.finds))
 
-        arguments = [*settings, MOST_CALLS, len(turn.known), *turn.known, *finds]
+        arguments = [*settings, MOST_CALLS, MOST_WHOLE, len(turn.known), *turn.known, *finds]
         return self._script("mend", [self.keys("mended")], arguments, read, blank)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:

@@ -53,8 +53,8 @@ local function create(now_ms, ref, state, index, step, fields)
   end
   if many then
     if call('HEXISTS', index, ':open') == 1 then
-      open(job_id, 1)
       enlist(job_id, { { first = first_of(ref), to = step.to } })
+      open(job_id, { first_of(ref) })
     else
       make_many(job_id)
     end

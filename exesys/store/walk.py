@@ -82,6 +82,8 @@ class Walk:
                 return [Find("step", "", ref, "")]
             case Spelled("run", (type_, uuid)):
                 return _of_ours(Find("run", type_, uuid, ""))
+            case Spelled("recount" | "tallied" | "recount_left", (part,)):
+                return [Find("recount", "", part, "")]
             case Spelled("job" | "flow" | "log" | "runner" | "runner_log" as name, (part,)):
                 return _of_ours(Find(name, "", part, ""))
             case Spelled(name, (place,)) if name in MET:

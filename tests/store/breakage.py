@@ -222,6 +222,18 @@ def break_some(breakage: Breakage, store: Turns, times: int) -> list[str]:
     return [what for _ in range(times) if (what := breakage.strike(hand, store.dump()))]
 
 
+def strike_both(breakage: Breakage, one: Turns, other: Turns, times: int) -> list[str]:
+    """Break the same in two stores with the same content."""
+    told = []
+    for _ in range(times):
+        state, broken, before = breakage.rng.getstate(), set(breakage._broken), one.dump()
+        told.append(breakage.strike(hand_of(one), before))
+        breakage.rng.setstate(state)
+        breakage._broken = broken
+        breakage.strike(hand_of(other), before)
+    return told
+
+
 def unended(dump: Dump) -> Iterable[str]:
     """Name the records of steps that have not ended."""
     ends = (":start", ":standby", ":processing")

@@ -751,6 +751,8 @@ class RealStore:
             value = {ref.decode(): score for ref, score in self.client.zrange(name, 0, -1, withscores=True)}
         elif kind == "set":
             value = {member.decode() for member in self.client.smembers(name)}
+        elif kind == "list":
+            value = self.client.lrange(name, 0, -1)
         elif kind == "stream":
             value = [fields[b"j"].decode() for _, fields in self.client.xrange(name)]
         else:
