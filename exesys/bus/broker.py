@@ -29,7 +29,7 @@ from exesys.bus.apps import Lobby
 from exesys.bus.board import Board
 from exesys.bus.crew import Crew
 from exesys.bus.door import Door
-from exesys.bus.effects import Effect
+from exesys.bus.effects import Effect, Warn
 from exesys.bus.intake import Intake
 from exesys.bus.mender import Mender
 from exesys.bus.pending import Pending
@@ -43,6 +43,7 @@ from exesys.errors import ExesysError, ProtocolError
 from exesys.runner import Name
 from exesys.turn import Answers, Turn
 
+WARN_S = 60.0  # so often at most the log is told of peers of other versions
 SESSION = re.compile(r"[0-9a-f]{16}")
 
 Handler = Callable[[Peer, Any, float], None]
@@ -80,7 +81,8 @@ class Broker:
         self.endpoints: dict[str, Any] = {}
         self._slate = Slate(config, epoch, self.roster, Door(config, catalogue))
         self.figures = self._slate.figures
-        self.figures["not_allowed"] = 0
+        self.figures |= {"not_allowed": 0, "other_versions": 0}
+        self._warn_at = now
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
         self._tuner = Tuner(self._slate)
@@ -196,8 +198,7 @@ class Broker:
     def _on_hello(self, address: bytes, hello: m.Hello, now: float, key: str) -> None:
         refuse = self._slate.refuse
         if hello.version != m.VERSION:
-            text = f"this router speaks version {m.VERSION} of the protocol, not {hello.version}"
-            return refuse(address, "bad_version", text)
+            return self._of_another_version(address, hello, now)
         if hello.role not in self._parts or not SESSION.fullmatch(hello.session):
             text = f"HELLO needs a role of {', '.join(self._parts)} and a session of 16 hexadecimal digits"
             return refuse(address, "bad_hello", text)
@@ -219,6 +220,18 @@ class Broker:
         except ExesysError as error:
             refuse(address, "bad_hello", error.message)
         return None
+
+    def _of_another_version(self, address: bytes, hello: m.Hello, now: float) -> None:
+        """Tell a peer that it is of another version of ExeSys; and, now and then, the log."""
+        text = f"this router speaks version {m.VERSION} of the protocol, not {hello.version}"
+        self._slate.refuse(address, "bad_version", text)
+        self.figures["other_versions"] += 1
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_S
+            who = f"a {hello.role[:20]}" if hello.role in self._parts else "a peer"
+            where = f" on {hello.info['host']!s:.80}" if hello.info.get("host") else ""
+            speaks = f"{who}{where} speaks version {hello.version} of the protocol"
+            self._slate.effects.append(Warn(f"{speaks}, and this router {m.VERSION}: it is given nothing to do"))
 
     def worker_opened(self, session: str, endpoint: str) -> None:
         """The worker's PUSH is bound: it may be welcomed."""

@@ -67,6 +67,9 @@ class Connection:
             with self.room:
                 if self.closing:
                     raise Unavailable("this client is closed.")
+                if self.desk.refusal and not self.greeted:
+                    fix = "Use the client of the ExeSys that runs there."
+                    raise Unavailable(f"the router does not take this client: {self.desk.refusal}.", fix=fix)
                 if not patient and not self.greeted:
                     raise Unavailable("the router is away.", fix="Send the same again in a moment.")
                 if not self.desk.full:

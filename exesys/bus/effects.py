@@ -36,4 +36,10 @@ class CloseWorker(NamedTuple):
     session: str
 
 
-Effect = Send | Dispatch | Publish | OpenWorker | CloseWorker
+class Warn(NamedTuple):
+    """Log what a person should see."""
+
+    text: str
+
+
+Effect = Warn | Send | Dispatch | Publish | OpenWorker | CloseWorker

@@ -53,6 +53,7 @@ class Desk:
         self.window = window
         self.lock = threading.Lock()
         self.welcome: m.Welcome | None = None
+        self.refusal = ""  # why the router does not take this client at all
         self._tag = 0
         self._flights: dict[int, Flight] = {}
         self._unanswered: dict[int, Flight] = {}  # of these, the ones without any answer yet
@@ -129,6 +130,8 @@ class Desk:
                 calls = self._busy(tags, reason, now + retry_s)
             case m.Welcome():
                 self._greeted(message)
+            case m.Error("bad_version"):
+                self.refusal = message.message
             case m.Error("unknown_session") | m.Bye():
                 self.welcome, self._hello_at = None, float("-inf")
             case m.Snapshot() | m.Changed() | m.Mended():

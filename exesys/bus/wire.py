@@ -104,7 +104,13 @@ def _decode(frame: bytes, checks: Checks) -> m.Message:
     if check is None:
         raise ProtocolError(f"the message {array[0]!r:.40} is unknown here")
     name = array.pop(0)
-    message: m.Message = check(array, name)
+    try:
+        message: m.Message = check(array, name)
+    except ProtocolError:
+        version: Any = array[0] if array else None
+        if name == "HELLO" and type(version) is int and version != m.VERSION:
+            return m.Hello(version, "", "", "", {})  # of another version it is enough to know which
+        raise
     return message
 
 

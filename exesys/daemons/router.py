@@ -71,6 +71,7 @@ class Router:
         while True:
             try:
                 self.store.reconnect()
+                self.store.check_format()
                 epoch, sessions, known = self.store.boot()
                 runners = self.store.runners()
                 declared = self.store.declared_queues()
@@ -226,6 +227,8 @@ class Router:
                         sockets.send(self.pushes[session][0], wire.encode(message))
                 case effects.Publish(topic, message):
                     sockets.send(self.events, topic.encode(), wire.encode(message))
+                case effects.Warn(text):
+                    log.warning("%s", text)
                 case effects.OpenWorker(session):
                     self._open(session)
                 case effects.CloseWorker(session):

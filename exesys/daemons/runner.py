@@ -54,6 +54,7 @@ class RunnerDaemon:
         self.session = HostSession("runner", secrets.token_hex(8), info, capacity=config.runner.capacity)
         self.subscription = Subscription()
         self.ending_at: float | None = None
+        self._complaint = ""  # what the router said last
         self._context = zmq.Context[sockets.Socket]()
         self._identity = keyring.identity(config)
         self._front = self._connect()
@@ -169,10 +170,16 @@ class RunnerDaemon:
                 session.greeted(message, now)
                 self._subscribe(message)
             case m.Error():
-                log.info("the router says: %s", message.message)
+                self._heard(message.message)
                 session.refused(message)
             case m.Bye():
                 session.rebuilt(now)
+
+    def _heard(self, text: str) -> None:
+        """Log what the router complains of, once."""
+        if text != self._complaint:
+            self._complaint = text
+            log.warning("the router says: %s", text)
 
     def _subscribe(self, welcome: m.Welcome) -> None:
         at = welcome.endpoints["events"]

@@ -128,6 +128,7 @@ class Worker:
         self.silences = 0
         self.loads = 1  # how often the modules were loaded
         self.ending_at: float | None = None
+        self._complaint = ""  # what the router said last
 
     def serve(self) -> int:
         """Run until told to stop. Returns the exit code."""
@@ -266,10 +267,16 @@ class Worker:
                     session.greeted(message, now)
                     self.bus.open(message)
                 case m.Error():
-                    log.info("the router says: %s", message.message)
+                    self._heard(message.message)
                     session.refused(message)
                 case m.Bye():
                     session.rebuilt(now)
+
+    def _heard(self, text: str) -> None:
+        """Log what the router complains of, once."""
+        if text != self._complaint:
+            self._complaint = text
+            log.warning("the router says: %s", text)
 
     def _cancel(self, session: WorkerSession, message: m.Cancel, now: float) -> None:
         """Rid the slots of what nobody wants; what stood behind it goes to others."""

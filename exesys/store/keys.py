@@ -40,6 +40,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "sessions": ("exesys:sessions", "set: worker sessions that may hold jobs"),
     "functions": ("exesys:functions", "msgpack: the catalogue the workers announced last"),
     "epoch": ("exesys:epoch", "integer: starts of the router"),
+    "format": ("exesys:format", "integer: the form of all this"),
     "turn": ("exesys:turn", "text: epoch and number of the last turn committed"),
     "controller": ("exesys:controller", "text: session of the active controller; expires"),
     "runners": ("exesys:runners", "set: type:uuid of every runner not ended"),

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exesys.config import Limits
-from exesys.errors import Unavailable
+from exesys.errors import ConfigError, Unavailable
 from exesys.runner import Name
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
@@ -33,6 +33,7 @@ from exesys.turn import Answers, Turn
 CONNECT_TIMEOUT_S = 0.25
 SEND_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 5.0
+FORMAT = 1  # of what is in Redis; one that an older ExeSys would read wrongly gets the next number
 _READ_BYTES = 1 << 16
 # What the router remembers of a runner. Its data stays in Redis.
 RUNNER_FIELDS = ("target", "size", "state", "epoch", "session", "failures", "losses", "restarts")
@@ -116,6 +117,24 @@ class Store:
             raise StoreAway(
                 f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status` and redis.log."
             ) from error
+
+    def check_format(self) -> None:
+        """See to it that we can read what is in the store, and note in which form it is.
+
+        A store of before that was noted is of the first form. Raises
+        ConfigError when a newer ExeSys wrote it, StoreAway.
+        """
+        try:
+            self._ask("SET", self.keys("format"), str(FORMAT), "NX")
+            found = self._ask("GET", self.keys("format"))
+        except (redis.RedisError, OSError) as error:
+            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        if not (found.isdigit() and 0 < int(found) <= FORMAT):
+            shown = found.decode("utf-8", "backslashreplace")[:40]
+            raise ConfigError(
+                f"another ExeSys wrote the store: {self.keys('format')} is {shown}, and this one reads up to {FORMAT}.",
+                fix="Start it with the newer one, or give this one a store of its own ([redis] url, or EXESYS_HOME).",
+            )
 
     def boot(self) -> tuple[int, list[str], bytes]:
         """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue."""
