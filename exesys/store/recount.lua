@@ -16,8 +16,10 @@
 --   settled  steps of the index: what waited for something that ended, failed or is gone starts or fails
 --   expired  steps of the index: they expire, if none is under way
 --
--- A step whose record is gone is tallied as one that never ends, so that what it
--- feeds does not start. When that has been given up, it is taken out.
+-- A step whose record is gone has its entry in the index renamed to `:gone:…`,
+-- and is tallied as one that never ends, so that what it fed does not start.
+-- When that has been given up, the entry is taken out. The step may be sent
+-- again meanwhile; then that is another one.
 --
 -- All that is known of the progress stands in Redis: in `:anew` of the index the
 -- phase, in which life of the server it scans, and how far it is; the rest in
@@ -27,6 +29,7 @@
 -- has the names at which all was given up.
 
 local START = 'named - 0'
+local GONE = ':gone:'
 local BYTES_OF_A_FIELD = 32  -- as a rule at most
 
 -- When this server began to mend: to a later one a cursor of HSCAN means nothing.
@@ -35,6 +38,10 @@ local life
 -- Put what is to be worked off next before all the rest; the last one comes first.
 local function push(job_id, ...)
   call('LPUSH', key.recount_left(job_id), ...)
+end
+
+local function is_gone(first)
+  return string.sub(first, 1, #GONE) == GONE
 end
 
 -- Have a job counted anew, from the beginning if that is under way already.
@@ -90,12 +97,22 @@ end
 -- --- tallied ------------------------------------------------------------------
 
 -- See to it that a step has one record, that this has what one of several needs, and that the index has it as it is.
+-- Returns what the index calls it.
 local function fit(job_id, first)
+  if is_gone(first) then
+    return first
+  end
   local ref, index = first .. ':' .. job_id, key.job(job_id)
   local number, state, there = one_state(ref)
-  local to, many = unpack(number and call('HMGET', key.record(ref, state), 'to', 'many') or {})
+  if not number then
+    call('HSET', index, GONE .. first, call('HGET', index, first) or '')
+    call('HDEL', index, first)
+    note('hollow', ref)
+    return GONE .. first
+  end
+  local to, many = unpack(call('HMGET', key.record(ref, state), 'to', 'many'))
   if not to then
-    return
+    return first  -- spoilt by hand: nobody can tell what it was
   end
   if there > 1 then
     note('doubled', ref)
@@ -110,11 +127,12 @@ local function fit(job_id, first)
   if number == 4 then
     call('HSETNX', index, ':failed', 1)
   end
+  return first
 end
 
 local function count(job_id, firsts)
-  for _, first in ipairs(firsts) do
-    fit(job_id, first)
+  for i, first in ipairs(firsts) do
+    firsts[i] = fit(job_id, first)
   end
   for i = #firsts, tally(job_id, firsts, 2 * tale.few) + 1, -1 do
     push(job_id, firsts[i])
@@ -166,7 +184,7 @@ end
 function SETTLE.step(job_id, first)
   local ref, name = first .. ':' .. job_id, from_of(first)
   local number, state = state_of(ref)
-  if not number or number == 4 then
+  if is_gone(first) or number == 4 then
     push(job_id, spelled('from', 1, false, first))
   end
   if number and call('PERSIST', key.record(ref, state)) + call('PERSIST', key.log(ref)) > 0 and open_of(job_id) > 0 then
@@ -190,17 +208,13 @@ function SETTLE.step(job_id, first)
   end
 end
 
--- A step that failed or is gone: nothing that it feeds can start. The record of one that is gone was in the index.
+-- A step that failed or is gone: nothing that it feeds can start.
 SETTLE['from'] = function(job_id, first, at, also)
-  local ref, index = first .. ':' .. job_id, key.job(job_id)
-  local number, state = state_of(ref)
-  if number and number ~= 4 then
-    return  -- it is retried
-  end
-  local to = call('HGET', number and key.record(ref, state) or index, number and 'to' or first) or ''
+  local index, failed = key.job(job_id), key.record(first .. ':' .. job_id, 'error')
+  local to = is_gone(first) and call('HGET', index, first) or call('HGET', failed, 'to') or ''  -- or it is retried
   if at > #to then
-    if not number and call('HDEL', index, first) == 1 then
-      note('hollow', ref)
+    if is_gone(first) then
+      call('HDEL', index, first)
     end
     return
   end
@@ -219,12 +233,14 @@ end
 -- A name that is fed by a step that failed or is gone.
 function SETTLE.name(job_id, first, at, also, name)
   local flow, given_up = key.flow(job_id), key.tallied(job_id)
-  local number = state_of(first .. ':' .. job_id)
-  if number and (number ~= 4 or call('HEXISTS', given_up, name) == 1) then
+  local body
+  if is_gone(first) then
+    body = error_body('ResultGone', 'the result of ' .. string.sub(first, #GONE + 1) .. ' is gone')
+  elseif call('HEXISTS', given_up, name) == 1 or call('EXISTS', key.record(first .. ':' .. job_id, 'error')) == 0 then
     return
+  else
+    body = error_body('PredecessorFailed', 'predecessor ' .. from_of(first) .. ' failed')
   end
-  local body = number and error_body('PredecessorFailed', 'predecessor ' .. from_of(first) .. ' failed')
-    or error_body('ResultGone', 'the result of ' .. first .. ' is gone')
   local list = call('HGET', flow, '>' .. name) or ''
   if at == 0 then
     give_up_one(job_id, name, body, also)
@@ -247,7 +263,7 @@ function SETTLE.name(job_id, first, at, also, name)
   end
   call('HSET', given_up, name, 1)
   -- What is gone was counted, so that nothing started before this.
-  if not number and call('HINCRBY', flow, '#' .. name, -1) == 0 and call('HEXISTS', flow, '<' .. name) == 0 then
+  if is_gone(first) and call('HINCRBY', flow, '#' .. name, -1) == 0 and call('HEXISTS', flow, '<' .. name) == 0 then
     call('HDEL', flow, '#' .. name)
   end
 end
@@ -321,7 +337,7 @@ local function read_page(job_id, phase, cursor)
   local items = {}
   for i = 1, #page[2], 2 do
     local field = page[2][i]
-    if string.sub(field, 1, 1) ~= ':' then
+    if string.sub(field, 1, 1) ~= ':' or is_gone(field) then
       items[#items + 1] = phase.spell(field)
     end
   end

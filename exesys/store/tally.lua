@@ -58,7 +58,7 @@ local function tally_step(job_id, first, sheet, left)
   if number then
     to = call('HGET', key.record(ref, state), 'to')
   else
-    to = call('HGET', key.job(job_id), first)  -- its record is gone: what it feeds must not start
+    to = call('HGET', key.job(job_id), first)  -- its record is gone: what it fed must not start
   end
   if not to then
     return nil

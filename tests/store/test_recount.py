@@ -15,7 +15,7 @@ from store.breakage import Breakage, Hand, break_some, strike_both
 from store.fake import Dump, FakeStore, RealStore, Turns
 from store.invariants import check_job, check_places, records
 from store.test_mend import LIMITS, Acyclic, end_all
-from store.turns import NOW_MS, ONE, TWO, change, claim, close, flow, give, place, report, send, submit, wait
+from store.turns import NOW_MS, ONE, TWO, change, claim, close, flow, give, place, report, run, send, submit, wait
 from store.walks import finds_of, mend, release
 
 from exesys import codec
@@ -301,6 +301,26 @@ def test_what_the_steps_of_a_job_lack_is_put_right(make_real: Make) -> None:
     after = store.dump()
     assert after.pop("exesys:mended")
     assert after == before
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_step_that_is_gone_may_be_sent_again_at_any_moment(make_real: Make) -> None:
+    store = make_real(Limits())
+
+    def make() -> Callable[[], Any]:
+        store.client.flushall()
+        submit(store, wait("c"), wait("b", "c"), place(to="c"), place(from_="e"))
+        report(store, *(give(job, 1) for job in claim(store, 2)))
+        store.client.delete("b:j:standby")
+        return lambda: submit(store, wait("b", "c"))
+
+    for _ in each_moment(make, store):
+        check_counts(store, "j")
+        walk_on(store)
+        check_places(store.dump())
+        assert "data_available" not in {key.rpartition(":")[2] for key in store.dump() if key.startswith("c:j")}
+        run(store, NOW_MS + 10**9, sweep=True)
+        check_places(store.dump())
 
 
 @pytest.mark.parametrize("what", ["cancel", "retry", "purge"])
