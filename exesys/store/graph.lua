@@ -277,6 +277,20 @@ local function enter(env, ref, queue, called, priority, due_ms)
   end
 end
 
+-- standby → start, on what its feeders gave. Tells whether it stood there.
+local function start_one(env, ref, data)
+  local waiting = key.record(ref, 'standby')
+  local fields = call('HMGET', waiting, 'to', 'queue', 'key', 'priority', 'due_ms', 'unfed')
+  if not fields[1] then
+    return false
+  end
+  noticed(ref, waiting, fields[6])
+  call('HSET', waiting, 'data', data)
+  call('RENAME', waiting, key.record(ref, 'start'))
+  enter(env, ref, unpack(fields, 2, 5))
+  return true
+end
+
 -- All that go to a name have ended well: the steps that wait there start.
 -- Returns how many, and those that failed instead, as `spread` does.
 local function start_fed(env, job_id, name, fresh)
@@ -287,20 +301,12 @@ local function start_fed(env, job_id, name, fresh)
   local started, failed = 0, {}
   for _, first in ipairs(firsts) do
     local ref = first .. ':' .. job_id
-    local waiting = key.record(ref, 'standby')
     if not data then
       for _, ended in ipairs(give_up_all(env, ref, 'standby', body)) do
         failed[#failed + 1] = ended
       end
-    else
-      local fields = call('HMGET', waiting, 'to', 'queue', 'key', 'priority', 'due_ms', 'unfed')
-      if fields[1] then
-        noticed(ref, waiting, fields[6])
-        call('HSET', waiting, 'data', data)
-        call('RENAME', waiting, key.record(ref, 'start'))
-        enter(env, ref, unpack(fields, 2, 5))
-        started = started + 1
-      end
+    elseif start_one(env, ref, data) then
+      started = started + 1
     end
   end
   return started, failed

@@ -200,10 +200,11 @@ function SETTLE.step(job_id, first)
   local unended = call('HGET', key.flow(job_id), '#' .. name)
   watched(ref, unended)
   if tonumber(unended or 1) == 0 then
-    local started, failed = start_fed(tale.env, job_id, name, {})
-    if started + #failed > 0 then
+    local data, body = gather(tale.env, job_id, split(call('HGET', key.flow(job_id), '<' .. name), '\n'), {})
+    if not data then
+      give_up_one(job_id, first, body)
+    elseif start_one(tale.env, ref, data) then
       note('stuck', ref)
-      tell(failed)
     end
   end
 end

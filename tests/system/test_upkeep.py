@@ -189,6 +189,27 @@ def test_a_workflow_whose_step_is_gone_fails_and_who_waits_is_told(system, clien
     assert sorted(step["from"] for step in shown["steps"]) == ["b", "end"]
 
 
+LARGE = 3000
+
+
+def test_a_large_job_is_counted_anew_while_it_runs_and_whoever_is_killed(system, client, redis):
+    """It takes many looks; nothing is lost, and nothing runs twice, when the controller or the router is killed."""
+    steps = [{"from": f"n{number}", "to": "end", "cmd": "echo", "data": number} for number in range(LARGE)]
+    flow = client.workflow([*steps, {"from": "end", "cmd": "echo"}], "large")
+    until(lambda: redis.exists("n5:large:data_available"), "it runs")
+    for program in ("controller", "router"):
+        pid = system.pids()[program]
+        redis.delete("exesys:flow:large")
+        until(lambda: redis.hexists("exesys:job:large", ":anew"), "it is counted anew", MENDED_S)
+        until(lambda pid=pid: _kill(pid), f"{program} is killed")
+        until(lambda program=program, pid=pid: system.pids().get(program, pid) != pid, f"{program} is back")
+    assert flow.result(120) == {f"n{number}": number for number in range(LARGE)}
+    until(lambda: redis.ttl("exesys:job:large") > 0, "it has ended as a whole", MENDED_S)
+    attempts = [fields[b"attempt"] for _, fields in system.records([f"n{number}:large" for number in range(0, LARGE, 50)])]
+    assert set(attempts) == {b"1"}
+    assert not redis.exists("exesys:recount:large", "exesys:tallied:large", "exesys:recount-left:large")
+
+
 def test_what_is_left_over_goes_and_other_keys_stay(system, client, redis):
     redis.set("mine:x:y", "stays")
     redis.set("run:mine", "stays")
