@@ -205,7 +205,9 @@ def test_a_large_job_is_counted_anew_while_it_runs_and_whoever_is_killed(system,
         until(lambda program=program, pid=pid: system.pids().get(program, pid) != pid, f"{program} is back")
     assert flow.result(120) == {f"n{number}": number for number in range(LARGE)}
     until(lambda: redis.ttl("exesys:job:large") > 0, "it has ended as a whole", MENDED_S)
-    attempts = [fields[b"attempt"] for _, fields in system.records([f"n{number}:large" for number in range(0, LARGE, 50)])]
+    attempts = [
+        fields[b"attempt"] for _, fields in system.records([f"n{number}:large" for number in range(0, LARGE, 50)])
+    ]
     assert set(attempts) == {b"1"}
     assert not redis.exists("exesys:recount:large", "exesys:tallied:large", "exesys:recount-left:large")
 
