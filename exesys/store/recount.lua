@@ -48,7 +48,8 @@ end
 local function begin(job_id)
   local index, flow = key.job(job_id), key.flow(job_id)
   local open, state = unpack(call('HMGET', index, ':open', ':anew'))
-  if state ~= START or not is_anew(open) then
+  local begun = state == START and is_anew(open) and call('EXISTS', key.recount(job_id)) == 1
+  if not begun then
     if not open and call('EXISTS', flow) == 0 then
       call('HSET', index, ':lost', 1)
     end

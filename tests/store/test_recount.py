@@ -108,6 +108,12 @@ class Walker:
             release(self.store, session, now_ms)
         return True
 
+    def goes_round(self, now_ms: int) -> bool:
+        """Walk to the end; tell whether there was something to mend."""
+        while self.step(now_ms):
+            pass
+        return self.found
+
 
 def force(store: RealStore) -> None:
     """Have all jobs of several steps counted anew, also where nothing shows from outside that they do not fit."""
@@ -323,6 +329,29 @@ def test_a_step_that_is_gone_may_be_sent_again_at_any_moment(make_real: Make) ->
         check_places(store.dump())
 
 
+@pytest.mark.usefixtures("in_pieces")
+def test_its_keys_may_be_deleted_at_any_moment(make_real: Make) -> None:
+    """Of the index, the records, and what is kept for counting: nothing stays for ever."""
+    store = make_real(Limits())
+    records_ = [f"{name}:j:{state}" for name, state in (("a", "start"), ("b", "start"), ("c", "standby"))]
+    own = ("exesys:recount:j", "exesys:tallied:j", "exesys:recount-left:j")
+    for lost in [("exesys:job:j",), ("exesys:job:j", *records_), own, own[:1], own[1:2], own[2:]]:
+
+        def make(lost: tuple[str, ...] = lost) -> Callable[[], Any]:
+            store.client.flushall()
+            send(store, flow(["a>c", "b>c", "c>end_job"]))
+            return lambda: store.client.delete(*lost)
+
+        for _ in each_moment(make, store):
+            while (walker := Walker(store)).goes_round(NOW_MS):
+                pass
+            assert not walker.found
+            assert not store.client.exists(*own)
+            check_places(store.dump())
+            end_all(store, NOW_MS)
+            check_places(store.dump())
+
+
 @pytest.mark.parametrize("what", ["cancel", "retry", "purge"])
 @pytest.mark.usefixtures("in_pieces")
 def test_a_job_is_changed_at_any_moment(make_real: Make, what: str) -> None:
@@ -347,9 +376,7 @@ def test_a_job_is_changed_at_any_moment(make_real: Make, what: str) -> None:
 
 
 def walk_on(store: RealStore) -> None:
-    walker = Walker(store)
-    while walker.step(NOW_MS):
-        pass
+    Walker(store).goes_round(NOW_MS)
 
 
 # --- what it costs -----------------------------------------------------------------

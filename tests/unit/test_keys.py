@@ -41,7 +41,7 @@ def test_every_key_begins_with_the_prefix_and_is_like_no_other() -> None:
 
 def test_every_key_says_what_is_there() -> None:
     for name, (_, text) in PATTERNS.items():
-        assert re.match(r"(hash|sorted set|set|stream|integer|text|msgpack): \w", text), name
+        assert re.match(r"(hash|sorted set|set|list|stream|integer|text|msgpack): \w", text), name
 
 
 def test_no_step_can_have_the_name_of_the_systems_own_keys() -> None:
