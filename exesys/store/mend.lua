@@ -2,8 +2,9 @@
 --
 -- KEYS   mended
 -- ARGV   the settings (see graph.lua), most calls, most fields of index and
---        flow of a job that is mended as a whole, number of sessions that the
---        router knows, those; then per find: kind, place, name, where to go on
+--        flow of a job that is mended as a whole (see recount.lua), number of
+--        sessions that the router knows, those; then per find: kind, place,
+--        name, where to go on
 -- Finds  all
 -- Gives  {how many finds were looked at, those to go on with, {kind, name} of
 --        what was mended, sessions of nobody, sessions that hold more than they
@@ -68,7 +69,7 @@ function LOOK.step(_, ref, at)
   elseif not fits or not open or (number < 3 and not (living and lasts(index))) then
     mend_job(job_of(ref))
   elseif lasts(record) ~= living then
-    if not is_large(job_of(ref), tale.whole) or lasts(index) ~= living then
+    if not is_large(job_of(ref)) or lasts(index) ~= living then
       mend_job(job_of(ref))
     else
       live_as_its_job(ref, state)
@@ -122,7 +123,7 @@ function LOOK.flow(_, job_id)
   local lives = call('TTL', index)
   if call('HEXISTS', index, ':anew') == 1 then
     return
-  elseif lives == -2 or (lives == -1 and not is_large(job_id, math.min(FEW, tale.whole))) then
+  elseif lives == -2 or (lives == -1 and not is_large(job_id)) then
     mend_job(job_id)  -- a small one is looked at as a whole
   elseif lives >= 0 and lasts(flow) then
     call('EXPIRE', flow, lives)

@@ -30,7 +30,6 @@
 
 local START = 'named - 0'
 local GONE = ':gone:'
-local BYTES_OF_A_FIELD = 32  -- as a rule at most
 
 -- When this server began to mend: to a later one a cursor of HSCAN means nothing.
 local life
@@ -377,22 +376,28 @@ local function recount_on(job_id)
   return name ~= nil
 end
 
--- Whether a job has more than so many fields in index and flow, or long lists in them.
-local function is_large(job_id, most)
-  local flow = key.flow(job_id)
-  if call('HLEN', key.job(job_id)) + call('HLEN', flow) > most then
-    return true
+-- How many parts there are in all that a hash has, if these are set apart by `separator`.
+local function parts_in(at, separator)
+  local parts = 0
+  for _, list in ipairs(call('HVALS', at)) do
+    local _, breaks = string.gsub(list, separator, separator)
+    parts = parts + 1 + breaks
   end
-  local bytes = 0
-  for _, field in ipairs(call('HKEYS', flow)) do
-    bytes = bytes + call('HSTRLEN', flow, field)
-  end
-  return bytes > most * BYTES_OF_A_FIELD
+  return parts
+end
+
+-- Whether to count a job anew at once would take long: by its steps, its names, and its edges. One of index and flow
+-- may be lost, so each is asked.
+local function is_large(job_id)
+  local index, flow = key.job(job_id), key.flow(job_id)
+  local steps = call('HLEN', index)
+  return steps > tale.whole / 2 or steps + call('HLEN', flow) > tale.whole
+    or parts_in(index, ',') > 2 * tale.whole or parts_in(flow, '\n') > 2 * tale.whole
 end
 
 -- A job does not fit. Tells whether it is large, so that this only begins to mend it.
 local function mend_job(job_id)
-  if is_large(job_id, tale.whole) then
+  if is_large(job_id) then
     begin(job_id)
     return true
   end

@@ -1,5 +1,5 @@
 -- Part of mend.lua: a job of several steps is counted anew as a whole. This costs about what it cost to store it, so
--- it is for jobs of up to a few hundred steps; recount.lua has the others.
+-- it is for jobs of up to a hundred steps or so; recount.lua has the others.
 
 -- Whether a flow is that of these steps.
 local function agrees(graph, steps)

@@ -439,7 +439,20 @@ def looks_of(store: RealStore, find: Find) -> tuple[list[float], list[float]]:
     return inside, seen
 
 
+def short_chain() -> list[str]:
+    """As long as one may be that is mended at once."""
+    return [*(f"n{number}>n{number + 1}" for number in range(64)), "n64>end_job"]
+
+
+def dense() -> list[str]:
+    """The same, with as many edges as there may be."""
+    return [
+        *(f"n{each}>{','.join(f'n{other}' for other in range(each + 1, min(each + 11, 42)))}" for each in range(41))
+    ] + ["n41>end_job"]
+
+
 CASES = [(fan_in, lose_flow), (fan_in, lose_index), (chain, lose_record), (diamond, lose_record), (diamonds, lose_flow)]
+CASES += [(short_chain, lose_flow), (short_chain, lose_record), (dense, lose_flow)]
 
 
 @pytest.mark.parametrize(("shape", "damage"), CASES)
@@ -461,6 +474,7 @@ def test_no_look_takes_five_milliseconds(
         assert not store.client.exists("exesys:recount:j", "exesys:tallied:j", "exesys:recount-left:j")
         worst = [max(map(min, zip(*each, strict=False))) for each in zip(*rounds, strict=True)]
     store.close()
+    assert (len(rounds[0][0]) == 1) == (len(edges) < 100)
     with capsys.disabled():
         print(
             f"\n  {shape.__name__}, {damage.__name__}: {len(rounds[0][0])} looks in {sum(rounds[0][1]):.0f} ms, "
