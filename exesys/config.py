@@ -348,10 +348,20 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
             sections.check_section(kind, name, f"{source}, line {_line_of(text, name, None)}")
             known = kind.words
         for key in parser[name]:
+            if key.startswith("["):
+                raise _open_bracket(key, text, source)
             if key not in known:
                 line = _line_of(text, name, key)
                 raise _unknown(f"{source}, line {line}: the key `{key}` of [{name}]", key, known)
     return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _open_bracket(key: str, text: str, source: str) -> ConfigError:
+    """Make the error for a section's head that lacks its end, which configparser takes for a key."""
+    numbered = enumerate(text.splitlines(), 1)
+    line = next((number for number, each in numbered if each.strip().lower().startswith(key)), 0)
+    shown = text.splitlines()[line - 1].strip() if line else key
+    return ConfigError(f"{source}, line {line}: {shown!r:.100} opens a section and has no `]`.", fix="Write [NAME].")
 
 
 def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigError:

@@ -369,6 +369,9 @@ def _timers(config: Config, running: bool) -> Iterator[Check]:
 
     with contextlib.closing(Timetable(config.redis_url, config.redis.prefix)) as table:
         records = [record for record in table.read(table.names()) if record.there]
+        if not table.controlled():
+            fix = "See `bin/exesys status` and `bin/exesys logs controller`."
+            yield Check("controller", "fail", "No controller is active: timers stand still, and so does upkeep.", fix)
     there = {record.name: record.kept for record in records if not record.trouble}
     refused = [timer.name for timer in config.timers if not schedule.same(timer.fields(), there.get(timer.name, {}))]
     for name in sorted(refused):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from exesys import codec, command, output, reach
 from exesys.config import Config
+from exesys.errors import StateError
 from exesys.schedule import FIELDS, PAUSED
 from exesys.usage import PROGRAM
 
@@ -62,10 +63,14 @@ def list_(config: Config, given: argparse.Namespace) -> int:
 
 
 def show(config: Config, given: argparse.Namespace) -> int:
+    from exesys import timerviews
+
     told = _told(config, given.name)
     if given.json:
         output.show(told)
         return 0
+    if told["state"] == timerviews.SPOILT:
+        raise StateError(told["reason"], fix=told["fix"])
     print(f"{told['name']}: {told['cmd']} {_when(told)}, {told['state']}")
     print(f"  misfire {told['misfire']}, overlap {told['overlap']}, grace {told['grace_s']:g} s, zone {told['zone']}")
     counts = ", ".join(f"{told[count]} {count}" for count in ("ran", "skipped", "missed", "refused"))

@@ -14,6 +14,7 @@ from exesys.store.timetable import TimerRecord
 from exesys.ticker import Progress
 
 NEXT = 5
+SPOILT = "spoilt"
 
 
 def shown(record: TimerRecord, now_ms: int) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def shown(record: TimerRecord, now_ms: int) -> dict[str, Any]:
     try:
         timer, progress = read(record)
     except StateError as error:
-        return {"name": record.name, "state": "spoilt", "reason": error.message}
+        return {"name": record.name, "state": SPOILT, "reason": error.message, "fix": error.fix}
     since_ms = now_ms if progress.ahead(timer, now_ms) else max(now_ms, progress.last_ms or 0)
     upcoming = [] if timer.paused else list(islice(timer.after(since_ms), NEXT))
     ran = [done.late_ms for done in progress.recent if done.what == "run"]

@@ -190,7 +190,8 @@ def _why_not_taken(took: Taken, placed: Placed) -> ExesysError:
     if took.verdict == "refused":
         return ExesysError("the store could not write this command.", fix="See router.log for what Redis says.")
     queue = placed.options.get("queue", command.DEFAULT_QUEUE)
-    return QueueFull(f"the queue {queue} is full.", field="queue", fix="Try again later; see [limits] queue_depth.")
+    fix = "Try again later, or raise its `depth` (`bin/exesys queue list`), or [limits] queue_depth if it has none."
+    return QueueFull(f"the queue {queue} is full.", field="queue", fix=fix)
 
 
 def _why_not_changed(verdict: int, job_id: str) -> ExesysError:

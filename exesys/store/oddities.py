@@ -5,8 +5,9 @@ Anyone may write there, and one slip of a hand must cost no other runner.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from exesys.errors import BadCommand
 from exesys.runner import Name, check_type, misread, parse_name
@@ -68,3 +69,12 @@ class Oddities:
         if text not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(text)
             log.warning("%s", text)
+
+
+def texts(members: Iterable[bytes]) -> list[str]:
+    """Decode the members of a list of ours; what is no text is no name of ours, and passed over."""
+    found = []
+    for raw in members:
+        with contextlib.suppress(UnicodeDecodeError):
+            found.append(raw.decode())
+    return found

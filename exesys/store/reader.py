@@ -16,7 +16,7 @@ from exesys.errors import BadCommand
 from exesys.runner import Name, RunnerState, misread
 from exesys.states import State
 from exesys.store.connection import Connection, StoreRefused
-from exesys.store.oddities import Oddities
+from exesys.store.oddities import Oddities, texts
 from exesys.store.scripts import Library
 
 PAGE = 500
@@ -296,7 +296,16 @@ class Reader(Connection):
 
     def queue_names(self) -> set[str]:
         """Return the queues that were used or set; the default one is always there."""
-        return {name.decode() for name in self._do(self._redis.smembers, self.keys("queues"))}
+        return set(texts(self._do(self._redis.smembers, self.keys("queues"))))
+
+    def foreign_queues(self) -> list[str]:
+        """Return the keys of queues' settings in whose place a key of another kind stands."""
+        keys = [self.keys("queue", name) for name in sorted(self.queue_names() | {DEFAULT_QUEUE})]
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.type(key)
+        kinds = self._do(pipeline.execute)
+        return [key for key, kind in zip(keys, kinds, strict=True) if kind not in (b"hash", b"none")]
 
     def due(self, refs: Sequence[str]) -> list[int | None]:
         """Return when each step is due that waits for a time, in ms."""
@@ -311,11 +320,11 @@ class Reader(Connection):
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hexists(self.keys("queue", name), "paused")
-        replies: list[bool] = self._do(pipeline.execute)
+        replies = self._each(pipeline)
         return {name for name, paused in zip(names, replies, strict=True) if paused}
 
     def queues(self, names: Sequence[str]) -> list[QueueRecord]:
-        """Return what there is of each queue: settings, and how many wait and run."""
+        """Return what there is of each queue: settings, and how many wait and run. Foreign keys count as nothing."""
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(self.keys("queue", name))
@@ -323,11 +332,15 @@ class Reader(Connection):
             pipeline.scard(self.keys("keyed", name))
             pipeline.zcard(self.keys("turns", name))
             pipeline.scard(self.keys("running", name))
-        replies = self._do(pipeline.execute)
+        replies = self._each(pipeline)
         found = []
         for name, at in zip(names, range(0, len(replies), 5), strict=True):
-            kept, ready, keyed, turns, running = replies[at : at + 5]
-            settings = {field.decode(): value.decode() for field, value in kept.items()}
+            kept, *counts = replies[at : at + 5]
+            ready, keyed, turns, running = (count or 0 for count in counts)
+            settings = {
+                field.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+                for field, value in (kept or {}).items()
+            }
             found.append(QueueRecord(name, settings, ready + keyed, turns, running))
         return found
 

@@ -25,7 +25,7 @@ from exesys.errors import ConfigError, Unavailable
 from exesys.runner import Name
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
-from exesys.store.oddities import Oddities
+from exesys.store.oddities import Oddities, texts
 from exesys.store.scripts import CHUNK, Builder, Kind, Library, Request, lost_body
 from exesys.store.spelling import Argument
 from exesys.turn import Answers, Turn
@@ -148,10 +148,19 @@ class Store:
     def declared_queues(self) -> list[str]:
         """Return the queues whose settings an ini gave them."""
         try:
-            names = [name.decode() for name in self._ask("SMEMBERS", self.keys("queues"))]
-            return [name for name in names if self._ask("HGET", self.keys("queue", name), "origin") == b"ini"]
+            names = texts(self._ask("SMEMBERS", self.keys("queues")))
+            return [name for name in names if self._origin(name) == b"ini"]
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+
+    def _origin(self, queue: str) -> bytes | None:
+        try:
+            origin: bytes | None = self._ask("HGET", self.keys("queue", queue), "origin")
+        except redis.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return None  # a foreign key: the doctor tells of it
+        return origin
 
     def runners(self) -> dict[Name, dict[bytes, bytes]]:
         """Return the records of all runners that have not ended, without their data; those that can be read."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from exesys.command import parts_of
 from exesys.states import State
 from exesys.store.connection import Connection
+from exesys.store.oddities import texts
 
 CHUNK = 500
 # Write how far timers are, if the lease is ours.
@@ -65,11 +66,15 @@ class Timetable(Connection):
     def changed(self, since: int) -> list[str]:
         """Return the timers that were changed after a number of changes, those that are gone among them."""
         found = self._do(self._redis.zrangebyscore, self.keys("timer_changes"), f"({since}", "+inf")
-        return [name.decode() for name in found]
+        return texts(found)
+
+    def controlled(self) -> bool:
+        """Tell whether a controller is the active one, and has said so within its lease."""
+        return bool(self._do(self._redis.exists, self.keys("controller")))
 
     def names(self) -> list[str]:
         """Return the names of all timers."""
-        return sorted(name.decode() for name in self._do(self._redis.smembers, self.keys("timers")))
+        return sorted(texts(self._do(self._redis.smembers, self.keys("timers"))))
 
     def read(self, names: Sequence[str], progress: bool = True) -> list[TimerRecord]:
         """Return what there is of each."""

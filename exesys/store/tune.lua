@@ -63,7 +63,8 @@ local function tune_one(hash, set, what, name, most, fields)
   elseif what == 'merge' and not there and most > 0 then
     return 'none'
   elseif (there or what == 'merge') and same(hash, fields, what ~= 'merge') then
-    return 'same'
+    -- The list may have lost it: what is declared again is listed again.
+    return most > 0 and call('SADD', set, name) == 1 and 'changed' or 'same'
   elseif there and (what == 'add' or (what == 'put' and most > 0 and call('HGET', hash, ORIGIN) ~= (fields[ORIGIN] or false))) then
     return 'exists'
   elseif not there and most > 0 and call('SCARD', set) >= most then

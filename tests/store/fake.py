@@ -156,7 +156,7 @@ class FakeStore(Mends):
         if what == "merge" and not there and most:
             return "none"
         if (there or what == "merge") and before == wanted:
-            return "same"
+            return self._tuned(tuning) if most and self.db.sadd(all_, name) else "same"
         if there and (what == "add" or (what == "put" and most and there.get("origin") != fields.get("origin"))):
             return "exists"
         if not there and most and len(self.db.values.get(all_, ())) >= most:

@@ -102,8 +102,11 @@ class Space:
         self.zrem(key, *(member for member, _ in popped))
         return popped
 
-    def sadd(self, key: str, *members: str) -> None:
-        self._at(key, set).update(members)
+    def sadd(self, key: str, *members: str) -> int:
+        there = self._at(key, set)
+        before = len(there)
+        there.update(members)
+        return len(there) - before
 
     def srem(self, key: str, member: str) -> None:
         self._at(key, set).discard(member)

@@ -447,8 +447,9 @@ def short_chain() -> list[str]:
 def dense() -> list[str]:
     """The same, with as many edges as there may be."""
     return [
-        *(f"n{each}>{','.join(f'n{other}' for other in range(each + 1, min(each + 11, 42)))}" for each in range(41))
-    ] + ["n41>end_job"]
+        *(f"n{each}>{','.join(f'n{other}' for other in range(each + 1, min(each + 11, 42)))}" for each in range(41)),
+        "n41>end_job",
+    ]
 
 
 CASES = [(fan_in, lose_flow), (fan_in, lose_index), (chain, lose_record), (diamond, lose_record), (diamonds, lose_flow)]
