@@ -45,9 +45,7 @@ CHUNK = 250
 MOST_RELEASED = 250
 MOST_UNFED = 100
 MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
-MOST_WHOLE = (
-    200  # fields of index and flow of a job that is mended in one look; half as many steps, twice as many edges
-)
+MOST_WHOLE = 150  # fields of index and flow of a job that is mended at once; half as many steps, twice as many edges
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     *("runner", "tune", "mend"),

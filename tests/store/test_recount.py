@@ -441,15 +441,13 @@ def looks_of(store: RealStore, find: Find) -> tuple[list[float], list[float]]:
 
 def short_chain() -> list[str]:
     """As long as one may be that is mended at once."""
-    return [*(f"n{number}>n{number + 1}" for number in range(64)), "n64>end_job"]
+    return [*(f"n{number}>n{number + 1}" for number in range(48)), "n48>end_job"]
 
 
 def dense() -> list[str]:
-    """The same, with as many edges as there may be."""
-    return [
-        *(f"n{each}>{','.join(f'n{other}' for other in range(each + 1, min(each + 11, 42)))}" for each in range(41)),
-        "n41>end_job",
-    ]
+    """The same, with about as many edges as there may be."""
+    targets = [",".join(f"n{other}" for other in range(each + 1, min(each + 11, 30))) for each in range(29)]
+    return [*(f"n{each}>{to}" for each, to in enumerate(targets)), "n29>end_job"]
 
 
 CASES = [(fan_in, lose_flow), (fan_in, lose_index), (chain, lose_record), (diamond, lose_record), (diamonds, lose_flow)]
