@@ -12,7 +12,8 @@ _MOST_NAME = 253
 _ORIGIN = re.compile(r"https?://(?P<host>[^/?#@\s]+)")
 _LOGIN = re.compile(r"//([^/:@]*)(:?).*@", re.DOTALL)  # up to the last @: one in a password should be written as %40
 _SECRET_OPTION = re.compile(r"([?&][^=&]*(?:pass|secret|token|properties)[^=&]*=)[^&#]+", re.IGNORECASE)
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # all addresses of a machine -> one by which it reaches itself
+# All addresses of a machine, as settings and ZeroMQ write them -> one by which it reaches itself.
+_ANY = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "::1", "[::]": "[::1]"}
 
 
 def read_host(text: str) -> str:
@@ -63,6 +64,11 @@ def host_of(header: str) -> str:
 def near(host: str) -> str:
     """Return where this machine reaches what listens on `host`."""
     return _ANY.get(host, host)
+
+
+def is_any(host: str) -> bool:
+    """Tell whether what listens on `host` listens on all addresses of its machine."""
+    return host in _ANY
 
 
 def url(host: str, port: int) -> str:

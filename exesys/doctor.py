@@ -331,15 +331,19 @@ def _queues(config: Config, running: bool) -> Iterator[Check]:
 
     reader = Reader(config.redis_url, config.redis.prefix)
     try:
+        foreign = reader.foreign_queues()
         left = waiting.unserved(reader, _ask(config, "workers")["workers"], _ask(config, "functions")["functions"])
     except ExesysError:
         return  # said under redis or functions
     finally:
         reader.close()
+    for key in foreign:
+        text = f"{key} is a key of another kind: the queue has no settings, and none of its jobs can be handed out."
+        yield Check("queues", "fail", text, "Rename or delete that key.")
     for queue, jobs in left.items():
         text = f"No worker serves the queue {queue}, in which {jobs} {'job waits' if jobs == 1 else 'jobs wait'}."
         yield Check("queues", "warn", text, "Add it to [worker] queues, and then `bin/exesys restart`.")
-    if not left:
+    if not (left or foreign):
         yield Check("queues", "ok", "No job was found that waits in a queue without a worker.")
 
 
@@ -364,7 +368,7 @@ def _upkeep(config: Config, running: bool) -> Iterator[Check]:
 def _timers(config: Config, running: bool) -> Iterator[Check]:
     if not running:
         return
-    from exesys import schedule, timerviews
+    from exesys import schedule, ticker, timerviews
     from exesys.store.timetable import Timetable
 
     with contextlib.closing(Timetable(config.redis_url, config.redis.prefix)) as table:
@@ -380,13 +384,13 @@ def _timers(config: Config, running: bool) -> Iterator[Check]:
         yield Check("timers", "warn", f"The timer {name} of the ini was not taken.{other}", fix)
     well = not refused
     for declared in config.timers:
-        timer = timerviews.declared(declared.name, "put", declared.fields())
+        timer = timerviews.declared(declared.name, declared.fields())
         if why := timerviews.spent(timer, time.time_ns() // 1_000_000):
             well = False
             yield Check("timers", "warn", f"The timer {timer.name} of the ini never ticks: {why}.", _TAKE_OUT)
     for record in records:
         try:
-            _, progress = timerviews.read(record)
+            _, progress = ticker.read(record)
         except StateError as error:
             well = False
             yield Check("timers", "fail", error.message, error.fix)

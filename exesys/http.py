@@ -104,8 +104,11 @@ def check_query(query: MultiDict, known: Sequence[str]) -> None:
             raise BadCommand(f"the parameter {shown!r} is unknown.", field=shown, fix=fix)
         if len(query.getall(name)) > 1:
             raise BadCommand(f"`{name}` is given more than once.", field=name, fix="Give it once.")
-        if "\ufffd" in _utf8(value):
-            raise BadCommand(f"`{name}` is no UTF-8.", field=name, fix="Encode it as UTF-8, then with % as URLs are.")
+        try:
+            value.encode("latin-1").decode()
+        except UnicodeDecodeError:
+            fix = "Encode it as UTF-8, then with % as URLs are."
+            raise BadCommand(f"`{name}` is no UTF-8.", field=name, fix=fix) from None
 
 
 def asked(name: str, default: Any = None) -> Any:

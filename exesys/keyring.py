@@ -24,7 +24,7 @@ from exesys.bus.curve import Identity, Pair
 from exesys.bus.roles import ROLES, named
 from exesys.command import check_name
 from exesys.config import Config
-from exesys.errors import BadCommand, ConfigError, Conflict, NotFound
+from exesys.errors import BadCommand, BootError, ConfigError, Conflict, NotFound
 
 LOCAL = "local"
 _KEY_CHARS = 40  # of Z85
@@ -43,7 +43,8 @@ class Keyring:
     """The keys of one system. Makes nothing until a key is asked for."""
 
     def __init__(self, config: Config) -> None:
-        self._home = config.home / "keys"
+        self._config = config
+        self._home = keystore.directory(config)
         self._public = self._home / "public"
         self._private = self._home / "private"
         self._seen: tuple[object, ...] = ()
@@ -101,15 +102,15 @@ class Keyring:
         if path.exists():
             fix = f"Revoke it first (`bin/exesys keys revoke {name}`), or choose another name."
             raise Conflict(f"there is a key bus-{role} {name} already.", field="name", fix=fix)
-        if out.exists():
-            raise Conflict(f"{out} is there already.", field="out", fix="Choose another file, or delete it.")
-        try:
+        with keystore.changing(self._config):
             server = self.server or self._begin()
             pair = _pair()
-            _write(out, role, name, pair, server.public)
-            self._let_in(role, name, pair)
-        except OSError as error:
-            raise ConfigError(f"{error.filename} cannot be written: {error.strerror}.") from error
+            _hand_out(out, _spelled(role, name, pair, server.public))
+            try:
+                self._let_in(role, name, pair)
+            except BootError:
+                out.unlink()
+                raise
         return Entry(role, name, pair.public.decode(), path.stat().st_mtime_ns // 1_000_000)
 
     def revoke(self, role: str, name: str) -> None:
@@ -121,20 +122,18 @@ class Keyring:
             raise NotFound(f"there is no key bus-{role} {name}.", fix="See `bin/exesys keys list`.") from None
 
     def _begin(self) -> Pair:
-        for directory in (self._home, self._private, self._public, *(self._public / role for role in ROLES)):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the system's own keys; the router's last, for with it they are there."""
+        for directory in (self._public, *(self._public / role for role in ROLES)):
+            keystore.make_directory(directory)
         server, local = _pair(), _pair()
-        _write(self._private / f"{LOCAL}.key", "admin", LOCAL, local, server.public)
+        keystore.write_private(self._private / f"{LOCAL}.key", _spelled("admin", LOCAL, local, server.public))
         self._let_in("admin", LOCAL, local)
-        _write(self._private / "router.key", "router", "router", server, server.public)
+        keystore.write_private(self._private / "router.key", _spelled("router", "router", server, server.public))
         return server
 
     def _let_in(self, role: str, name: str, pair: Pair) -> None:
-        directory = self._public / role
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = directory / f"{name}.new"
-        scratch.write_text(json.dumps({"role": role, "name": name, "public": pair.public.decode()}) + "\n")
-        scratch.replace(directory / f"{name}.key")
+        text = json.dumps({"role": role, "name": name, "public": pair.public.decode()}) + "\n"
+        keystore.write_private(self._public / role / f"{name}.key", text)
 
 
 def guard(config: Config) -> Pair | None:
@@ -179,13 +178,23 @@ def _read(path: Path) -> Identity:
     return Identity(Pair(public, secret), server)
 
 
-def _write(path: Path, role: str, name: str, pair: Pair, server: bytes) -> None:
-    """Write a key file that only its owner may read."""
+def _spelled(role: str, name: str, pair: Pair, server: bytes) -> str:
+    """Write the text of a key file."""
     told = {"role": role, "name": name, "public": pair.public.decode(), "secret": pair.secret.decode()}
-    text = json.dumps({**told, "server": server.decode()}, indent=1) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    return json.dumps({**told, "server": server.decode()}, indent=1) + "\n"
+
+
+def _hand_out(path: Path, text: str) -> None:
+    """Write a key for its holder, wherever that is wanted: a new file, which only its owner may read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+    except FileExistsError:
+        raise Conflict(f"{path} is there already.", field="out", fix="Choose another file, or delete it.") from None
+    except OSError as error:
+        fix = "Name another file with --out."
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", field="out", fix=fix) from error
 
 
 def _pair() -> Pair:

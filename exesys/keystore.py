@@ -173,20 +173,27 @@ def revoke(config: Config, role: Role, name: str, old: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def _changing(config: Config) -> Iterator[list[Token]]:
-    """Lend the tokens to be changed; what they are at the end of the block is kept. One at a time."""
+def changing(config: Config) -> Iterator[None]:
+    """Make the directory if there is none, and let one at a time change what is in it. Raises BootError."""
     make_directory(config.home)
     make_directory(directory(config))
     check_directory(directory(config))
     lock = process.hold_lock(directory(config) / "lock", LOCK_S)
     try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _changing(config: Config) -> Iterator[list[Token]]:
+    """Lend the tokens to be changed; what they are at the end of the block is kept."""
+    with changing(config):
         before = read(config)
         kept = list(before)
         yield kept
         if tuple(kept) != before:
             write_private(tokens_file(config), tokens.dump(kept))
-    finally:
-        os.close(lock)
 
 
 def make_directory(path: Path) -> None:

@@ -369,13 +369,15 @@ def load(name: str, kept: Mapping[str, bytes]) -> Timer:
     return replace(timer, paused=bool(text.get(PAUSED)), origin=text.get("origin", ""))
 
 
+def as_kept(name: str, given: Mapping[Any, Any]) -> dict[str, bytes]:
+    """Return what Redis gives back of a timer that was put. Raises BadCommand."""
+    checked = check("put", name, given).items()
+    return {key: value if isinstance(value, bytes) else str(value).encode() for key, value in checked}
+
+
 def same(given: Mapping[Any, Any], kept: Mapping[str, bytes]) -> bool:
     """Tell whether what Redis keeps is what was given, but for a pause."""
-    wanted = {
-        key: value if isinstance(value, bytes) else str(value).encode()
-        for key, value in check("put", "t", given).items()
-    }
-    return wanted == {key: value for key, value in kept.items() if key != PAUSED}
+    return as_kept("t", given) == {key: value for key, value in kept.items() if key != PAUSED}
 
 
 def spoilt(name: str, why: object) -> StateError:

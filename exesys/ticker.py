@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
-from exesys.schedule import MOMENTS_MS, MOST_MISFIRED, Timer, spoilt
+from exesys.schedule import MOMENTS_MS, MOST_MISFIRED, Timer, load, spoilt
+from exesys.store.timetable import TimerRecord
 
 MOST_AT_ONCE = 1000  # ticks of one timer within its grace
 RECENT = 5
@@ -114,6 +115,13 @@ class Progress:
             self.job = done.job_id
         self.reason = reason or ("" if done.what == "run" else self.reason)
         self.recent = [done, *self.recent][:RECENT]
+
+
+def read(record: TimerRecord) -> tuple[Timer, Progress]:
+    """Read what the store has of a timer. Raises StateError when somebody spoilt it."""
+    if record.trouble:
+        raise spoilt(record.name, record.trouble)
+    return load(record.name, record.kept), Progress.load(record.name, record.progress)
 
 
 @dataclass

@@ -104,9 +104,9 @@ def change(config: Config, given: argparse.Namespace) -> int:
 
 def run(config: Config, given: argparse.Namespace) -> int:
     """Run a timer's command now."""
-    from exesys import timerviews
+    from exesys import ticker
 
-    timer, _ = timerviews.read(_record(_table(config), given.name))
+    timer, _ = ticker.read(_record(_table(config), given.name))
     built = timer.command(f"{timer.name}.now-{uuid.uuid4().hex[:12]}")
     with reach.connect(config) as client:
         [handle] = client.send(built, notify=False)

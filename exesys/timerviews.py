@@ -11,7 +11,7 @@ from exesys import schedule
 from exesys.errors import BadCommand, Conflict, NotFound, StateError
 from exesys.schedule import Timer
 from exesys.store.timetable import TimerRecord
-from exesys.ticker import Progress
+from exesys.ticker import read
 
 NEXT = 5
 SPOILT = "spoilt"
@@ -37,13 +37,6 @@ def shown(record: TimerRecord, now_ms: int) -> dict[str, Any]:
     }
 
 
-def read(record: TimerRecord) -> tuple[Timer, Progress]:
-    """Read a record. Raises StateError when somebody spoilt it."""
-    if record.trouble:
-        raise schedule.spoilt(record.name, record.trouble)
-    return schedule.load(record.name, record.kept), Progress.load(record.name, record.progress)
-
-
 def check_there(record: TimerRecord) -> TimerRecord:
     """Return a record that is there. Raises NotFound."""
     if not record.there:
@@ -56,16 +49,15 @@ def check_ticks(there: TimerRecord, fields: Mapping[str, Any], now_ms: int) -> N
 
     One of that name that is there already may have ticked: to add the same again is well.
     """
-    timer = declared(there.name, "add", fields)
+    timer = declared(there.name, fields)
     if not there.there and (why := spent(timer, now_ms)):
         fix = "Give an `end` behind a tick to come, or none."
         raise BadCommand(f"the timer {there.name} would never tick: {why}.", field="end", fix=fix)
 
 
-def declared(name: str, what: str, fields: Mapping[str, Any]) -> Timer:
+def declared(name: str, fields: Mapping[str, Any]) -> Timer:
     """Return the timer that these fields mean, as TUNE carries them. Raises BadCommand."""
-    kept = schedule.check(what, name, fields)
-    return schedule.load(name, {key: v if isinstance(v, bytes) else str(v).encode() for key, v in kept.items()})
+    return schedule.load(name, schedule.as_kept(name, fields))
 
 
 def spent(timer: Timer, now_ms: int) -> str:

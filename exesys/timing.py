@@ -19,7 +19,7 @@ from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, StateError, Unavailable
 from exesys.store.timetable import Timetable
-from exesys.ticker import Done, Progress, Tick, Ticker
+from exesys.ticker import Done, Tick, Ticker, read
 from exesys.timerconfig import TimerOf
 
 MOST_AGAIN = 10  # timers of the ini that were refused are put again at a time
@@ -173,10 +173,7 @@ class Timing:
                 gone.append(record.name)
                 continue
             try:
-                if record.trouble:
-                    raise schedule.spoilt(record.name, record.trouble)
-                timer = schedule.load(record.name, record.kept)
-                progress = Progress.load(record.name, record.progress) if record.progress else None
+                timer, progress = read(record)
             except StateError as error:
                 log.error("%s", error)
                 ticker.drop(record.name)

@@ -82,6 +82,7 @@ class Broker:
         self._slate = Slate(config, epoch, self.roster, Door(config, catalogue))
         self.figures = self._slate.figures
         self.figures |= {"not_allowed": 0, "other_versions": 0}
+        self._keys: frozenset[str] = frozenset()  # those that are let in, as `roles.named` spells them
         self._warn_at = now
         self._intake = Intake(self._slate)
         self._crew = Crew(self._slate, jitter)
@@ -147,7 +148,7 @@ class Broker:
 
     def receive(self, address: bytes, message: m.Message, now: float, key: str = "") -> None:
         """Take a message from the front socket; `key` is what its sender proved to hold (see `roles`)."""
-        if key and (why := roles.why_not(key, message)):
+        if key and (why := roles.why_not(key, message) if key in self._keys else roles.REVOKED):
             self.figures["not_allowed"] += 1
             if isinstance(message, m.Tune):
                 self._slate.say(address, m.Changed(message.tag, -1, ["not_allowed", f"{why}.", "", ""]))
@@ -175,9 +176,8 @@ class Broker:
             self._slate.say(address, m.Error(*error.problem))
 
     def results(self, message: m.Result, key: str = "") -> None:
-        """Take finished attempts from the results socket; those of a session that has another key are dropped."""
-        peer = self.roster.sessions.get(message.session)
-        if peer is not None and peer.key != key:
+        """Take finished attempts from the results socket; what comes with another key than the session's is dropped."""
+        if self.key_of(message.session) != key or (key and key not in self._keys):
             self.figures["not_allowed"] += 1
             return
         self._crew.results(message)
@@ -187,13 +187,18 @@ class Broker:
         peer = self.roster.sessions.get(session)
         return peer.key if peer is not None else ""
 
-    def only(self, known: Collection[str], now: float) -> bool:
-        """Treat the peers whose keys are not known any more as those that were silent for too long; tell if any is."""
-        revoked = [peer for peer in self.roster.peers.values() if peer.key and peer.key not in known]
-        for peer in revoked:
-            peer.seen = float("-inf")
-            self._check_at = now
-        return bool(revoked)
+    def let_in(self, keys: Collection[str], now: float) -> bool:
+        """Know these keys alone from now on; tell whether one is gone.
+
+        Peers with one that is gone are treated as those that were silent for too long.
+        """
+        gone = self._keys.difference(keys)
+        self._keys = frozenset(keys)
+        for peer in self.roster.peers.values():
+            if peer.key in gone:
+                peer.seen = float("-inf")
+                self._check_at = now
+        return bool(gone)
 
     def _on_hello(self, address: bytes, hello: m.Hello, now: float, key: str) -> None:
         refuse = self._slate.refuse

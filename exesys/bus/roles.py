@@ -19,6 +19,7 @@ PEERS: Mapping[str, frozenset[str]] = {
     "admin": frozenset({"client", "worker", "runner", "app", "controller"}),
 }
 ROLES = tuple(PEERS)
+REVOKED = "this key is not let in any more"
 _ASK: frozenset[type[Any]] = frozenset(
     {m.Hello, m.Submit, m.Status, m.Change, m.Start, m.Sync, m.Heartbeat, m.Drain, m.Bye}
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from exesys.addresses import is_any, near
 from exesys.bus import zap
 from exesys.bus.curve import Guard, Identity
 from exesys.bus.wire import MAX_FRAME_BYTES
@@ -25,7 +26,6 @@ NEVER_MS = 7 * 86_400_000
 HWM = 100_000
 DRAIN = 256
 LET_IN, REFUSED, SILENT = "let in", "refused", "silent"
-EVERYWHERE = ("0.0.0.0", "*", "[::]")
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 _AT_ONCE, _MORE_TO_COME = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
@@ -184,10 +184,9 @@ def towards(front: str, endpoint: str) -> str:
     """Return where a further socket of the bus is reached: one that listens everywhere is where its front is."""
     scheme, _, rest = endpoint.partition("://")
     host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or host not in EVERYWHERE:
+    if scheme != "tcp" or not is_any(host):
         return endpoint
-    near = front.removeprefix("tcp://").rpartition(":")[0]
-    return f"tcp://{'127.0.0.1' if near in EVERYWHERE else near}:{port}"
+    return f"tcp://{near(front.removeprefix('tcp://').rpartition(':')[0])}:{port}"
 
 
 def unlink(endpoint: str) -> None:

@@ -129,7 +129,7 @@ class Controller:
     def _tell_spent(self) -> None:
         """Tell of timers of the ini that will not tick any more: somebody may wait for them."""
         for timer in self.config.timers:
-            if why := timerviews.spent(timerviews.declared(timer.name, "put", timer.fields()), _wall_ms()):
+            if why := timerviews.spent(timerviews.declared(timer.name, timer.fields()), _wall_ms()):
                 log.error("the timer %s of the ini never ticks: %s; change it there, or take it out", timer.name, why)
 
     def _mirror(self, runners: list[Runner]) -> None:

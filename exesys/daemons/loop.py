@@ -121,6 +121,19 @@ class Loop:
         self._waker.close()
 
 
+class Complaint:
+    """What the router complains of: logged once, until it says something else."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._heard = ""
+
+    def hear(self, text: str) -> None:
+        if text != self._heard:
+            self._heard = text
+            self._log.warning("the router says: %s", text)
+
+
 def run(name: str, main: Callable[[], int]) -> None:
     """Run a daemon's main with logging to stdout, and end with its exit code."""
     from exesys.errors import ExesysError

@@ -109,22 +109,25 @@ class Router:
         now = time.monotonic()
         if self._retry_at is not None:
             return self._retry_at - now
-        return self.core.wake_in_s(now, time.time_ns() // 1_000_000)
+        wait_s = self.core.wake_in_s(now, time.time_ns() // 1_000_000)
+        return wait_s if self.doorman is None else min(wait_s, self._keys_at - now)
 
     def _guard(self, asked: bool, now: float) -> None:
         """Let in those who connect, or not; see to it that a key that was revoked is not heard any more."""
         assert self.doorman is not None
-        for question in self.loop.read(self.doorman) if asked else ():
-            known = self.keyring.known()
+        questions = self.loop.read(self.doorman) if asked else []
+        if not questions and now < self._keys_at:
+            return
+        self._keys_at = now + KEYS_S
+        known = self.keyring.known()
+        if self.core.let_in(known.values(), now):
+            self._rebind_events()
+        for question in questions:
             frames, why = zap.answer(question, known, sockets.spelled, self.core.key_of)
             self.loop.send(self.doorman, *frames)
             if why and now >= self._refusal_at:
                 self._refusal_at = now + REFUSAL_S
                 log.warning("not let in: %s", why)
-        if now >= self._keys_at:
-            self._keys_at = now + KEYS_S
-            if self.core.only(set(self.keyring.known().values()), now):
-                self._rebind_events()
 
     def _rebind_events(self) -> None:
         """Let go of all who listen: those whose keys are still known connect again by themselves."""

@@ -31,7 +31,7 @@ from exesys.bus import sockets, wire
 from exesys.bus.hosting import HostSession
 from exesys.bus.subscription import Subscription
 from exesys.config import Config
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Complaint, Loop, run
 from exesys.errors import ProtocolError
 from exesys.nursery import Ended, Happening, Nursery
 from exesys.process import DeadMan, die_with_parent, end_left_behind
@@ -54,7 +54,7 @@ class RunnerDaemon:
         self.session = HostSession("runner", secrets.token_hex(8), info, capacity=config.runner.capacity)
         self.subscription = Subscription()
         self.ending_at: float | None = None
-        self._complaint = ""  # what the router said last
+        self._complaint = Complaint(log)
         self._context = zmq.Context[sockets.Socket]()
         self._identity = keyring.identity(config)
         self._front = self._connect()
@@ -170,16 +170,10 @@ class RunnerDaemon:
                 session.greeted(message, now)
                 self._subscribe(message)
             case m.Error():
-                self._heard(message.message)
+                self._complaint.hear(message.message)
                 session.refused(message)
             case m.Bye():
                 session.rebuilt(now)
-
-    def _heard(self, text: str) -> None:
-        """Log what the router complains of, once."""
-        if text != self._complaint:
-            self._complaint = text
-            log.warning("the router says: %s", text)
 
     def _subscribe(self, welcome: m.Welcome) -> None:
         at = welcome.endpoints["events"]

@@ -29,7 +29,7 @@ from exesys.bus import sockets, wire
 from exesys.bus.curve import Identity
 from exesys.bus.session import WorkerSession
 from exesys.config import Config
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Complaint, Loop, run
 from exesys.errors import ProtocolError
 from exesys.process import die_with_parent
 from exesys.slots import GIVEN_BACK, HOARD_S, Broken, Finished, Happening, Phase, Ready, Slot, SlotPool
@@ -128,7 +128,7 @@ class Worker:
         self.silences = 0
         self.loads = 1  # how often the modules were loaded
         self.ending_at: float | None = None
-        self._complaint = ""  # what the router said last
+        self._complaint = Complaint(log)
 
     def serve(self) -> int:
         """Run until told to stop. Returns the exit code."""
@@ -267,16 +267,10 @@ class Worker:
                     session.greeted(message, now)
                     self.bus.open(message)
                 case m.Error():
-                    self._heard(message.message)
+                    self._complaint.hear(message.message)
                     session.refused(message)
                 case m.Bye():
                     session.rebuilt(now)
-
-    def _heard(self, text: str) -> None:
-        """Log what the router complains of, once."""
-        if text != self._complaint:
-            self._complaint = text
-            log.warning("the router says: %s", text)
 
     def _cancel(self, session: WorkerSession, message: m.Cancel, now: float) -> None:
         """Rid the slots of what nobody wants; what stood behind it goes to others."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from bottle import HTTPResponse
 
-from exesys import codec, command, timerviews
+from exesys import codec, command, ticker, timerviews
 from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.command import Limits
@@ -95,7 +95,7 @@ class TimersApi:
 
     def run(self, name: str) -> HTTPResponse:
         """Run a timer's command now, beside its ticks."""
-        timer, _ = timerviews.read(self._record(name))
+        timer, _ = ticker.read(self._record(name))
         built = timer.command(f"{name}.now-{uuid.uuid4().hex[:12]}")
         [handle] = self._client.send(built, notify=False)
         self._taken([handle])

@@ -184,3 +184,21 @@ def test_the_command_line_refuses_what_makes_no_sense(system):
     listed = {each["name"]: each for each in system.exesys("queue", "list", "--json").json["queues"]}
     assert listed["slow"]["concurrency"] == 2
     assert listed["slow"]["origin"] == "ini"
+
+
+def test_a_foreign_key_in_the_place_of_a_queue_stops_no_other(make):
+    """Also not a router that starts: it takes no settings from there, and the doctor names the key."""
+    system = make()
+    with system.redis() as redis:
+        redis.set("exesys:queue:spoilt", "somebody else's")
+        redis.sadd("exesys:queues", "spoilt", b"\xff\xfe")
+    os.kill(system.pids()["router"], signal.SIGKILL)
+    until(system.ready, "the router is back")
+    assert system.exesys("submit", "echo", "1", "--wait", "5").out.strip() == "1"
+    assert system.exesys("queue", "list").code == 0
+    [check] = [each for each in system.exesys("doctor", "--json").json if each["name"] == "queues"]
+    assert (check["state"], "exesys:queue:spoilt is a key of another kind" in check["message"]) == ("fail", True)
+    with system.redis() as redis:
+        redis.delete("exesys:queue:spoilt")
+    [check] = [each for each in system.exesys("doctor", "--json").json if each["name"] == "queues"]
+    assert check["state"] == "ok"

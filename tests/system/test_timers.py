@@ -182,6 +182,60 @@ def test_a_spoilt_timer_spoils_no_other(system, name):
     system.request("DELETE", f"/timers/{name}")
 
 
+def test_a_spoilt_timer_is_shown_with_what_to_do(system, name):
+    assert add(system, name, every_s=3600).status == 201
+    until(lambda: progress(system, name), "it is taken in")
+    with system.redis() as redis:
+        redis.hset(f"exesys:timer-state:{name}", "last_ms", "rubbish")
+    said = system.exesys("timer", "show", name)
+    assert (said.code, said.out) == (2, "")
+    assert f"the record of the timer {name} in Redis cannot be read" in said.err
+    assert "Remove the timer, and add it again." in said.err
+    assert system.exesys("timer", "remove", name).code == 0
+
+
+def test_a_name_that_is_no_text_stops_no_controller(system, name):
+    with system.redis() as redis:
+        redis.sadd("exesys:timers", b"\xff\xfe")
+        redis.zadd("exesys:timer-changes", {b"\xff\xfe": 1})
+    os.kill(system.pids()["controller"], signal.SIGKILL)
+    assert add(system, name, every_s=0.3).status == 201
+    until(lambda: ran(system, name) > 2, "the timers tick", 20)
+    assert system.exesys("timer", "list").code == 0
+    assert "Traceback" not in system.log_of("controller")
+    with system.redis() as redis:
+        redis.srem("exesys:timers", b"\xff\xfe")
+        redis.zrem("exesys:timer-changes", b"\xff\xfe")
+    system.request("DELETE", f"/timers/{name}")
+
+
+def test_a_timer_that_its_list_has_lost_comes_back_when_it_is_put_again(system, name):
+    assert add(system, name, every_s=0.3).status == 201
+    with system.redis() as redis:
+        redis.delete("exesys:timers")
+    assert add(system, name, every_s=0.3).status == 201, "it is listed again"
+    assert add(system, name, every_s=0.3).status == 200
+    os.kill(system.pids()["controller"], signal.SIGKILL)
+    until(lambda: "declared" in str(system.get("/timers").body), "the one of the ini is listed again", 20)
+    assert name in str(system.get("/timers").body)
+    system.request("DELETE", f"/timers/{name}")
+
+
+def test_the_doctor_tells_when_no_controller_is_active(system):
+    def told():
+        return [each for each in system.exesys("doctor", "--json").json if each["name"] == "controller"]
+
+    assert told() == []
+    pid = system.pids()["controller"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(told, "its lease is over", 20)
+        assert "No controller is active" in told()[0]["message"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: told() == [], "it is active again")
+
+
 def test_a_timer_of_the_ini_takes_no_name_of_another(make, tmp_path):
     """One that was added by hand goes on, and the doctor tells; when it is gone the one of the ini is taken."""
     both = tmp_path / "both.py"

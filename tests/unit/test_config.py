@@ -223,6 +223,12 @@ def test_the_ini_shows_every_key_with_its_default() -> None:
 WORDS = "[appserver:words]\nclass = word_dict:Dictionary\n"
 
 
+def test_a_section_without_its_end_is_told_with_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("[limits]\ntimers = 5\n\n[timer:night\ncmd = noop\n")
+    assert ", line 4: '[timer:night' opens a section and has no `]`" in caught.value.message
+
+
 def test_an_application_server_is_declared_in_the_ini() -> None:
     [words] = parse(f"{WORDS}processes = 3\nthreads = 2\ntimeout_s = 0.5\n").appservers
     assert words == appconfig.AppServer("words", "word_dict:Dictionary", 3, 2, 0.5)
