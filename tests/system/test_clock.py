@@ -9,6 +9,8 @@ import pytest
 from harness import CHECKOUT, until
 from test_timers import add, job_ids, moment_ms, progress, ran
 
+pytestmark = pytest.mark.alone
+
 CLOCK = Path(__file__).parent / "faked_clock"
 HOUR_S = 3600
 EVERY_S = 0.2

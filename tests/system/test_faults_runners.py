@@ -14,6 +14,8 @@ from collections import defaultdict
 import pytest
 from harness import alive, children, until
 
+pytestmark = pytest.mark.alone
+
 RUNNERS = 6
 ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "20"))
 KINDS = ("instance", "runner", "controller", "redis", "router")

@@ -12,6 +12,8 @@ from sent import WORKFLOW, job_of, step
 
 from exesys.workflow import Graph
 
+pytestmark = pytest.mark.alone
+
 SHAPES = sorted((CHECKOUT / "tests" / "data" / "workflows").glob("*.json"))
 FAN, CHAIN, FEW = 10_000, 1_000, 100
 ROUNDS, REPEATS, MOST_GROWTH = 5, 5, 1.5

@@ -5,6 +5,8 @@ from array import array
 import pytest
 from harness import rss_bytes, until
 
+pytestmark = pytest.mark.alone
+
 JOBS = 100_000
 CHUNK = 5000
 MOST_BYTES_PER_JOB = 700

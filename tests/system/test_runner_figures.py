@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from harness import children, until
 
+pytestmark = pytest.mark.alone
+
 STOPS = 200
 STOP_S = 0.1
 CROWD = 500

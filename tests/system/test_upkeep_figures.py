@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness import until
 
+pytestmark = pytest.mark.alone
+
 KEYS = int(os.environ.get("EXESYS_KEYS", "200000"))  # 1,000,000 for the figures in docs/redis.md
 SECONDS = 5.0
 FILL = """

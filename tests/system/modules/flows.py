@@ -65,6 +65,7 @@ def total(data: dict[str, int]) -> int:
 def fed_once_mended(data: Any, ctx: Context) -> list[Any]:
     """As `fed`, but fail while there is no Redis key `mended:<job_id>`."""
     if not ctx.redis.exists(f"mended:{ctx.job.job_id}"):
+        print("it looks whether it is mended")
         raise LookupError(f"{ctx.job.from_} is not mended")
     return fed(data, ctx)
 
