@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from exesys import keystore
@@ -13,12 +14,19 @@ from exesys.config import Config
 HTTPException = http.client.HTTPException
 
 
-def ask(config: Config, method: str, path: str, body: Any = None, timeout_s: float = 2.0) -> tuple[int, Any]:
+def ask(
+    config: Config,
+    method: str,
+    path: str,
+    body: Any = None,
+    timeout_s: float = 2.0,
+    more: Mapping[str, str] | None = None,
+) -> tuple[int, Any]:
     """Send one request; return the status and the JSON (or text) of the answer. Raises OSError or HTTPException.
 
-    A BootError says that this user's token cannot be read.
+    `more` are further headers. A BootError says that this user's token cannot be read.
     """
-    headers = keystore.credentials(config)
+    headers = keystore.credentials(config) | dict(more or {})
     sent = None
     if body is not None:
         headers["Content-Type"] = "application/json"

@@ -171,6 +171,31 @@ def programs_of(home: Path) -> list[Process]:
     return found
 
 
+def of_home(home: Path) -> list[int]:
+    """List all processes that were started with this home, whoever started them."""
+    wanted = str(home)
+    return [pid for pid in _pids() if _environ(pid, "EXESYS_HOME").get("EXESYS_HOME") == wanted and alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that ended and was not waited for does not."""
+    return _state(pid)[0] not in ("", "Z", "X")
+
+
+def children(parent: int) -> list[int]:
+    """List the processes that run and whose parent this one is."""
+    return sorted(pid for pid in _pids() if alive(pid) and _state(pid)[1] == str(parent))
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """Return the letter of a process' state and its parent; empty when it is gone."""
+    try:
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return state, parent
+
+
 def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 

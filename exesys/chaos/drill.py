@@ -1,0 +1,238 @@
+"""`bin/exesys chaos`: load and blows for some minutes, then the account."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from exesys import codec
+from exesys.chaos import blows as striking
+from exesys.chaos import going
+from exesys.chaos.account import Account, Record, read_lives, read_runs
+from exesys.chaos.functions import chaos_work
+from exesys.chaos.load import BusSender, RestSender, Sender
+from exesys.chaos.plan import Blow, blows
+from exesys.chaos.rig import Rig
+from exesys.process import wait_until
+from exesys.states import State
+from exesys.store.keys import Keys
+
+PAUSE_S = (0.5, 4.0)
+READY_S = 90.0
+END_S = 120.0
+CHUNK = 500
+PROOF = "proof-"
+# What is there although no job is under way.
+STANDING = frozenset(
+    {
+        *("jobs", "order", "sessions", "functions", "epoch", "format", "turn", "controller", "ended", "queues"),
+        *("runner", "runner_log", "mended", "timer_changes", "tuned", "dead", "callback_counts", "run"),
+    }
+)
+
+
+class Struck(NamedTuple):
+    """One blow, what it hit, and how long it took until all was there again."""
+
+    blow: Blow
+    what: str
+    back_s: float | None
+
+
+class Outcome(NamedTuple):
+    """What a drill came to."""
+
+    account: Account
+    struck: list[Struck]
+    seconds: float
+    accepted: int
+    answers: Counter[str]
+
+    @property
+    def rate(self) -> float:
+        """Commands accepted a second, the blows included."""
+        return self.accepted / self.seconds
+
+
+def drill(
+    seconds: float, seed: int, rate: float, kinds: Sequence[str], tell: Callable[[str], None], keep: bool = False
+) -> Outcome:
+    """Put a private system under load, strike it for so many seconds, and account for all that was accepted.
+
+    `rate` is in commands a second, `kinds` are of `plan.BLOWS`; `tell` is
+    called with a line for each thing that happens. With `keep` the system's
+    directory stays when the account is not exact. Raises BootError.
+    """
+    account = Account()
+    with Rig() as rig:
+        tell(f"a private system runs in {rig.home}")
+        senders: list[Sender] = [
+            BusSender("bus", rig, seed, rate * 0.6),
+            RestSender("rest", rig, seed, rate * 0.4),
+        ]
+        runners = going.Runners(rig)
+        going.start_timers(rig)
+        since = time.monotonic()
+        hands = [*senders, runners]
+        for hand in hands:
+            hand.start()
+        struck = _strike(rig, seed, seconds, kinds, account, tell)
+        for hand in hands:
+            hand.halt.set()
+        sent_s = time.monotonic() - since
+        for hand in hands:
+            hand.join(2 * END_S)
+            for text in hand.wrong:
+                account.wrong(text)
+            if hand.is_alive():
+                account.wrong(f"the thread {hand.name} has not ended")
+        going.stop_timers(rig)
+        tell("no more is sent; what is under way ends")
+        _settle(rig, account)
+        _count(rig, senders, runners, account)
+        for text in rig.tracebacks():
+            account.wrong(f"a traceback in a log: {text}")
+        rig.down()
+        account.left("processes", [str(pid) for pid in rig.processes()])
+        rig.kept = keep and not account.exact
+    accepted = sum(len(order.steps) for sender in senders for order in sender.orders)
+    answers = sum((sender.answers for sender in senders), Counter[str]())
+    return Outcome(account, struck, sent_s, accepted, answers)
+
+
+def _strike(
+    rig: Rig, seed: int, seconds: float, kinds: Sequence[str], account: Account, tell: Callable[[str], None]
+) -> list[Struck]:
+    """Let blows fall until the time is over."""
+    striker = striking.Striker(rig)
+    deadline = time.monotonic() + seconds
+    struck: list[Struck] = []
+    for blow in blows(seed, kinds, PAUSE_S):
+        left_s = deadline - time.monotonic()
+        if left_s <= blow.after_s:
+            time.sleep(max(left_s, 0))
+            return struck
+        time.sleep(blow.after_s)
+        what = striker.strike(blow)
+        back_s = rig.await_ready(READY_S)
+        struck.append(Struck(blow, what, back_s))
+        tell(f"{blow}: {what or 'nothing to strike'}; all there after {back_s or 0:.1f} s")
+        if back_s is None:
+            account.wrong(f"after {blow} ({what}) the system was not ready again within {READY_S:g} s")
+            return struck
+    return struck
+
+
+def _settle(rig: Rig, account: Account) -> None:
+    """Wait until nothing is under way. What waits by a clock that was set comes first by setting it once more."""
+    keys = Keys(rig.config.redis.prefix)
+    waiting = ("ready:*", "held:*", "lane:*", "delayed", "standby", "callbacks")
+
+    def at_rest() -> bool:
+        with rig.redis() as connection:
+            return not any(
+                key
+                for pattern in waiting
+                for key in connection.scan_iter(f"{keys.prefix}exesys:{pattern}", count=10_000)
+            )
+
+    if wait_until(at_rest, END_S / 4, 0.2):
+        return
+    rig.clock.set(2 * striking.HOUR_S)
+    if not wait_until(at_rest, END_S, 0.2):
+        account.wrong(f"jobs were still under way {END_S:g} s after the last was sent")
+    rig.clock.set(0)
+
+
+def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account: Account) -> None:
+    """Compare what was accepted with what Redis holds and what ran."""
+    runs = read_runs((rig.home / chaos_work.RUNS).read_text().splitlines())
+    refs: set[str] = set()
+    failing: set[str] = set()
+    for sender in senders:
+        for start in range(0, len(sender.orders), CHUNK):
+            steps = [step for order in sender.orders[start : start + CHUNK] for step in order.steps]
+            refs.update(step.ref for step in steps)
+            failing.update(step.ref for step in steps if step.number is None)
+            account.steps(steps, _records(rig, [step.ref for step in steps]), runs, sender.heard)
+    ticks = _keys_left(rig, refs, account)
+    for start in range(0, len(ticks), CHUNK):
+        account.ticks(_records(rig, ticks[start : start + CHUNK]), runs, 2 * going.TICK["number"])
+    with rig.redis() as connection:
+        dead = {ref.decode() for ref in connection.zrange("exesys:dead", 0, -1)}
+    account.left("dead letters that did not fail", sorted(dead - failing))
+    for uuid, stopped_s in runners.stopped.items():
+        path = rig.home / chaos_work.LIVES / uuid
+        account.lives(uuid, read_lives(path.read_text().splitlines()) if path.exists() else [], stopped_s)
+
+
+def _records(rig: Rig, refs: Sequence[str]) -> dict[str, list[Record]]:
+    """Read steps in all states they stand in."""
+    keys = Keys(rig.config.redis.prefix)
+    with rig.redis() as connection:
+        pipeline = connection.pipeline(transaction=False)
+        for ref in refs:
+            for state in State:
+                pipeline.hgetall(keys("record", ref, state.name))
+        replies = iter(pipeline.execute())
+    return {ref: [_record(state.name, fields) for state in State if (fields := next(replies))] for ref in refs}
+
+
+def _record(state: str, fields: dict[bytes, bytes]) -> Record:
+    packed = fields.get(b"result") or fields.get(b"error")
+    body: Any = codec.unpack(packed) if packed else None
+    return Record(state, int(fields.get(b"attempt", 0)), body["EOJ"] if b"result" in fields else body)
+
+
+def _keys_left(rig: Rig, refs: set[str], account: Account) -> list[str]:
+    """Account for every key of Redis; return the refs of timers' jobs."""
+    keys = Keys(rig.config.redis.prefix)
+    jobs = {ref.partition(":")[2] for ref in refs}
+    ticks, orphans = [], []
+    with rig.redis() as connection:
+        for raw in connection.scan_iter(count=10_000):
+            name = raw.decode()
+            spelled = keys.read(name)
+            if spelled is None:
+                orphans.append(name)
+                continue
+            ref = spelled.parts[0] if spelled.parts else ""
+            job_id = ref.partition(":")[2] if spelled.name in ("record", "log") else ref
+            if spelled.name in ("record", "log", "job", "flow"):
+                of_timer = job_id.partition(".")[0] in going.TIMERS
+                if spelled.name == "record" and of_timer:
+                    ticks.append(ref)
+                known = ref in refs if spelled.name == "record" else job_id in jobs
+                if not known and not of_timer and not job_id.startswith(PROOF):
+                    orphans.append(name)
+            elif spelled.name not in STANDING:
+                orphans.append(name)
+    account.left("keys of no accepted job", sorted(orphans))
+    return sorted(set(ticks))
+
+
+# --- showing it --------------------------------------------------------------------
+
+
+def rows(outcome: Outcome) -> list[list[Any]]:
+    """Return the account: a row for each kind of step."""
+    columns = ("accepted", "ended well", "ended in error, as planned", "wrong", "ran again")
+    return [[kind, *(row[column] for column in columns)] for kind, row in outcome.account.rows.items()]
+
+
+def blow_rows(outcome: Outcome) -> list[list[Any]]:
+    """Return the blows: how often each fell, and the longest time until all was there again, in seconds."""
+    found: dict[str, list[Struck]] = defaultdict(list)
+    for struck in outcome.struck:
+        found[str(struck.blow)].append(struck)
+    return [
+        [
+            name,
+            len(each),
+            sum(not struck.what for struck in each),
+            f"{max(struck.back_s or READY_S for struck in each):.1f}",
+        ]
+        for name, each in sorted(found.items())
+    ]
