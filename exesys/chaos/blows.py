@@ -11,15 +11,25 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import zmq
+
+from exesys import codec
+from exesys.bus import messages as m
+from exesys.bus import sockets, wire
 from exesys.chaos.plan import Blow
 from exesys.chaos.rig import Rig
 from exesys.process import alive, wait_until
+from exesys.states import State
 
 HOUR_S = 3600.0
 THERE_S = 60.0  # so long it may take until there is something to strike
 SLOW_S, BREATH_S = 0.08, 0.03  # a slow Redis stands still and goes on in turn
 MOST_RESET = 4
+NOBODY = "0" * 16  # a session that is not here any more
+LATE = codec.pack({"EOJ": {"number": -1, "token": "late"}})
+LATE_EVERY_S = 0.01
 _PIDFD_GETFD = 438  # the same number on all machines; see pidfd_getfd(2)
 
 
@@ -35,6 +45,7 @@ class Striker:
             "restart redis": self._restart_redis,
             "full disk": self._full_disk,
             "reset connections": self._reset,
+            "late results": self._late_results,
             "clock forward": lambda blow: self._set_clock(blow, HOUR_S),
             "clock back": lambda blow: self._set_clock(blow, -HOUR_S),
         }
@@ -114,6 +125,24 @@ class Striker:
                 break
         return f"{count} of pid {pid}" if count else ""
 
+    def _late_results(self, blow: Blow) -> str:
+        """Send results of attempts that are over, as a network does that held them back for longer than a lease."""
+        deadline = time.monotonic() + blow.lasts_s
+        sent: set[tuple[str, int]] = set()
+        results = sockets.beside(self._rig.config.bus_endpoint, "results")
+        with (
+            self._rig.redis() as connection,
+            sockets.Context() as context,
+            sockets.connect(context, zmq.PUSH, results) as push,
+        ):
+            while time.monotonic() < deadline:
+                for ref, attempt in _again(connection):
+                    late = m.Report(ref, attempt - 1, m.Outcome.done, LATE, "", 0, 0)
+                    sockets.send(push, wire.encode(m.Result(NOBODY, (late,))))
+                    sent.add((ref, attempt))
+                time.sleep(LATE_EVERY_S)
+        return f"{len(sent)} for {blow.lasts_s:g} s" if sent else ""
+
     def _set_clock(self, blow: Blow, off_s: float) -> str:
         self._rig.clock.set(off_s)
         try:
@@ -121,6 +150,17 @@ class Striker:
         finally:
             self._rig.clock.set(0)
         return f"by {off_s:+g} s for {blow.lasts_s:g} s"
+
+
+def _again(connection: Any) -> list[tuple[str, int]]:
+    """List what runs and is not in its first attempt: ref and attempt."""
+    sessions = [raw.decode() for raw in connection.smembers("exesys:sessions")]
+    refs = [ref.decode() for each in sessions for ref in connection.zrange(f"exesys:held:{each}", 0, -1)]
+    pipeline = connection.pipeline(transaction=False)
+    for ref in refs:
+        pipeline.hget(f"{ref}:{State.processing.name}", "attempt")
+    found = zip(refs, pipeline.execute(), strict=True)
+    return [(ref, int(attempt)) for ref, attempt in found if attempt and int(attempt) > 1]
 
 
 def _signal(pids: list[int], signum: int) -> None:

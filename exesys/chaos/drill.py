@@ -1,9 +1,9 @@
-"""`bin/exesys chaos`: load and blows for some minutes, then the account."""
+"""The drill: load and blows for some time, then the account."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from exesys.chaos import going
 from exesys.chaos.account import Account, Record, read_lives, read_runs
 from exesys.chaos.functions import chaos_work
 from exesys.chaos.load import BusSender, RestSender, Sender
-from exesys.chaos.plan import Blow, blows
+from exesys.chaos.plan import Blow, Deck, blows
 from exesys.chaos.rig import Rig
 from exesys.process import wait_until
 from exesys.states import State
@@ -22,6 +22,8 @@ from exesys.store.keys import Keys
 PAUSE_S = (0.5, 4.0)
 READY_S = 90.0
 END_S = 120.0
+BEFORE_S, LEASE_S = 5.0, 3.0  # a result may be lost by a blow that falls so long after, or before
+DELAYED_S = 10.0  # longer than any delay
 CHUNK = 500
 PROOF = "proof-"
 # What is there although no job is under way.
@@ -57,11 +59,11 @@ class Outcome(NamedTuple):
 
 
 def drill(
-    seconds: float, seed: int, rate: float, kinds: Sequence[str], tell: Callable[[str], None], keep: bool = False
+    seconds: float, seed: int, rate: float, deck: Deck, tell: Callable[[str], None], keep: bool = False
 ) -> Outcome:
     """Put a private system under load, strike it for so many seconds, and account for all that was accepted.
 
-    `rate` is in commands a second, `kinds` are of `plan.BLOWS`; `tell` is
+    `rate` is in commands a second, `deck` has the blows; `tell` is
     called with a line for each thing that happens. With `keep` the system's
     directory stays when the account is not exact. Raises BootError.
     """
@@ -78,19 +80,21 @@ def drill(
         hands = [*senders, runners]
         for hand in hands:
             hand.start()
-        struck = _strike(rig, seed, seconds, kinds, account, tell)
+        struck = _strike(rig, seed, seconds, deck, account, tell)
         for hand in hands:
             hand.halt.set()
         sent_s = time.monotonic() - since
+        tell("no more is sent; what is under way ends")
+        going.stop_timers(rig)
+        _settle(rig)
         for hand in hands:
             hand.join(2 * END_S)
             for text in hand.wrong:
                 account.wrong(text)
             if hand.is_alive():
                 account.wrong(f"the thread {hand.name} has not ended")
-        going.stop_timers(rig)
-        tell("no more is sent; what is under way ends")
-        _settle(rig, account)
+        if not _settle(rig):
+            account.wrong(f"jobs were still under way {END_S:g} s after the last was sent")
         _count(rig, senders, runners, account)
         for text in rig.tracebacks():
             account.wrong(f"a traceback in a log: {text}")
@@ -103,19 +107,22 @@ def drill(
 
 
 def _strike(
-    rig: Rig, seed: int, seconds: float, kinds: Sequence[str], account: Account, tell: Callable[[str], None]
+    rig: Rig, seed: int, seconds: float, deck: Deck, account: Account, tell: Callable[[str], None]
 ) -> list[Struck]:
     """Let blows fall until the time is over."""
     striker = striking.Striker(rig)
     deadline = time.monotonic() + seconds
     struck: list[Struck] = []
-    for blow in blows(seed, kinds, PAUSE_S):
+    for blow in blows(seed, deck, PAUSE_S):
         left_s = deadline - time.monotonic()
         if left_s <= blow.after_s:
             time.sleep(max(left_s, 0))
             return struck
         time.sleep(blow.after_s)
+        since = time.monotonic()
         what = striker.strike(blow)
+        if blow.costs_results:
+            account.costly.append((since - BEFORE_S, time.monotonic() + LEASE_S))
         back_s = rig.await_ready(READY_S)
         struck.append(Struck(blow, what, back_s))
         tell(f"{blow}: {what or 'nothing to strike'}; all there after {back_s or 0:.1f} s")
@@ -125,25 +132,25 @@ def _strike(
     return struck
 
 
-def _settle(rig: Rig, account: Account) -> None:
-    """Wait until nothing is under way. What waits by a clock that was set comes first by setting it once more."""
-    keys = Keys(rig.config.redis.prefix)
-    waiting = ("ready:*", "held:*", "lane:*", "delayed", "standby", "callbacks")
+def _settle(rig: Rig) -> bool:
+    """Wait until nothing is under way; tell whether that came.
+
+    What was to be done later, by a clock that was then set back, is due once it is set forward again.
+    """
+    prefix = f"{rig.config.redis.prefix}exesys:"
+    waiting = ("ready:*", "held:*", "lane:*", "delayed", "standby")
 
     def at_rest() -> bool:
         with rig.redis() as connection:
-            return not any(
-                key
-                for pattern in waiting
-                for key in connection.scan_iter(f"{keys.prefix}exesys:{pattern}", count=10_000)
-            )
+            return not any(key for pattern in waiting for key in connection.scan_iter(prefix + pattern, count=10_000))
 
-    if wait_until(at_rest, END_S / 4, 0.2):
-        return
+    if wait_until(at_rest, DELAYED_S, 0.1):
+        return True
     rig.clock.set(2 * striking.HOUR_S)
-    if not wait_until(at_rest, END_S, 0.2):
-        account.wrong(f"jobs were still under way {END_S:g} s after the last was sent")
-    rig.clock.set(0)
+    try:
+        return wait_until(at_rest, END_S, 0.1)
+    finally:
+        rig.clock.set(0)
 
 
 def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account: Account) -> None:
@@ -211,28 +218,3 @@ def _keys_left(rig: Rig, refs: set[str], account: Account) -> list[str]:
                 orphans.append(name)
     account.left("keys of no accepted job", sorted(orphans))
     return sorted(set(ticks))
-
-
-# --- showing it --------------------------------------------------------------------
-
-
-def rows(outcome: Outcome) -> list[list[Any]]:
-    """Return the account: a row for each kind of step."""
-    columns = ("accepted", "ended well", "ended in error, as planned", "wrong", "ran again")
-    return [[kind, *(row[column] for column in columns)] for kind, row in outcome.account.rows.items()]
-
-
-def blow_rows(outcome: Outcome) -> list[list[Any]]:
-    """Return the blows: how often each fell, and the longest time until all was there again, in seconds."""
-    found: dict[str, list[Struck]] = defaultdict(list)
-    for struck in outcome.struck:
-        found[str(struck.blow)].append(struck)
-    return [
-        [
-            name,
-            len(each),
-            sum(not struck.what for struck in each),
-            f"{max(struck.back_s or READY_S for struck in each):.1f}",
-        ]
-        for name, each in sorted(found.items())
-    ]

@@ -21,6 +21,7 @@ from exesys.chaos.plan import Order, orders
 from exesys.chaos.rig import Rig
 from exesys.errors import ExesysError, JobError, Unavailable
 
+BURST_S = 0.25  # what is due is sent in bursts, so that jobs wait and run when a blow falls
 TURN_S = 0.05
 MOST_UNDER_WAY = 4000  # commands of one sender, accepted or not, that have not ended
 PER_ARRAY = 50
@@ -46,7 +47,7 @@ class Sender(Hand):
         """Send what is due."""
         since = time.monotonic()
         sent = 0
-        while not self.halt.wait(TURN_S):
+        while not self.halt.wait(BURST_S):
             due = int((time.monotonic() - since) * self.rate) - sent
             while due > 0 and not self.halt.is_set() and self.under_way() < MOST_UNDER_WAY:
                 count = self.send(min(due, PER_ARRAY))

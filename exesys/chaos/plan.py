@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 MARKED = "chaos_work.work"
 PART = "chaos_work.part"
 ALWAYS = 1_000_000  # so often a step fails that is never to end well
-RUN_S = 0.004  # a run takes up to so long
+RUN_S = 0.02  # a run takes up to so long
 PARTS = 3
 WORKFLOW_SHARE = 0.06
 # What a workflow looks like when it is sent: from, to.
@@ -151,7 +151,13 @@ class Blow(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind} {' and '.join(self.victims)}" if self.victims else self.kind
 
+    @property
+    def costs_results(self) -> bool:
+        """Whether what a run gave may go with the blow, before the router has it."""
+        return self.kind in ("kill", "freeze") and bool({"worker", "slot", "supervisord"} & {*self.victims})
 
+
+RESET = "reset connections"
 DAEMONS = ("router", "worker", "rest", "controller", "runner")
 # Kind -> the victims of which each is struck in turn, and for how long.
 BLOWS: dict[str, tuple[list[tuple[str, ...]], tuple[float, float]]] = {
@@ -166,16 +172,35 @@ BLOWS: dict[str, tuple[list[tuple[str, ...]], tuple[float, float]]] = {
     "slow redis": ([()], (2, 4)),
     "restart redis": ([()], (0, 0)),
     "full disk": ([()], (1, 3)),
-    "reset connections": ([(name,) for name in DAEMONS], (0, 0)),
+    RESET: ([(name,) for name in DAEMONS], (0, 0)),
+    "late results": ([()], (2, 4)),
     "clock forward": ([()], (2, 4)),
     "clock back": ([()], (2, 4)),
 }
 
 
-def blows(seed: int, kinds: Sequence[str], pause_s: tuple[float, float]) -> Iterator[Blow]:
-    """Give blows of these kinds without end: every one of the deck, in any order, before one comes again."""
+Deck = list[tuple[str, tuple[str, ...]]]
+
+
+def deck(only: Sequence[str] = ()) -> Deck:
+    """Return kinds with their victims: all, or those that `only` names, such as `kill` or `kill-router`."""
+    every = [(kind, victims) for kind, (each, _) in BLOWS.items() for victims in each]
+    return [each for each in every if not only or _spelled(each[0]) in only or name(*each) in only]
+
+
+def name(kind: str, victims: tuple[str, ...]) -> str:
+    """Name a blow as the command line does."""
+    return _spelled(" ".join((kind, *victims)))
+
+
+def _spelled(text: str) -> str:
+    return text.replace(" ", "-")
+
+
+def blows(seed: int, deck: Deck, pause_s: tuple[float, float]) -> Iterator[Blow]:
+    """Give blows of a deck without end: all of it, in any order, before one comes again."""
     dice = random.Random(f"{seed} blows")
-    deck = [(kind, victims) for kind in kinds for victims in BLOWS[kind][0]]
+    deck = list(deck)
     while True:
         dice.shuffle(deck)
         for kind, victims in deck:

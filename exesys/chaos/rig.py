@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -38,7 +39,7 @@ SETTINGS = {
     "EXESYS_WORKER_KILL_GRACE_S": "0.5",
     "EXESYS_MONGO_SERVER": "none",
 }
-INI = "[worker:second]\nslots = 2\nqueues = default\n"
+INI = "[worker]\nslots = 4\n\n[worker:second]\nslots = 4\nqueues = default\n"
 
 
 class Rig:
@@ -140,8 +141,8 @@ class Rig:
 
     # --- its Redis --------------------------------------------------------------
 
-    def redis(self, database: int = 0) -> redis.Redis:
-        """Connect to its Redis."""
+    def redis(self, database: int = 0) -> Any:
+        """Connect to its Redis; answers are bytes, whatever redis-py says of them."""
         return redis.Redis(unix_socket_path=str(self.config.run / "redis"), db=database, socket_timeout=10)
 
     def redis_file(self) -> Path | None:

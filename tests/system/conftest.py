@@ -1,32 +1,16 @@
-"""Systems for the tests of this directory, and what the tests have to tell."""
+"""Systems for the tests of this directory."""
 
 import os
-import random
 
 import netns
 import pytest
 from harness import FORKS, System, missing_services, mongo_path, valkey_path
 
-_SEED = pytest.StashKey[int]()
 _SYSTEMS = pytest.StashKey[list[System]]()
-_TOLD = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config):
-    config.stash[_SEED] = int(os.environ.get("EXESYS_SEED") or random.SystemRandom().randrange(1 << 32))
     config.stash[_SYSTEMS] = []
-    config.stash[_TOLD] = []
-
-
-def pytest_report_header(config):
-    return f"system tests: EXESYS_SEED={config.stash[_SEED]}"
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if config.stash[_TOLD]:
-        terminalreporter.section(f"system tests, EXESYS_SEED={config.stash[_SEED]}")
-        for line in config.stash[_TOLD]:
-            terminalreporter.write_line(line)
 
 
 def pytest_unconfigure():
@@ -39,7 +23,6 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     if report.failed:
-        report.sections.append(("the seed", f"EXESYS_SEED={item.config.stash[_SEED]}"))
         for system in item.config.stash[_SYSTEMS]:
             report.sections.append((f"logs of {system.home}", system.logs()))
 
@@ -63,18 +46,6 @@ def network():
     """Network namespaces can be made here."""
     if missing := netns.missing():
         lacking(missing)
-
-
-@pytest.fixture(scope="session")
-def seed(pytestconfig):
-    """The seed of everything random; set EXESYS_SEED to have a run again."""
-    return pytestconfig.stash[_SEED]
-
-
-@pytest.fixture(scope="session")
-def tell(pytestconfig):
-    """Take a line to be shown at the end of the run."""
-    return pytestconfig.stash[_TOLD].append
 
 
 def _systems(pytestconfig):
