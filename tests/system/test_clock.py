@@ -1,47 +1,27 @@
 """The wall clock of a running system is set by an hour: timers neither stop nor flood, and jobs go on."""
 
 import os
-import struct
 import time
-from pathlib import Path
 
 import pytest
 from harness import CHECKOUT, until
 from test_timers import add, job_ids, moment_ms, progress, ran
 
+from exesys.chaos.clock import Clock
+
 pytestmark = pytest.mark.alone
 
-CLOCK = Path(__file__).parent / "faked_clock"
 HOUR_S = 3600
 EVERY_S = 0.2
 LOOK_S = 4.0
 AGAIN_S = 3.0  # a timer may stand still for so long
 
 
-class Clock:
-    """The wall clock of all programs of a system."""
-
-    def __init__(self, path):
-        self.path = path
-        self.set(0)
-
-    def set(self, off_s):
-        """Set it to so many seconds beside the true time: at one blow, for all."""
-        with self.path.open("r+b" if self.path.exists() else "wb") as file:
-            file.write(struct.pack("<q", int(off_s * 1e9)))
-
-    def now_ms(self):
-        return time.time() * 1000 + struct.unpack("<q", self.path.read_bytes())[0] / 1e6
-
-
 @pytest.fixture
 def system(make):
     system = make(start=False, ini="[timer:declared]\ncmd = noop\ncron = * * * * *\nmisfire = all\n")
-    system.environ |= {
-        "PYTHONPATH": os.pathsep.join((str(CLOCK), str(CHECKOUT))),
-        "FAKED_CLOCK": str(system.root / "off"),
-    }
-    system.clock = Clock(system.root / "off")
+    system.clock = Clock(system.root / "clock")
+    system.environ["PYTHONPATH"] = os.pathsep.join((system.clock.python_path, str(CHECKOUT)))
     system.up()
     return system
 

@@ -22,6 +22,7 @@ LAYERS: list[list[str]] = [
     [
         *("states", "runner", "codec", "callbacks", "command", "tokens", "rates", "addresses", "workflow", "catalogue"),
         *("rules", "sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
+        "chaos.plan",
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -96,7 +97,10 @@ LAYERS: list[list[str]] = [
     [
         *("supervision", "home", "programs", "asking", "preflight", "teardown", "proof", "launch"),
         *("usage", "output", "keys", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
-        *("bootstrap", "doctor", "demo", "cli"),
+        *("bootstrap", "doctor", "demo"),
+        *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
+        *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
+        "cli",
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
@@ -112,6 +116,7 @@ OWNERS = {
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "servers",  # whether the address in the ini answers, before anything is started
+        *("chaos.rig", "chaos.going"),  # what is left in the Redis of a private system
     },
     "hiredis": {"store.redis"},
     "zmq": {
@@ -119,6 +124,7 @@ OWNERS = {
         *("daemons.runner", "daemons.appserver"),
         "keyring",  # makes pairs of keys
         "doctor",  # its version
+        "chaos.blows",  # sends what comes too late
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
     "pymongo": {"context", "appservice", "doctor"},
@@ -148,10 +154,12 @@ PURE = {
     *("bus.agenda", "bus.board", "bus.broker"),
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
     *("mending", "bus.mender", "store.walk"),
+    *("chaos.plan", "chaos.account"),
     *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {
     ("config", "pathlib"),  # a path is a value; nothing is looked up
+    ("chaos.plan", "random"),  # with a seed: the same plan each time
     ("bus.inflight", "threading"),  # makes the lock that its callers take
 }
 # Calls that reach out of a pure module without an import that says so.
