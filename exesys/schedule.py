@@ -195,7 +195,7 @@ def check(what: str, name: str, given: Mapping[Any, Any]) -> dict[str, str | int
 
 def _checked(given: Mapping[Any, Any]) -> dict[str, Any]:
     """Return what is known of a timer, each value checked. `options` are those of its commands."""
-    if not isinstance(given.get("cmd"), str):
+    if given.get("cmd") is None:
         raise BadCommand("a timer needs `cmd`.", field="cmd", fix="Name the function to run.")
     check_name(given["cmd"], "cmd")
     if ("every_s" in given) == ("cron" in given):

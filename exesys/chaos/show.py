@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 from collections import defaultdict
 from typing import Any
@@ -20,6 +21,8 @@ COLUMNS = ("accepted", "ended well", "ended in error, as planned", "wrong", "ran
 
 def chaos(config: Config, given: argparse.Namespace) -> int:
     """Run it. The system that these settings are of is not touched: the drill makes one of its own."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)  # as Ctrl-C: the private system is ended and removed
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
     deck = plan.deck(given.only or ())
     if not may_reset():
