@@ -22,6 +22,7 @@ from exesys.chaos.plan import Blow
 from exesys.chaos.rig import Rig
 from exesys.process import alive, wait_until
 from exesys.states import State
+from exesys.store.keys import Keys
 
 HOUR_S = 3600.0
 THERE_S = 60.0  # so long it may take until there is something to strike
@@ -136,7 +137,7 @@ class Striker:
             sockets.connect(context, zmq.PUSH, results) as push,
         ):
             while time.monotonic() < deadline:
-                for ref, attempt in _again(connection):
+                for ref, attempt in _again(connection, self._rig.keys):
                     late = m.Report(ref, attempt - 1, m.Outcome.done, LATE, "", 0, 0)
                     sockets.send(push, wire.encode(m.Result(NOBODY, (late,))))
                     sent.add((ref, attempt))
@@ -152,13 +153,13 @@ class Striker:
         return f"by {off_s:+g} s for {blow.lasts_s:g} s"
 
 
-def _again(connection: Any) -> list[tuple[str, int]]:
+def _again(connection: Any, keys: Keys) -> list[tuple[str, int]]:
     """List what runs and is not in its first attempt: ref and attempt."""
-    sessions = [raw.decode() for raw in connection.smembers("exesys:sessions")]
-    refs = [ref.decode() for each in sessions for ref in connection.zrange(f"exesys:held:{each}", 0, -1)]
+    sessions = [raw.decode() for raw in connection.smembers(keys("sessions"))]
+    refs = [ref.decode() for each in sessions for ref in connection.zrange(keys("held", each), 0, -1)]
     pipeline = connection.pipeline(transaction=False)
     for ref in refs:
-        pipeline.hget(f"{ref}:{State.processing.name}", "attempt")
+        pipeline.hget(keys("record", ref, State.processing.name), "attempt")
     found = zip(refs, pipeline.execute(), strict=True)
     return [(ref, int(attempt)) for ref, attempt in found if attempt and int(attempt) > 1]
 

@@ -17,7 +17,6 @@ from exesys.chaos.plan import Blow, Deck, blows
 from exesys.chaos.rig import Rig
 from exesys.process import wait_until
 from exesys.states import State
-from exesys.store.keys import Keys
 
 PAUSE_S = (0.5, 4.0)
 READY_S = 90.0
@@ -137,12 +136,11 @@ def _settle(rig: Rig) -> bool:
 
     What was to be done later, by a clock that was then set back, is due once it is set forward again.
     """
-    prefix = f"{rig.config.redis.prefix}exesys:"
-    waiting = ("ready:*", "held:*", "lane:*", "delayed", "standby")
+    waiting = [rig.keys(name, "*") for name in ("ready", "held", "lane")] + [rig.keys("delayed"), rig.keys("standby")]
 
     def at_rest() -> bool:
         with rig.redis() as connection:
-            return not any(key for pattern in waiting for key in connection.scan_iter(prefix + pattern, count=10_000))
+            return not any(key for pattern in waiting for key in connection.scan_iter(pattern, count=10_000))
 
     if wait_until(at_rest, DELAYED_S, 0.1):
         return True
@@ -168,7 +166,7 @@ def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account:
     for start in range(0, len(ticks), CHUNK):
         account.ticks(_records(rig, ticks[start : start + CHUNK]), runs, 2 * going.TICK["number"])
     with rig.redis() as connection:
-        dead = {ref.decode() for ref in connection.zrange("exesys:dead", 0, -1)}
+        dead = {ref.decode() for ref in connection.zrange(rig.keys("dead"), 0, -1)}
     account.left("dead letters that did not fail", sorted(dead - failing))
     for uuid, stopped_s in runners.stopped.items():
         path = rig.home / chaos_work.LIVES / uuid
@@ -177,12 +175,11 @@ def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account:
 
 def _records(rig: Rig, refs: Sequence[str]) -> dict[str, list[Record]]:
     """Read steps in all states they stand in."""
-    keys = Keys(rig.config.redis.prefix)
     with rig.redis() as connection:
         pipeline = connection.pipeline(transaction=False)
         for ref in refs:
             for state in State:
-                pipeline.hgetall(keys("record", ref, state.name))
+                pipeline.hgetall(rig.keys("record", ref, state.name))
         replies = iter(pipeline.execute())
     return {ref: [_record(state.name, fields) for state in State if (fields := next(replies))] for ref in refs}
 
@@ -195,13 +192,12 @@ def _record(state: str, fields: dict[bytes, bytes]) -> Record:
 
 def _keys_left(rig: Rig, refs: set[str], account: Account) -> list[str]:
     """Account for every key of Redis; return the refs of timers' jobs."""
-    keys = Keys(rig.config.redis.prefix)
     jobs = {ref.partition(":")[2] for ref in refs}
     ticks, orphans = [], []
     with rig.redis() as connection:
         for raw in connection.scan_iter(count=10_000):
             name = raw.decode()
-            spelled = keys.read(name)
+            spelled = rig.keys.read(name)
             if spelled is None:
                 orphans.append(name)
                 continue

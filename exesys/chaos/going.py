@@ -61,7 +61,7 @@ class Runners(Hand):
     def _state(self, uuid: str) -> str:
         try:
             with self.rig.redis() as connection:
-                return (connection.hget(f"exesys:runner:beat:{uuid}", "state") or b"gone").decode()
+                return (connection.hget(self.rig.keys("runner", f"beat:{uuid}"), "state") or b"gone").decode()
         except redis.RedisError:
             return "not known"
 

@@ -22,6 +22,7 @@ from exesys.config import Config
 from exesys.errors import BootError
 from exesys.proof import is_ready
 from exesys.servers import redis_data
+from exesys.store.keys import Keys
 
 UP_S = 120.0
 SHORT_CHARS = 40  # what a directory may have for the names of unix sockets in it to fit
@@ -144,6 +145,11 @@ class Rig:
     def redis(self, database: int = 0) -> Any:
         """Connect to its Redis; answers are bytes, whatever redis-py says of them."""
         return redis.Redis(unix_socket_path=str(self.config.run / "redis"), db=database, socket_timeout=10)
+
+    @property
+    def keys(self) -> Keys:
+        """How its keys are spelled."""
+        return Keys(self.config.redis.prefix)
 
     def redis_file(self) -> Path | None:
         """Return the file that Redis appends to just now."""
