@@ -19,18 +19,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exesys import apps, home, keystore, preflight, process, programs, reach, servers, teardown
+from exesys import apps, home, keystore, moves, preflight, process, programs, reach, servers, teardown
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
 from exesys.proof import Proof, is_ready, prove
 from exesys.teardown import Teller
 
-BOOT_WAIT_S = 120.0
 SUPERVISORD_START_S = 15.0
 READY_S = 60.0
 _FIRST = """-H "Content-type: application/json" -X POST URL/sys_cmd -d '{"from":"testclient",\
@@ -49,7 +47,7 @@ def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
     if not os.path.exists(config.run):
         preflight.plan(config)  # so that a start that cannot be leaves nothing behind
     home.make(config)
-    with _booting(config):
+    with home.booting(config):
         if _still_held(config):
             supervisord = None
             if foreground:
@@ -71,7 +69,7 @@ def down(config: Config, as_json: bool = False) -> int:
     if not os.path.isdir(config.run):
         tell(f"Nothing runs in {config.home}.")
         return 0
-    with _booting(config):
+    with home.booting(config):
         if process.is_locked(home.lock(config)):
             teardown.stop(config, tell)
             tell(f"ExeSys in {config.home} is stopped.")
@@ -173,15 +171,6 @@ def _follow(path: Path) -> None:
 # -- before the start -------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _booting(config: Config) -> Iterator[None]:
-    fd = process.hold_lock(config.run / "boot.lock", BOOT_WAIT_S)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
 def _still_held(config: Config) -> bool:
     """Tell whether a system runs here; one that is ending by itself is waited for."""
     if not process.is_locked(home.lock(config)):
@@ -203,6 +192,7 @@ def _still_held(config: Config) -> bool:
 
 
 def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
+    moves.settle(config.data)  # what a restore decided, and could not end
     plan = preflight.plan(config)
     parts = _programs(config, plan)
     conf = config.home / "supervisord.conf"
@@ -378,7 +368,7 @@ def _stay(config: Config, supervisord: subprocess.Popen[bytes], tell: Teller) ->
         came = signal.sigtimedwait(wanted, 1.0)
         if came and came.si_signo != signal.SIGCHLD and supervisord.poll() is None:
             tell("Stopping.")
-            with _booting(config):
+            with home.booting(config):
                 teardown.stop(config, tell)
             supervisord.wait()
             return 0

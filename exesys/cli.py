@@ -22,6 +22,7 @@ from exesys.errors import (
     AppError,
     AppLost,
     AppTimeout,
+    BackupError,
     BadCommand,
     BootError,
     ConfigError,
@@ -92,7 +93,7 @@ def _exit_code(error: ExesysError) -> int:
         return 4
     if isinstance(error, Unavailable):
         return 3
-    if isinstance(error, (JobError, AppError, AppLost, BootError, ConfigError, NotFound)):
+    if isinstance(error, (JobError, AppError, AppLost, BackupError, BootError, ConfigError, NotFound)):
         return 1
     return 2
 
@@ -255,6 +256,18 @@ def _doctor(config: Config, given: argparse.Namespace) -> int:
     return 1 if any(check.state == "fail" for check in checks) else 0
 
 
+def _backup(config: Config, given: argparse.Namespace) -> int:
+    from exesys import backups
+
+    return backups.backup(config, given)
+
+
+def _restore(config: Config, given: argparse.Namespace) -> int:
+    from exesys import backups
+
+    return backups.restore(config, given)
+
+
 def _bench(config: Config, given: argparse.Namespace) -> int:
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "run.py"
     if not script.is_file():
@@ -292,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
             "logs": _logs,
             "doctor": _doctor,
             "chaos": _chaos,
+            "backup": _backup,
+            "restore": _restore,
             "bench": _bench,
             "demo": _demo,
             "submit": jobs.submit,

@@ -56,6 +56,12 @@ class BootError(ExesysError):
     code = "cannot_start"
 
 
+class BackupError(ExesysError):
+    """A backup cannot be made, or a file is none that can be restored here."""
+
+    code = "bad_backup"
+
+
 class StateError(ExesysError):
     """A step was asked to move in a way the table of states forbids."""
 

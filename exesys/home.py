@@ -6,16 +6,21 @@ says with which project and settings it was started.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from exesys import config as configuration
+from exesys import process
 from exesys.config import Config
 from exesys.errors import BootError
 from exesys.supervision import Supervisor
 
 QUOTED_LINES = 12
+BOOT_WAIT_S = 120.0
 _TAIL_BYTES = 256 << 10
 
 
@@ -72,6 +77,16 @@ def make(config: Config) -> None:
             f"EXESYS_HOME is {config.home}, where nothing can be written: {error.strerror} ({error.filename}).",
             fix="Set EXESYS_HOME to a directory of yours.",
         ) from error
+
+
+@contextlib.contextmanager
+def booting(config: Config) -> Iterator[None]:
+    """Work alone on this home: one `up`, `down` or `restore` at a time. Raises BootError when another takes long."""
+    fd = process.hold_lock(config.run / "boot.lock", BOOT_WAIT_S)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def write(path: Path, text: str) -> None:

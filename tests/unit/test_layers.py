@@ -23,6 +23,7 @@ LAYERS: list[list[str]] = [
         *("states", "runner", "codec", "callbacks", "command", "tokens", "rates", "addresses", "workflow", "catalogue"),
         *("rules", "sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
         "chaos.plan",
+        "archive",
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -67,10 +68,11 @@ LAYERS: list[list[str]] = [
             "store.upkeep",
             "store.timetable",
             "store.callbacks",
+            "store.snapshot",
         ),
     ],
     [
-        *("process", "keystore", "keyring"),
+        *("process", "keystore", "keyring", "moves"),
         *(
             "bus.sockets",
             "bus.connection",
@@ -97,7 +99,7 @@ LAYERS: list[list[str]] = [
     [
         *("supervision", "home", "programs", "asking", "preflight", "teardown", "proof", "launch"),
         *("usage", "output", "keys", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
-        *("bootstrap", "doctor", "demo"),
+        *("staging", "restoring", "bootstrap", "backups", "doctor", "demo"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
         *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
         "cli",
@@ -112,9 +114,10 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.connection", "store.reader"),  # job state
+        *("store.redis", "store.connection", "store.reader", "store.snapshot"),  # job state
         *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
+        "staging",  # whether a server could load what it was given
         "servers",  # whether the address in the ini answers, before anything is started
         *("chaos.rig", "chaos.going"),  # what is left in the Redis of a private system
     },
@@ -147,7 +150,7 @@ WORLDLY = {
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "tokens", "rates", "addresses"),
     *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
-    *("bus.messages", "turn", "bus.apps", "callbacks", "lease"),
+    *("bus.messages", "turn", "bus.apps", "callbacks", "lease", "archive"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.curve", "bus.roles", "bus.zap"),
     *("bus.slate", "bus.intake", "bus.crew", "bus.stops", "bus.tuner", "bus.tenants", "bus.replies"),

@@ -1,0 +1,113 @@
+"""Restoring the private Redis from a backup file or from its replica, with the system down.
+
+The new data are made ready aside (`staging.py`); then one list of renames puts
+them in the place of the old ones (`moves.py`). Killed at any moment, it leaves
+the old or the new.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from exesys import archive, home, moves, process, servers, staging, teardown
+from exesys.config import Config
+from exesys.errors import BackupError, BootError
+from exesys.store.redis import FORMAT
+from exesys.store.snapshot import Contents
+
+LOCK_S = 10.0
+_BY_HAND = (
+    "By hand: `tail -n +3 {name} | head -c -73 > dump.rdb` gives the snapshot. Stop ExeSys and that Redis, put the file"
+    " into its data directory and its append-only files away, start it with appendonly no, then"
+    " CONFIG SET appendonly yes: docs/backup.md."
+)
+
+
+class Restored(NamedTuple):
+    """What was restored: from where, as of when ("" when that is not known), what it is, and what is kept of before."""
+
+    source: str
+    time: str
+    contents: Contents
+    kept: list[str]
+
+
+def from_file(config: Config, path: Path, replace: bool) -> Restored:
+    """Put what a backup file holds in the place of the private Redis's data, and keep what was there aside.
+
+    Raises BackupError for a file that will not do, BootError when the system
+    runs, when there is data and `replace` is not given, or when Redis is not
+    ours.
+    """
+    if config.redis.url:
+        text = f"[redis] url is set, and a Redis that is not ours is not restored into ({path})."
+        raise BootError(text, fix=_BY_HAND.format(name=shlex.quote(str(path))))
+    with _reading(path) as file:
+        header = archive.read(file, str(path), len)  # whole, before anything is done
+        _check(config, header, path)
+
+        def fill(stage: Path) -> None:
+            with (stage / staging.SNAPSHOT).open("wb") as out:
+                archive.read(file, str(path), out.write)
+
+        # The data that are there say nothing of which server may read the file.
+        return _replace(config, replace, staging.directory(config), fill, (str(path), header.time))
+
+
+def _reading(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise BackupError(f"{path} cannot be read: {error.strerror}.", fix="Give the path of a backup.") from error
+
+
+def _check(config: Config, header: archive.Header, path: Path) -> None:
+    if header.format > FORMAT:
+        text = f"{path} holds a store of format {header.format}, and this ExeSys reads up to {FORMAT}."
+        raise BackupError(text, fix="Restore it with the ExeSys that made it, or a newer one.")
+    if header.prefix != config.redis.prefix:
+        text = f"The keys in {path} begin with {header.prefix!r}, and [redis] prefix is {config.redis.prefix!r}."
+        raise BackupError(text, fix="Set it to what the backup has.")
+    if header.database != 0 or header.data_database not in (None, 1):
+        text = f"{path} has the jobs in database {header.database} and the data of functions in {header.data_database}."
+        raise BackupError(f"{text} The private Redis has them in 0 and 1.", fix="Restore it by hand: docs/backup.md.")
+
+
+def _replace(
+    config: Config,
+    replace: bool,
+    readable: Path,
+    fill: Callable[[Path], None],
+    source: tuple[str, str],
+) -> Restored:
+    home.make(config)
+    with home.booting(config):
+        if process.is_locked(home.lock(config)):
+            raise BootError(f"ExeSys runs in {config.home}.", fix="Stop it first: `bin/exesys down`.")
+        teardown.end_orphans(config, teardown.Teller(quiet=True))
+        moves.settle(config.data)
+        old = [each for each in (servers.redis_data(config), servers.replica_data(config)) if each.exists()]
+        held = [each for each in old if servers.holds_data(each)]
+        if held and not replace:
+            text = f"{' and '.join(map(str, held))} {'hold' if len(held) > 1 else 'holds'} data already."
+            raise BootError(text, fix="With --replace it is kept aside under another name.")
+        server = servers.redis_server(config, readable)
+        contents = staging.make(config, server, fill)
+        mark = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        aside = {each.name: _free(each, mark) for each in old}
+        moves.carry_out(config.data, [*aside.items(), (staging.STAGE, servers.redis_data(config).name)])
+    return Restored(*source, contents, [str(config.data / aside[each.name]) for each in held])
+
+
+def _free(directory: Path, mark: str) -> str:
+    """Return a name beside the directory that is not taken."""
+    name = f"{directory.name}.before-{mark}"
+    number = 1
+    while (directory.parent / name).exists():
+        number += 1
+        name = f"{directory.name}.before-{mark}-{number}"
+    return name
