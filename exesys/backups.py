@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from exesys import __version__, archive, bootstrap, moves, output, restoring
+from exesys import __version__, archive, bootstrap, home, moves, output, process, restoring
 from exesys.addresses import masked
 from exesys.config import Config
-from exesys.errors import BackupError, Unavailable
+from exesys.errors import BackupError, BootError, Unavailable
 from exesys.store.redis import StoreAway
 from exesys.store.snapshot import Source
 from exesys.usage import PROGRAM
@@ -45,15 +46,49 @@ def backup(config: Config, given: argparse.Namespace) -> int:
 
 def restore(config: Config, given: argparse.Namespace) -> int:
     """Put a backup in the place of the private Redis's data; the system stays down."""
+    if given.from_backup:
+        return _restore_from_replica(config, given)
     done = restoring.from_file(config, Path(given.file), given.replace)
     if given.json:
-        output.show({"from": done.source, "time": done.time, "kept": done.kept, **done.contents._asdict()})
+        output.show(_told(done))
         return 0
-    print(f"Restored {_counted(done.contents.keys, done.contents.counts)}, as of {done.time}.")
-    for each in done.kept:
-        print(f"What was there before is kept in {each}: delete it when you do not need it any more.")
+    _tell(done)
     print(f"Start the system with: {PROGRAM} up")
     return 0
+
+
+def _restore_from_replica(config: Config, given: argparse.Namespace) -> int:
+    """Bring all back from the replica, and the system up."""
+    with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout):
+        restoring.check_replica(config, given.replace)  # before anything is stopped in vain
+        if process.is_locked(home.lock(config)):
+            _end_without_redis(config)
+        done = restoring.from_replica(config, given.replace)
+        _tell(done)
+        bootstrap.up(config)
+    if given.json:
+        output.show({**_told(done), "status": bootstrap.status(config)})
+    return 0
+
+
+def _end_without_redis(config: Config) -> None:
+    """Stop a system whose Redis is gone. Raises BootError when it answers: then nothing is lost."""
+    with contextlib.closing(Source(config.redis_url, config.redis.prefix)) as source, contextlib.suppress(StoreAway):
+        source.lineage()
+        fix = f"If you mean it nevertheless, stop it first: `{PROGRAM} down`."
+        raise BootError(f"ExeSys runs in {config.home}, and its Redis answers.", fix=fix)
+    bootstrap.down(config)
+
+
+def _tell(done: restoring.Restored) -> None:
+    as_of = f", as of {done.time}" if done.time else " from the replica"
+    print(f"Restored {_counted(done.contents.keys, done.contents.counts)}{as_of}.")
+    for each in done.kept:
+        print(f"What was there before is kept in {each}: delete it when you do not need it any more.")
+
+
+def _told(done: restoring.Restored) -> dict[str, Any]:
+    return {"from": done.source, "time": done.time, "kept": done.kept, **done.contents._asdict()}
 
 
 def _header(config: Config, source: Source) -> archive.Header:

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from exesys import apps, home, keystore, moves, preflight, process, programs, reach, servers, teardown
+from exesys import apps, following, home, keystore, moves, preflight, process, programs, reach, servers, teardown
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
@@ -105,12 +105,13 @@ def status(config: Config) -> dict[str, Any]:
             found = [
                 {"name": each.name, "state": each.state, "pid": each.pid} for each in home.supervisor(config).programs()
             ]
+    replica = {"backup": following.look(config)._asdict()} if config.redis.backup and found else {}
     return {
         "home": str(config.home),
         "running": bool(found),
         "rest": {"url": config.rest_url},
         "web": {"url": config.web_url},
-        "redis": {"url": masked(config.redis_url)},
+        "redis": {"url": masked(config.redis_url), **replica},
         "mongo": {"uri": masked(config.mongo.uri)},
         "bus": {"endpoint": config.bus_endpoint},
         "programs": found,
@@ -224,7 +225,9 @@ def _programs(config: Config, plan: preflight.Plan) -> list[programs.Program]:
     if config.joins:
         return programs.joined(config.workers)
     private = plan.redis is not None, plan.mongo is not None
-    return programs.programs(*private, config.appservers, config.workers, config.controller.processes)
+    return programs.programs(
+        *private, config.appservers, config.workers, config.controller.processes, backup=config.redis.backup
+    )
 
 
 def _spawn(config: Config, conf: Path, lock: int, foreground: bool) -> subprocess.Popen[bytes]:

@@ -155,6 +155,7 @@ def _address(config: Config, status: dict[str, Any], name: str, address: str) ->
 
 def _status(config: Config, given: argparse.Namespace) -> int:
     from exesys import bootstrap
+    from exesys.following import Following
 
     _note_broken(given.broken)
     status = bootstrap.status(config)
@@ -166,6 +167,8 @@ def _status(config: Config, given: argparse.Namespace) -> int:
         print(f"home   {status['home']}")
         for name, address in _ADDRESSES:
             print(f"{name:6} {_address(config, status, name, address)}")
+        if "backup" in status["redis"]:
+            print(f"backup {Following(**status['redis']['backup'])}")
         rows = [[each["name"], each["state"], each["pid"] or ""] for each in status["programs"]]
         if status["running"]:
             output.table(("program", "state", "pid"), rows)

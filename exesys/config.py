@@ -30,6 +30,7 @@ from exesys.rules import size as _bytes
 from exesys.rules import unknown as _unknown
 from exesys.rules import value_of as _value
 from exesys.rules import whole as _int
+from exesys.rules import yes_or_no as _yes_or_no
 from exesys.timerconfig import TIMER, TimerOf, check_timers
 
 UNIX_PATH_MAX_BYTES = 107
@@ -80,6 +81,7 @@ class Redis:
     server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
     port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
     prefix: str = _key("", _matching(r"(\{[A-Za-z0-9_-]{1,16}\})?", "empty, or a hash tag like {s07}"))
+    backup: bool = _key(False, _yes_or_no())
 
 
 @dataclass(frozen=True)
@@ -327,6 +329,7 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     lines = {name.partition(":")[2]: _line_of(text, name, None) for name in given if name.startswith("timer:")}
     check_timers(parts["timers"], source, lines)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
+    _check_backup(config)
     return _check_paths(config)
 
 
@@ -388,6 +391,15 @@ def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigErro
         message = f"{source}, line {number}: {shown!r:.60} is no `key = value`."
         return ConfigError(message, fix=f"Write a key, = and a value, or # before what is a comment. {form}")
     return ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}.", fix=form)
+
+
+def _check_backup(config: Config) -> None:
+    if config.redis.backup and config.redis.url:
+        raise ConfigError(
+            "[redis] backup is yes, and [redis] url names a Redis that is not ours: who runs it gives it a replica.",
+            field="backup",
+            fix="Take backup away, or url.",
+        )
 
 
 def _check_paths(config: Config) -> Config:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exesys import asking, home, keystore, mending, output, preflight, process, programs, servers
+from exesys import asking, following, home, keystore, mending, output, preflight, process, programs, servers
 from exesys.addresses import is_loopback, masked
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import ConfigError, ExesysError, StateError, Unavailable
@@ -242,6 +242,13 @@ def _redis_settings(connection: Any) -> Iterator[Check]:
         yield Check("redis settings", "ok", "Redis keeps what it is given (append-only file, no eviction).")
 
 
+def _backup(config: Config, running: bool) -> Iterator[Check]:
+    if running and config.redis.backup:
+        yield Check("backup", *following.check(config))
+    elif not config.redis.url and not running:
+        servers.check_not_lost(config)
+
+
 def _mongo(config: Config, running: bool) -> Iterator[Check]:
     if not config.mongo.uri:
         server = servers.mongo_server(config)
@@ -426,6 +433,7 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "sockets": _sockets,
     "ports": _ports,
     "redis": _redis,
+    "backup": _backup,
     "mongo": _mongo,
     "programs": _programs,
     "leftovers": _leftovers,

@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _redis(config: Config) -> list[str]:
     server = servers.redis_server(config)
+    servers.check_not_lost(config)
     servers.redis_data(config).mkdir(parents=True, exist_ok=True, mode=0o700)
     servers.remember_writer(server, servers.redis_data(config))
     return servers.redis_command(config, server)

@@ -41,6 +41,10 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     mongo = None if config.mongo.uri else servers.mongo_server(config)
     if config.redis.url:
         servers.check_remote_redis(config.redis.url)
+    else:
+        servers.check_not_lost(config)
+    if redis and config.redis.backup:
+        servers.check_writer(redis, servers.replica_data(config))
     for key, (host, port) in ports(config).items():
         if port not in ours:
             check_port(key, host, port)

@@ -47,8 +47,9 @@ def programs(
     appservers: Sequence[AppServer] = (),
     workers: Sequence[WorkerOf] = (),
     controllers: int = 1,
+    backup: bool = False,
 ) -> list[Program]:
-    """List what runs; `redis` and `mongo` tell whether these two are private."""
+    """List what runs; `redis` and `mongo` tell whether these two are private, `backup` whether Redis has a replica."""
     # They end after the worker: what it still runs may call them.
     apps = [
         Program(name, f"exesys.daemons.appserver {server.name} {number}", 250)
@@ -57,6 +58,8 @@ def programs(
     ]
     named = ["controller"] if controllers == 1 else [f"controller-{number}" for number in range(1, controllers + 1)]
     servers = [Program("redis", "exesys.launch redis", 100)] if redis else []
+    # It ends last, with all that Redis had to say.
+    servers += [Program("redis-backup", "exesys.daemons.replica", 90)] if backup else []
     servers += [Program("mongo", "exesys.launch mongo", 100)] if mongo else []
     return [
         *servers,
@@ -92,6 +95,8 @@ def settings(config: Config) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -7,9 +7,12 @@ the old or the new.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -58,6 +61,41 @@ def from_file(config: Config, path: Path, replace: bool) -> Restored:
         return _replace(config, replace, staging.directory(config), fill, (str(path), header.time))
 
 
+def from_replica(config: Config, replace: bool) -> Restored:
+    """Put what the replica has in the place of the private Redis's data, and keep what was there aside.
+
+    The replica keeps its own. Raises BackupError when it has nothing that can
+    be loaded, BootError as `from_file` does.
+    """
+    check_replica(config, replace)
+    replica = servers.replica_data(config)
+
+    def fill(stage: Path) -> None:
+        shutil.copytree(replica / "appendonlydir", stage / "appendonlydir")
+
+    return _replace(config, replace, replica, fill, ("the replica", ""), keeps_replica=True)
+
+
+def check_replica(config: Config, replace: bool) -> None:
+    """Raise what `from_replica` would raise for what can be seen before; also while the system runs."""
+    if config.redis.url:
+        raise BootError("[redis] url is set: there is no replica of ours.", fix="Ask who runs that Redis.")
+    replica = servers.replica_data(config)
+    if not servers.holds_data(replica):
+        text = f"There is no replica to restore from: {replica} holds no data."
+        raise BackupError(text, fix="Restore a backup file, if there is one: `bin/exesys restore FILE`.")
+    _check_free([servers.redis_data(config)], replace)
+
+
+def _check_free(places: list[Path], replace: bool) -> list[Path]:
+    """Return those of the directories that hold data. Raises BootError when they are not to be replaced."""
+    held = [each for each in places if servers.holds_data(each)]
+    if held and not replace:
+        text = f"{' and '.join(map(str, held))} {'hold' if len(held) > 1 else 'holds'} data already."
+        raise BootError(text, fix="With --replace it is kept aside under another name.")
+    return held
+
+
 def _reading(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
@@ -83,24 +121,34 @@ def _replace(
     readable: Path,
     fill: Callable[[Path], None],
     source: tuple[str, str],
+    keeps_replica: bool = False,
 ) -> Restored:
+    """Have the server that may read the data in `readable` load what `fill` brings, and put it in place."""
     home.make(config)
-    with home.booting(config):
+    with home.booting(config), _no_replica(config):
         if process.is_locked(home.lock(config)):
             raise BootError(f"ExeSys runs in {config.home}.", fix="Stop it first: `bin/exesys down`.")
         teardown.end_orphans(config, teardown.Teller(quiet=True))
         moves.settle(config.data)
-        old = [each for each in (servers.redis_data(config), servers.replica_data(config)) if each.exists()]
-        held = [each for each in old if servers.holds_data(each)]
-        if held and not replace:
-            text = f"{' and '.join(map(str, held))} {'hold' if len(held) > 1 else 'holds'} data already."
-            raise BootError(text, fix="With --replace it is kept aside under another name.")
+        places = [servers.redis_data(config), *([] if keeps_replica else [servers.replica_data(config)])]
+        old = [each for each in places if each.exists()]
+        held = _check_free(old, replace)
         server = servers.redis_server(config, readable)
         contents = staging.make(config, server, fill)
         mark = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         aside = {each.name: _free(each, mark) for each in old}
         moves.carry_out(config.data, [*aside.items(), (staging.STAGE, servers.redis_data(config).name)])
     return Restored(*source, contents, [str(config.data / aside[each.name]) for each in held])
+
+
+@contextlib.contextmanager
+def _no_replica(config: Config) -> Iterator[None]:
+    """Keep the replica's server from running; one that is about to end is waited for."""
+    lock = process.hold_lock(servers.replica_lock(config), LOCK_S)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _free(directory: Path, mark: str) -> str:

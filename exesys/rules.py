@@ -61,6 +61,18 @@ def size(low: int, high: int) -> Rule:
     return Rule(parse, f"bytes, {low} to {high}; k, m and g are understood")
 
 
+def yes_or_no() -> Rule:
+    """Yes or no."""
+    words = {"yes": True, "no": False}
+
+    def parse(text: str) -> bool:
+        if text.lower() not in words:
+            raise ValueError
+        return words[text.lower()]
+
+    return Rule(parse, "yes or no")
+
+
 def matching(pattern: str, allowed: str) -> Rule:
     """Text that matches `pattern` as a whole."""
 

@@ -219,6 +219,15 @@ def replica_data(config: Config) -> Path:
     return config.data / "redis-backup"
 
 
+def replica_url(config: Config) -> str:
+    return f"unix://{config.run}/redis-backup?db=0"
+
+
+def replica_lock(config: Config) -> Path:
+    """The file that the replica's server holds a lock on for as long as it lives."""
+    return config.run / "redis-backup.lock"
+
+
 def holds_data(data: Path) -> bool:
     """Tell whether a Redis has left data in this directory, in the files of its append-only directory."""
     files = (data / "appendonlydir").glob("*")
@@ -227,6 +236,16 @@ def holds_data(data: Path) -> bool:
 
 def mongo_data(config: Config) -> Path:
     return config.data / "mongo"
+
+
+def check_not_lost(config: Config) -> None:
+    """Raise BootError when the private Redis would start empty beside a replica that has data."""
+    data, replica = redis_data(config), replica_data(config)
+    if holds_data(replica) and not holds_data(data):
+        raise BootError(
+            f"{data} holds no data, and its replica in {replica} does: Redis does not start empty beside it.",
+            fix=f"`bin/exesys restore --from-backup` brings them back. To start empty, move {replica} away.",
+        )
 
 
 def check_writer(server: Server, data: Path) -> None:
@@ -307,6 +326,18 @@ def redis_command(config: Config, server: Server, **others: str) -> list[str]:
     }
     settings |= {key.replace("_", "-"): value for key, value in others.items()}
     return [server.path, *(word for key, value in settings.items() for word in (f"--{key}", value))]
+
+
+def replica_command(config: Config, server: Server) -> list[str]:
+    """Build the command line of its replica, which takes whom to follow, and by which secret, from standard input."""
+    path, *words = redis_command(
+        *(config, server),
+        dir=str(replica_data(config)),
+        unixsocket=str(config.run / "redis-backup"),
+        port="0",
+        replica_read_only="yes",
+    )
+    return [path, "-", *words]
 
 
 def mongo_command(config: Config, server: Server, port: int) -> list[str]:

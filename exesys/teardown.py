@@ -19,7 +19,7 @@ ORPHAN_S = 3.0
 SERVER_STOP_S = 30.0
 KILLED_S = 10.0
 TELL_AFTER_S = 4.0
-_STOPS_SLOWLY = ("redis", "mongo")
+_STOPS_SLOWLY = ("redis", "redis-backup", "mongo")
 
 
 class Teller:

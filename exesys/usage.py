@@ -164,7 +164,9 @@ def _backup(add: Callable[..., argparse.ArgumentParser]) -> None:
     backup = add("backup", "write all that Redis holds to a file, while the system runs", "backup exesys.backup")
     backup.add_argument("file", metavar="FILE", help="written whole or not at all; one that is there is replaced")
     restore = add("restore", "put a backup in the place of the private Redis's data", "restore exesys.backup")
-    restore.add_argument("file", metavar="FILE", help="what `backup` wrote")
+    source = restore.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", nargs="?", metavar="FILE", help="what `backup` wrote; the system must be down")
+    source.add_argument("--from-backup", action="store_true", help="take what the replica has, and start the system")
     restore.add_argument("--replace", action="store_true", help="also when there is data; it is kept aside")
 
 

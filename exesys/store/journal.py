@@ -35,6 +35,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.number = 0
+        self.settled = 0  # the last turn that wrote something and is kept no more
         self._entries: deque[Entry] = deque()
         self._ask_at = float("-inf")
         self._asked_after = 0
@@ -49,7 +50,7 @@ class Journal:
         if turn.writes:
             self._entries.append(Entry(self.number, turn, now))
         while self._entries and now - self._entries[0].at > KEEP_S:
-            self._entries.popleft()
+            self._drop()
 
     def wants_to_know(self, now: float) -> bool:
         """Tell whether to ask Redis now how much it has not written."""
@@ -63,7 +64,10 @@ class Journal:
         """Take the answer to INFO persistence, which was asked before anything else of its turn."""
         if b"aof_buffer_length:0\r" in info or b"aof_enabled:0" in info:
             while self._entries and self._entries[0].number <= self._asked_after:
-                self._entries.popleft()
+                self._drop()
+
+    def _drop(self) -> None:
+        self.settled = self._entries.popleft().number
 
     def after(self, number: int) -> list[Entry]:
         """Return the turns that Redis has forgotten: those beyond `number`."""

@@ -41,6 +41,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "functions": ("exesys:functions", "msgpack: the catalogue the workers announced last"),
     "epoch": ("exesys:epoch", "integer: starts of the router"),
     "format": ("exesys:format", "integer: the form of all this"),
+    "lineage": ("exesys:lineage", "list: lives of the router, and the turn that each found; see lineage.py"),
     "turn": ("exesys:turn", "text: epoch and number of the last turn committed"),
     "controller": ("exesys:controller", "text: session of the active controller; expires"),
     "runners": ("exesys:runners", "set: type:uuid of every runner not ended"),

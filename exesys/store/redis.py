@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import secrets
 import socket
 import time
 from typing import Any
@@ -23,6 +24,7 @@ from redis.retry import Retry
 from exesys.config import Limits
 from exesys.errors import ConfigError, Unavailable
 from exesys.runner import Name
+from exesys.store import lineage
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
 from exesys.store.oddities import Oddities, texts
@@ -139,11 +141,21 @@ class Store:
     def boot(self) -> tuple[int, list[str], bytes]:
         """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue."""
         try:
-            self._epoch = epoch = int(self._ask("INCR", self.keys("epoch")))
+            mark = self._ask("GET", self.keys("turn"))
+            self._ask("MULTI")
+            self._begin_life(mark)
+            self._ask("INCR", self.keys("epoch"))
+            self._epoch = epoch = int(self._ask("EXEC")[-1])
             sessions = [session.decode() for session in self._ask("SMEMBERS", self.keys("sessions"))]
             return epoch, sessions, self._ask("GET", self.keys("functions")) or b""
         except (redis.RedisError, OSError) as error:
             raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+
+    def _begin_life(self, mark: bytes | None) -> None:
+        """Note in the store that from the turn of this mark on it is another life."""
+        key = self.keys("lineage")
+        self._ask("RPUSH", key, lineage.written(secrets.token_hex(8), mark))
+        self._ask("LTRIM", key, str(-lineage.MOST_LIVES), "-1")
 
     def declared_queues(self) -> list[str]:
         """Return the queues whose settings an ini gave them."""
@@ -293,13 +305,21 @@ class Store:
         """Give back to Redis the turns that it answered and lost."""
         mark = self._ask("GET", self.keys("turn")) or b""
         epoch, _, number = mark.decode().partition(".")
-        forgotten = self._journal.after(int(number) if epoch == str(self._epoch) else 0)
+        found = int(number) if epoch == str(self._epoch) else 0
+        if found < self._journal.settled:
+            # Its file is damaged, or another server is in its place. A replica must not follow it.
+            log.error("Redis has lost turns that it had written: it is at %d of %d", found, self._journal.settled)
+            self._begin_life(mark)
+        forgotten = self._journal.after(found)
         for entry in forgotten:
             turn = dataclasses.replace(entry.turn, claims=[])  # what was claimed is found by its report, or again ready
             writes = [each for each in self._builder.build(turn, Answers()) if each.kind is Kind.write]
             self._write(b"".join(_packed(request.command) for request in writes))
             for _ in writes:
                 self._connection.read_response(disable_decoding=True)
+        reached = forgotten[-1].number if forgotten else self._journal.settled
+        if reached > found:
+            self._ask("SET", self.keys("turn"), f"{self._epoch}.{reached}")
         if forgotten:
             log.warning("Redis had lost %d turns that it had answered; they were sent again", len(forgotten))
 

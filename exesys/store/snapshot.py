@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import redis
 
 from exesys.errors import BackupError
+from exesys.store import lineage
 from exesys.store.connection import Connection, StoreRefused, away
+from exesys.store.lineage import Lineage
 from exesys.store.redis import FORMAT, StoreAway
 
 QUIET_S = 60.0  # it sends a sign of life at least each ten seconds
@@ -32,6 +34,13 @@ class Contents(NamedTuple):
     format: int
     keys: dict[str, int]
     counts: dict[str, int]
+
+
+class Line(NamedTuple):
+    """A connection to a server that has just told its lineage over it, and has nothing more to say."""
+
+    lineage: Lineage
+    socket: socket.socket
 
 
 class Source(Connection):
@@ -63,6 +72,34 @@ class Source(Connection):
         databases = {name[2:]: each["keys"] for name, each in info.items() if re.fullmatch(r"db\d+", name)}
         product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
         return Contents(product, int(found), databases, counted)
+
+    def lineage(self) -> Lineage:
+        """Tell the lives of the store and its last turn."""
+        with self.line() as line:
+            return line.lineage
+
+    @contextlib.contextmanager
+    def line(self) -> Iterator[Line]:
+        """Connect to the server and have it tell its lineage: what is sent over that line then goes to the same one."""
+        connection: Any = self._redis.connection_pool.make_connection()
+        try:
+            try:
+                connection.connect()
+                told = []
+                for words in lineage.commands(self.keys):
+                    connection.send_command(*words)
+                    told.append(connection.read_response())
+            except (redis.RedisError, OSError) as error:
+                raise StoreAway(f"Redis does not answer: {away(error)}", fix="See `bin/exesys status`.") from error
+            yield Line(lineage.read(*told), connection._sock)  # redis-py has no public way to it
+        finally:
+            with contextlib.suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+    def replication(self) -> dict[str, Any]:
+        """Tell what the server says of whom it follows and how far it is (INFO replication)."""
+        told: dict[str, Any] = self._do(self._redis.info, "replication")
+        return told
 
     def snapshot(self) -> Iterator[bytes]:
         """Give an RDB file of all databases as they are now, piece by piece.

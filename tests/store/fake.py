@@ -737,9 +737,10 @@ class RealStore:
                 return done
 
     def dump(self) -> Dump:
-        """Everything there is; the number of the last turn is the connection's own affair."""
+        """Everything there is; the lives and the number of the last turn are the connection's own affair."""
         names = sorted(name.decode() for name in self.client.scan_iter(count=1000))
-        return {name: self._dumped(name) for name in names if name != self.keys("turn")}
+        own = self.keys("turn"), self.keys("lineage")
+        return {name: self._dumped(name) for name in names if name not in own}
 
     def _dumped(self, name: str) -> tuple[Any, int | None]:
         kind = self.client.type(name).decode()

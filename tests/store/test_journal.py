@@ -11,6 +11,7 @@ from store.turns import BODY, NOW_MS, ONE, close, place
 from exesys.config import Limits
 from exesys.states import State
 from exesys.store.journal import ASK_S, KEEP_S, Journal
+from exesys.store.lineage import MOST_LIVES
 from exesys.store.redis import Store
 from exesys.turn import Answers, Claim, Lookup, Turn
 
@@ -121,3 +122,59 @@ def test_a_turn_is_kept_until_redis_has_written_it() -> None:
     journal.next()
     journal.keep(Turn(), now=3 * KEEP_S)
     assert journal.after(0) == [], "and no turn for longer than Redis can put a write off"
+
+
+def lives(client: Any) -> list[bytes]:
+    found: list[bytes] = client.lrange("exesys:lineage", 0, -1)
+    return found
+
+
+def test_each_router_begins_a_life_at_the_turn_it_finds(store: Store, redis_server: Any) -> None:
+    assert [life.partition(b" ")[2] for life in lives(redis_server.client)] == [b""]
+    run(store, placed=[place("j")])
+    store.boot()
+    ids, marks = zip(*(life.split(b" ") for life in lives(redis_server.client)), strict=True)
+    assert marks == (b"", b"1.1")
+    assert len(set(ids)) == 2
+    for _ in range(MOST_LIVES):
+        store.boot()
+    assert len(lives(redis_server.client)) == MOST_LIVES
+
+
+def test_turns_that_were_forgotten_and_are_stored_again_are_no_new_life(store: Store, redis_server: Any) -> None:
+    run(store, placed=[place("kept")])
+    before = copy_of(redis_server.client)
+    run(store, placed=[place("lost")])
+    roll_back(redis_server.client, before)
+
+    store.reconnect()
+
+    assert redis_server.client.get("exesys:turn") == b"1.2"
+    assert len(lives(redis_server.client)) == 1
+
+
+def test_turns_that_are_lost_for_good_begin_a_new_life_once(store: Store, redis_server: Any, caplog: Any) -> None:
+    run(store, placed=[place("kept")])
+    before = copy_of(redis_server.client)
+    for number in range(3):
+        run(store, placed=[place(f"lost-{number}")])
+    store._journal.told(b"aof_enabled:1\r\naof_buffer_length:0\r\n")  # Redis says that it has written them
+    store._journal.wants_to_know(float("inf"))
+    store._journal.told(b"aof_enabled:1\r\naof_buffer_length:0\r\n")
+    roll_back(redis_server.client, before)
+
+    store.reconnect()
+    store.reconnect()
+
+    assert [life.partition(b" ")[2] for life in lives(redis_server.client)] == [b"", b"1.1"]
+    assert redis_server.client.get("exesys:turn") == b"1.4"
+    assert "Redis has lost turns that it had written: it is at 1 of 4" in caplog.text
+
+
+def test_a_store_that_was_emptied_is_another_life(store: Store, redis_server: Any) -> None:
+    run(store, placed=[place("j")])
+    store._journal.wants_to_know(float("inf"))
+    store._journal.told(b"aof_enabled:1\r\naof_buffer_length:0\r\n")
+    redis_server.client.flushall()
+    store.reconnect()
+    assert [life.partition(b" ")[2] for life in lives(redis_server.client)] == [b""]

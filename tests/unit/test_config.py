@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exesys import appconfig, config, queues, timerconfig
+from exesys import appconfig, config, programs, queues, timerconfig
 from exesys.errors import ConfigError
 
 ROOT = Path("/srv/project")
@@ -46,7 +46,7 @@ def test_nothing_set_is_a_valid_system() -> None:
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_default_keeps_its_own_rule(section: str, key: str) -> None:
     default = getattr(getattr(parse(), section), key)
-    shown = ",".join(default) if isinstance(default, tuple) else str(default)
+    shown = programs._text(default)
     written = parse(f"[{section}]\n{key} = {shown}\n")
     assert getattr(getattr(written, section), key) == default
     assert getattr(getattr(parse(**{f"EXESYS_{section}_{key}".upper(): shown}), section), key) == default

@@ -60,6 +60,7 @@ LAYERS: list[list[str]] = [
             "store.walk",
             "store.oddities",
             "store.journal",
+            "store.lineage",
             "store.spelling",
             "store.scripts",
             "store.redis",
@@ -86,7 +87,7 @@ LAYERS: list[list[str]] = [
             "http",
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
-        *("ticker", "timerviews", "timing", "servers", "slots"),
+        *("ticker", "timerviews", "timing", "servers", "relay", "slots"),
         *("secret", "posting", "courier", "access"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "rounds"),
@@ -94,12 +95,12 @@ LAYERS: list[list[str]] = [
     ["daemons.loop"],
     [
         *("daemons.router", "daemons.worker", "daemons.slot", "daemons.runner", "daemons.forkserver"),
-        *("daemons.controller", "daemons.appserver", "daemons.rest", "daemons.web"),
+        *("daemons.controller", "daemons.appserver", "daemons.rest", "daemons.web", "daemons.replica"),
     ],
     [
         *("supervision", "home", "programs", "asking", "preflight", "teardown", "proof", "launch"),
         *("usage", "output", "keys", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
-        *("staging", "restoring", "bootstrap", "backups", "doctor", "demo"),
+        *("staging", "restoring", "following", "bootstrap", "backups", "doctor", "demo"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
         *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
         "cli",
@@ -158,7 +159,8 @@ PURE = {
     *("runner", "bus.conversation", "bus.hosting", "bus.subscription", "bus.inflight"),
     *("mending", "bus.mender", "store.walk"),
     *("chaos.plan", "chaos.account"),
-    *("store.keys", "store.journal", "store.spelling", "flow", "lines", "drawing", "views", "runnerviews"),
+    *("store.keys", "store.journal", "store.lineage", "store.spelling"),
+    *("flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {
     ("config", "pathlib"),  # a path is a value; nothing is looked up
