@@ -329,7 +329,7 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     lines = {name.partition(":")[2]: _line_of(text, name, None) for name in given if name.startswith("timer:")}
     check_timers(parts["timers"], source, lines)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
-    _check_backup(config)
+    _check_backup(config, source, _line_of(text, "redis", "backup"))
     return _check_paths(config)
 
 
@@ -393,13 +393,11 @@ def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigErro
     return ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}.", fix=form)
 
 
-def _check_backup(config: Config) -> None:
+def _check_backup(config: Config, source: str, line: int) -> None:
     if config.redis.backup and config.redis.url:
-        raise ConfigError(
-            "[redis] backup is yes, and [redis] url names a Redis that is not ours: who runs it gives it a replica.",
-            field="backup",
-            fix="Take backup away, or url.",
-        )
+        where = f"{source}, line {line}" if line else source
+        text = "backup is yes, and [redis] url names a Redis that is not ours: who runs it gives it a replica."
+        raise ConfigError(f"{where}: [redis] {text}", field="backup", fix="Take backup away, or url.")
 
 
 def _check_paths(config: Config) -> Config:

@@ -1,6 +1,6 @@
-"""Several directories renamed as one: all of it or nothing, whenever the process is killed.
+"""Several things renamed as one: all of it or nothing, whenever the process is killed.
 
-The list of renames is written beside the directories first. From the moment
+The list of renames is written into the directory first. From the moment
 it is there, whole, they count as done: whoever looks next carries out what is
 left of them. A rename that was done is known by its target.
 """
@@ -19,9 +19,9 @@ Move = tuple[str, str]
 
 
 def carry_out(place: Path, moves: Sequence[Move]) -> None:
-    """Rename entries of the directory `place`, in this order, from the first name of each pair to the second.
+    """Rename what lies below the directory `place`, in this order, from the first path of each pair to the second.
 
-    No second name may be there before its turn. Raises BootError when the
+    No second path may be there before its turn. Raises BootError when the
     list cannot be written; then nothing was renamed.
     """
     scratch = place / f"{PENDING}.new"
@@ -45,7 +45,8 @@ def settle(place: Path) -> None:
         for source, target in moves:
             if not (place / target).exists() and (place / source).exists():
                 (place / source).rename(place / target)
-        sync(place)
+        for parent in {(place / path).parent for move in moves for path in move}:
+            sync(parent)
         pending.unlink()
         sync(place)
     except FileNotFoundError:

@@ -131,14 +131,29 @@ def _replace(
         teardown.end_orphans(config, teardown.Teller(quiet=True))
         moves.settle(config.data)
         places = [servers.redis_data(config), *([] if keeps_replica else [servers.replica_data(config)])]
-        old = [each for each in places if each.exists()]
-        held = _check_free(old, replace)
+        held = _check_free(places, replace)
         server = servers.redis_server(config, readable)
         contents = staging.make(config, server, fill)
         mark = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        aside = {each.name: _free(each, mark) for each in old}
-        moves.carry_out(config.data, [*aside.items(), (staging.STAGE, servers.redis_data(config).name)])
-    return Restored(*source, contents, [str(config.data / aside[each.name]) for each in held])
+        kept = {each: _free(each, f"before-{mark}") for each in places}
+        steps = []
+        for each in places:
+            if aside := _steps(config, each, kept[each]):
+                kept[each].mkdir(mode=0o700)
+                steps += aside
+        steps += _steps(config, staging.directory(config), servers.redis_data(config))
+        moves.carry_out(config.data, steps)
+        shutil.rmtree(staging.directory(config), ignore_errors=True)
+    return Restored(*source, contents, [str(kept[each]) for each in held])
+
+
+def _steps(config: Config, source: Path, target: Path) -> list[moves.Move]:
+    """List the renames that bring the data in one directory to another.
+
+    The directories stay, as they may be links to another disk, or the roots of one.
+    """
+    names = [(source / part, target / part) for part in servers.REDIS_PARTS if (source / part).exists()]
+    return [(str(old.relative_to(config.data)), str(new.relative_to(config.data))) for old, new in names]
 
 
 @contextlib.contextmanager
@@ -151,11 +166,10 @@ def _no_replica(config: Config) -> Iterator[None]:
         os.close(lock)
 
 
-def _free(directory: Path, mark: str) -> str:
-    """Return a name beside the directory that is not taken."""
-    name = f"{directory.name}.before-{mark}"
-    number = 1
-    while (directory.parent / name).exists():
+def _free(directory: Path, name: str) -> Path:
+    """Return a path in the directory that is not taken."""
+    number, path = 1, directory / name
+    while path.exists():
         number += 1
-        name = f"{directory.name}.before-{mark}-{number}"
-    return name
+        path = directory / f"{name}-{number}"
+    return path

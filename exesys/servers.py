@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import redis
 
 WRITER = "written-by.json"
+REDIS_PARTS = ("appendonlydir", WRITER)  # what a Redis of ours keeps in its directory
 TRIAL_MONGO = "SecantusDB"
 PROBE_S = 20.0
 REMOTE_S = 3.0
@@ -230,7 +231,7 @@ def replica_lock(config: Config) -> Path:
 
 def holds_data(data: Path) -> bool:
     """Tell whether a Redis has left data in this directory, in the files of its append-only directory."""
-    files = (data / "appendonlydir").glob("*")
+    files = (data / REDIS_PARTS[0]).glob("*")
     return any(file.stat().st_size for file in files if file.suffix != ".manifest")
 
 

@@ -25,7 +25,7 @@ from exesys.errors import BackupError, BootError
 from exesys.store.keys import Keys
 from exesys.store.snapshot import Contents, Source
 
-STAGE = "redis.restoring"
+STAGE = "restoring"
 SNAPSHOT = "snapshot.rdb"
 LOAD_S = 3600.0
 STOP_S = 600.0
@@ -34,8 +34,8 @@ EPOCHS = 1000
 
 
 def directory(config: Config) -> Path:
-    """Where the data are made ready."""
-    return config.data / STAGE
+    """Where the data are made ready: on the disk to which they belong."""
+    return servers.redis_data(config) / STAGE
 
 
 def make(config: Config, server: servers.Server, fill: Callable[[Path], None]) -> Contents:
@@ -48,11 +48,14 @@ def make(config: Config, server: servers.Server, fill: Callable[[Path], None]) -
     stage = directory(config)
     shutil.rmtree(stage, ignore_errors=True)  # of a restore that was broken off
     try:
+        stage.parent.mkdir(mode=0o700, exist_ok=True)
         stage.mkdir(mode=0o700)
         fill(stage)
         return _load(config, server, stage)
     except BaseException as error:
         shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stage.parent.rmdir()  # it was empty
         if isinstance(error, OSError):
             text = f"{error.filename or stage} cannot be written: {error.strerror}."
             raise BackupError(text, fix="Is there room on the disk?") from error
@@ -70,7 +73,7 @@ def _load(config: Config, server: servers.Server, stage: Path) -> Contents:
                 _keep_as_commands(connection)
     snapshot.unlink(missing_ok=True)
     servers.remember_writer(server, stage)
-    for path in (*stage.rglob("*"), stage, stage.parent):
+    for path in (*stage.rglob("*"), stage, stage.parent, config.data):
         moves.sync(path)
     return contents
 
@@ -81,7 +84,7 @@ def _connect(config: Config) -> redis.Redis:
 
 
 def _socket(config: Config) -> str:
-    return str(config.run / STAGE)
+    return str(config.run / "redis-restoring")
 
 
 @contextlib.contextmanager

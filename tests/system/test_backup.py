@@ -128,8 +128,12 @@ def test_a_backup_needs_a_system_that_runs(make):
 
 def test_restored_elsewhere_all_goes_on(backup, make):
     system = make(start=False, redis_server=valkey_path())
+    nothing = system.config.data / "redis" / "appendonlydir"  # as one leaves it that was never written to
+    nothing.mkdir(parents=True)
+    (nothing / "appendonly.aof.1.incr.aof").touch()
     said = system.exesys("restore", str(backup.path))
     assert said.code == 0, said
+    assert "What was there before" not in said.out
     assert backup.said["time"] in said.out
     assert "bin/exesys up" in said.out
     with system.config.data.joinpath("redis/written-by.json").open() as file:
@@ -209,8 +213,10 @@ def test_a_restore_is_refused_while_it_runs_and_over_data(backup, make):
     [kept] = said.json["kept"]
     assert os.path.isdir(kept)
     assert mark(system) == "new"
+    assert sorted(os.listdir(kept)) == ["appendonlydir", "written-by.json"]
+    os.rename(kept, system.config.data / "kept")
     os.rename(system.config.data / "redis", system.config.data / "redis.new")
-    os.rename(kept, system.config.data / "redis")
+    os.rename(system.config.data / "kept", system.config.data / "redis")
     assert mark(system) == "old"
 
 
@@ -267,7 +273,7 @@ def restore_and_kill(system, backup, after_s):
     command = [sys.executable, "-m", "exesys.cli", "restore", str(backup.path), "--replace"]
     with (system.root / "out").open("wb") as out:
         running = subprocess.Popen(command, cwd=system.root, env=system.environ, stdout=out, stderr=out)
-    stage = system.config.data / "redis.restoring"
+    stage = system.config.data / "redis" / "restoring"
     until(lambda: stage.exists() or running.poll() is not None, "it is under way", every_s=0.001)
     time.sleep(after_s)
     below = children(running.pid)
@@ -297,6 +303,8 @@ def test_of_another_redis_a_backup_is_made_and_restored_by_hand(make, server_of,
     with its_redis_of(tmp_path, system.root / "dump.rdb") as store:
         assert store.get("some") == b"thing"
         store.config_set("appendonly", "yes")
+        until(lambda: store.info("persistence")["aof_rewrite_in_progress"] == 0, "its file is written")
+        assert store.info("persistence")["aof_last_bgrewrite_status"] == "ok"
 
 
 @contextlib.contextmanager

@@ -303,6 +303,28 @@ def test_an_empty_master_does_not_start_beside_a_replica_with_data(victim):
     in_sync(victim)
 
 
+def test_after_a_restore_from_a_file_the_replica_begins_anew(victim):
+    in_sync(victim)
+    [kept] = ended(victim, 1)
+    assert victim.exesys("backup", "b1").code == 0
+    [lost] = ended(victim, 1)
+    caught_up(victim)
+    victim.down()
+    said = victim.exesys("restore", "b1")
+    assert said.code == 1
+    assert "redis-backup hold data already" in said.err
+    said = victim.exesys("restore", "b1", "--replace", "--json")
+    assert said.code == 0, said
+    assert len(said.json["kept"]) == 2
+    assert all(os.path.isdir(each) for each in said.json["kept"])
+    victim.up()
+    in_sync(victim)
+    caught_up(victim)
+    with replica_of(victim) as replica:
+        assert replica.exists(f"client:{kept}:data_available")
+        assert not replica.exists(f"client:{lost}:data_available")
+
+
 def test_without_a_replica_there_is_nothing_to_restore_from(make):
     system = make(start=False, redis_server=valkey_path())
     said = system.exesys("restore", "--from-backup")

@@ -43,6 +43,13 @@ def test_nothing_set_is_a_valid_system() -> None:
     assert settings.lease_s == 5.0
 
 
+def test_a_redis_that_is_not_ours_gets_no_replica() -> None:
+    with pytest.raises(ConfigError, match=r"etc/exesys\.ini, line 3: \[redis\] backup is yes") as caught:
+        parse("[redis]\nurl = redis://127.0.0.1\nbackup = yes\n")
+    assert caught.value.field == "backup"
+    assert parse("[redis]\nbackup = yes\n").redis.backup
+
+
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_default_keeps_its_own_rule(section: str, key: str) -> None:
     default = getattr(getattr(parse(), section), key)
@@ -67,6 +74,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("limits", "data_bytes", "64k", 64 << 10),
     ("bus", "endpoint", "tcp://127.0.0.1:7000", "tcp://127.0.0.1:7000"),
     ("redis", "prefix", "{s07}", "{s07}"),
+    ("redis", "backup", "Yes", True),
     ("mongo", "uri", "mongodb://u:p%40@localhost:1/x?y=z", "mongodb://u:p%40@localhost:1/x?y=z"),
 ]
 
@@ -100,6 +108,7 @@ BAD = [
     ("worker", "queues", "a b"),
     ("redis", "url", "localhost:6379"),
     ("redis", "prefix", "s07"),
+    ("redis", "backup", "maybe"),
     ("mongo", "uri", "localhost"),
     ("mongo", "database", "a b"),
     ("bus", "endpoint", "tcp://a b:7000"),

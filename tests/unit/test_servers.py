@@ -246,3 +246,43 @@ def test_a_remote_redis_that_is_away(tmp_path):
     with pytest.raises(BootError, match=r"no Redis can be used there") as caught:
         servers.check_remote_redis(f"unix://user:secret@{tmp_path}/nobody?db=0")
     assert "secret" not in str(caught.value)
+
+
+def test_data_are_known_by_their_files(tmp_path):
+    assert not servers.holds_data(tmp_path / "nowhere")
+    directory = tmp_path / "redis" / "appendonlydir"
+    directory.mkdir(parents=True)
+    (directory / "appendonly.aof.manifest").write_text("file appendonly.aof.1.base.aof seq 1 type b\n")
+    (directory / "appendonly.aof.1.base.aof").touch()
+    assert not servers.holds_data(tmp_path / "redis"), "as a server leaves it that was given nothing"
+    (directory / "appendonly.aof.1.incr.aof").write_text("*")
+    assert servers.holds_data(tmp_path / "redis")
+
+
+def test_redis_does_not_start_empty_beside_a_replica_with_data(tmp_path):
+    config = make_config(tmp_path)
+    servers.check_not_lost(config)
+    both = servers.redis_data(config), servers.replica_data(config)
+    files = [data / "appendonlydir" / "appendonly.aof.1.incr.aof" for data in both]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("*")
+    servers.check_not_lost(config)
+    files[0].write_text("")
+    with pytest.raises(BootError, match="does not start empty") as caught:
+        servers.check_not_lost(config)
+    assert "restore --from-backup" in caught.value.fix
+    files[1].unlink()
+    servers.check_not_lost(config)
+
+
+def test_a_replica_has_files_and_a_socket_of_its_own_and_no_port(tmp_path):
+    config = make_config(tmp_path, redis_port="7777")
+    command = servers.replica_command(config, Server("Valkey", "9.1.2", "/bin/valkey-server"))
+    assert command[:2] == ["/bin/valkey-server", "-"], "the secret comes by standard input"
+    given = dict(zip(command[2::2], command[3::2], strict=True))
+    assert given["--dir"] == str(config.data / "redis-backup")
+    assert given["--unixsocket"] == str(config.run / "redis-backup")
+    assert given["--unixsocketperm"] == "700"
+    assert given["--port"] == "0"
+    assert given["--appendonly"] == given["--replica-read-only"] == "yes"
