@@ -59,7 +59,12 @@ class Relay:
 
     def _accept(self) -> None:
         while True:
-            caller, _ = self._listener.accept()
+            try:
+                caller, _ = self._listener.accept()
+            except OSError as error:  # no descriptor is free, for one
+                log.warning("no connection can be taken just now: %s", error)
+                threading.Event().wait(1.0)
+                continue
             if self._places.acquire(blocking=False):
                 threading.Thread(target=self._serve, args=(caller,), daemon=True, name="relayed").start()
             else:

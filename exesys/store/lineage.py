@@ -43,12 +43,13 @@ def commands(keys: Keys) -> list[tuple[str, ...]]:
 def read(lives: Sequence[bytes], mark: bytes | None) -> Lineage:
     """Read the answers to `commands`. What a hand has spoilt is as if it were not there."""
     found = (life.decode("utf-8", "replace").split(" ") for life in lives)
-    return Lineage(tuple(Life(parts[0], _mark(parts[-1])) for parts in found), _mark((mark or b"").decode()))
+    last = (mark or b"").decode("utf-8", "replace")
+    return Lineage(tuple(Life(parts[0], _mark(parts[-1])) for parts in found), _mark(last))
 
 
 def written(id: str, mark: bytes | None) -> str:
     """Spell a life that begins, as `read` reads it."""
-    return f"{id} {(mark or b'').decode()}"
+    return f"{id} {(mark or b'').decode('utf-8', 'replace')}"
 
 
 def _mark(text: str) -> Mark:

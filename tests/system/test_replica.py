@@ -40,7 +40,10 @@ def state(system):
 
 
 def in_sync(system):
+    """Wait until the replica follows, and its own file is written anew."""
     until(lambda: state(system) == "in sync", "the replica is in sync")
+    with replica_of(system) as replica:
+        until(lambda: not replica.info("persistence")["aof_rewrite_in_progress"], "its file is written")
 
 
 def caught_up(system):
