@@ -17,7 +17,7 @@ from exesys import __version__, archive, bootstrap, home, moves, output, process
 from exesys.addresses import masked
 from exesys.config import Config
 from exesys.errors import BackupError, BootError, Unavailable
-from exesys.store.redis import StoreAway
+from exesys.store.dial import StoreAway
 from exesys.store.snapshot import Source
 from exesys.usage import PROGRAM
 

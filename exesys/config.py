@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import addresses, appconfig, callbacks, sections
+from exesys import addresses, appconfig, callbacks, redisurl, sections
 from exesys.addresses import is_loopback
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
@@ -69,18 +68,18 @@ class Web:
 @dataclass(frozen=True)
 class Redis:
     url: str = _key(
-        "", _matching(r"((redis|rediss|unix)://.+)?", "redis://…, rediss://…, unix://…, or empty"), secret=True
+        "", Rule(redisurl.check, f"{redisurl.FORMS}; see docs/redis.md for the options behind `?`"), secret=True
     )
     data_url: str = _key(
         "",
-        _matching(
-            r"((redis|rediss|unix)://.+)?", "like url; empty: database 1 (2, when url names 1) of the same server"
-        ),
+        Rule(redisurl.check, "like url; empty: database 1 (2, when url names 1) of the same server"),
         secret=True,
     )
     server: str = _key("", Rule(str, "the path of a redis-server or valkey-server, or empty to search"))
     port: int = _key(0, Rule(_int(0, 65_535).parse, "a port for the private server, or 0 for its unix socket alone"))
     prefix: str = _key("", _matching(r"(\{[A-Za-z0-9_-]{1,16}\})?", "empty, or a hash tag like {s07}"))
+    wait_replicas: int = _key(0, _int(0, 9))
+    wait_ms: int = _key(1000, _int(10, 4000))
     backup: bool = _key(False, _yes_or_no())
 
 
@@ -230,17 +229,7 @@ class Config:
     @property
     def redis_data_url(self) -> str:
         """The database functions work in: never the one that holds job state."""
-        if self.redis.data_url:
-            return self.redis.data_url
-        base, _, query = self.redis_url.partition("?")
-        options = [part for part in query.split("&") if part]
-        taken = [part.removeprefix("db=") for part in options if part.startswith("db=")]
-        in_path = re.fullmatch(r"(rediss?://[^/]*)(?:/(\d*))?", base)
-        if in_path:
-            base = in_path[1]
-            taken.append(in_path[2] or "0")
-        database = 2 if taken and taken[0] == "1" else 1
-        return f"{base}?{'&'.join([*(part for part in options if not part.startswith('db=')), f'db={database}'])}"
+        return self.redis.data_url or redisurl.beside(self.redis_url)
 
     @property
     def rest_url(self) -> str:

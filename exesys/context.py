@@ -72,10 +72,10 @@ class Resources:
 
     @cached_property
     def redis(self) -> Redis:
-        import redis
+        from exesys.store import dial  # a job without it need not wait for its import
 
         # No time limit on a reply: BLPOP may wait as long as the function likes.
-        return redis.Redis.from_url(self._config.redis_data_url, socket_timeout=None)
+        return dial.client(self._config.redis_data_url, None)
 
     @cached_property
     def mongo(self) -> Database[dict[str, Any]]:

@@ -11,10 +11,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from exesys import asking, following, home, keystore, mending, output, preflight, process, programs, servers
+from exesys import (
+    asking,
+    following,
+    home,
+    keystore,
+    mending,
+    output,
+    preflight,
+    process,
+    programs,
+    redischecks,
+    servers,
+)
 from exesys.addresses import is_loopback, masked
+from exesys.checks import Check
 from exesys.config import UNIX_PATH_MAX_BYTES, Config
 from exesys.errors import ConfigError, ExesysError, StateError, Unavailable
 
@@ -36,21 +49,11 @@ PACKAGES = {
 LIBZMQ = (4, 3, 5)
 _TAKE_OUT = "Change its `end` in the ini, or take the section out; then `bin/exesys restart`."
 LOW_BYTES = 1 << 30
-SLOW_MS = 5.0
 LATELY_S = 86_400.0
 SOON_S = 7 * 86_400.0
 ANSWER_S = 3.0
 # File systems on which locks, sockets and an append-only file cannot be relied on.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
-
-
-class Check(NamedTuple):
-    """One finding. `state` is ok, warn or fail; `fix` says what to do, or is empty."""
-
-    name: str
-    state: str
-    message: str
-    fix: str = ""
 
 
 def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
@@ -194,52 +197,7 @@ def _redis(config: Config, running: bool) -> Iterator[Check]:
         server = servers.redis_server(config)
         yield Check("redis", "ok", f"The private server will be {server} ({server.path}).")
         return
-    import redis
-
-    where = masked(config.redis_url)
-    connection = servers.redis_at(config.redis_url, ANSWER_S)
-    try:
-        times = []
-        for _ in range(5):
-            since = time.perf_counter()
-            connection.ping()
-            times.append((time.perf_counter() - since) * 1000)
-        info: Any = connection.info("server")
-        yield _latency(where, info, sorted(times)[2])
-        yield from _redis_settings(connection)
-    except redis.RedisError as error:
-        yield Check("redis", "fail", f"The Redis at {where} does not answer: {error}.", "See `bin/exesys logs redis`.")
-    finally:
-        connection.close()
-
-
-def _latency(where: str, info: Any, ping_ms: float) -> Check:
-    product = "Valkey" if "valkey_version" in info else "Redis"
-    version = info.get("valkey_version") or info["redis_version"]
-    text = f"{product} {version} at {where} answers in {ping_ms:.2f} ms."
-    if ping_ms > SLOW_MS:
-        return Check("redis", "warn", text, "Bring it nearer: each job waits for it several times.")
-    return Check("redis", "ok", text)
-
-
-def _redis_settings(connection: Any) -> Iterator[Check]:
-    import redis
-
-    wanted = {"appendonly": "yes", "appendfsync": ("everysec", "always"), "maxmemory-policy": "noeviction"}
-    try:
-        wrong = []
-        for key, good in wanted.items():
-            value = str(connection.config_get(key).get(key, ""))
-            if value not in (good if isinstance(good, tuple) else (good,)):
-                wrong.append(f"{key} is {value}, not {good if isinstance(good, str) else good[0]}")
-    except redis.ResponseError as error:
-        yield Check("redis settings", "warn", f"Redis does not tell its settings: {error}.", "Ask who runs it.")
-        return
-    if wrong:
-        fix = "Change it there (CONFIG SET, and its configuration): otherwise accepted jobs can be lost."
-        yield Check("redis settings", "fail", f"Redis may lose jobs: {'; '.join(wrong)}.", fix)
-    else:
-        yield Check("redis settings", "ok", "Redis keeps what it is given (append-only file, no eviction).")
+    yield from redischecks.look(config)
 
 
 def _backup(config: Config, running: bool) -> Iterator[Check]:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 from typing import NamedTuple
 
-from exesys import home, keyring, keystore, process, programs, servers
+from exesys import home, keyring, keystore, process, programs, redischecks, servers
 from exesys.addresses import masked
 from exesys.bus import sockets
 from exesys.config import Config
@@ -40,7 +40,7 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     redis = None if config.redis.url else servers.redis_server(config)
     mongo = None if config.mongo.uri else servers.mongo_server(config)
     if config.redis.url:
-        servers.check_remote_redis(config.redis.url)
+        redischecks.check_start(config)
     else:
         servers.check_not_lost(config)
     if redis and config.redis.backup:

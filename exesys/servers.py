@@ -18,14 +18,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from exesys.addresses import masked
 from exesys.config import Config
 from exesys.errors import BootError
-
-if TYPE_CHECKING:
-    import redis
 
 WRITER = "written-by.json"
 REDIS_PARTS = ("appendonlydir", WRITER)  # what a Redis of ours keeps in its directory
@@ -101,40 +97,6 @@ def mongo_server(config: Config) -> Server | None:
             fix="Set [mongo] uri, or [mongo] server to another mongod or to 'none'.",
         )
     return None
-
-
-def redis_at(url: str, timeout_s: float) -> redis.Redis:
-    """Make a connection, not yet used. Raises BootError for what is no address, without quoting its password."""
-    import redis
-
-    try:
-        return redis.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s)
-    except ValueError:  # its text quotes parts
-        raise BootError(
-            f"[redis] url is {masked(url)}, which is no address of a Redis.",
-            fix="In a name or a password `/`, `?`, `#`, `@` and `:` are written as %2F, %3F, %23, %40 and %3A.",
-        ) from None
-
-
-def check_remote_redis(url: str) -> None:
-    """Raise BootError unless a Redis that will do answers at this address."""
-    import redis
-
-    where = masked(url)
-    connection = redis_at(url, REMOTE_S)
-    try:
-        version = str(connection.info("server")["redis_version"])
-    except redis.BusyLoadingError:
-        return
-    except redis.RedisError as error:
-        raise BootError(
-            f"[redis] url is {where}, and no Redis can be used there: {str(error).rstrip('.')}.",
-            fix="Start it, correct the address, or leave it empty for a private Redis.",
-        ) from error
-    finally:
-        connection.close()
-    if _release(version) < _MINIMUM["Redis"]:
-        raise BootError(f"The Redis at {where} is {version}, and 7.0 is the oldest that will do.")
 
 
 def _named(config: Config, name: str, key: str) -> str:

@@ -93,7 +93,8 @@ class Board:
             self._replies.refuse(origin, error)
 
     def _check_store(self, now: float) -> None:
-        if self._slate.late(now) or self._slate.full or self._agenda.full:
+        self._slate.check_store(now)
+        if self._agenda.full:
             raise Unavailable("the store is away.", fix="Send the same again in a moment.")
 
     def _change(self, what: str, text: str, origin: Origin, now: float) -> None:

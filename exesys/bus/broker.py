@@ -41,6 +41,7 @@ from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import ExesysError, ProtocolError
 from exesys.runner import Name
+from exesys.troubles import AWAY, Trouble
 from exesys.turn import Answers, Turn
 
 WARN_S = 60.0  # so often at most the log is told of peers of other versions
@@ -282,6 +283,7 @@ class Broker:
             "runners": lambda: self._board.describe(now),
             "functions": slate.door.catalogue.to_wire,
             "apps": self._lobby.apps.to_wire,
+            "store": lambda: {"reason": slate.trouble.reason if slate.late(now) else ""},
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
         }
         wanted = {name: parts[name]() for name in sync.parts if name in parts}
@@ -321,9 +323,10 @@ class Broker:
             if peer is not None:
                 self._slate.say(peer.address, message)
 
-    def store_slow(self, since: float) -> None:
-        """The turn under way began at `since` and has no answer yet."""
+    def store_slow(self, since: float, trouble: Trouble = AWAY) -> None:
+        """The turn under way began at `since` and has no answer yet; `trouble` is why, as far as is known."""
         self._slate.store_late_at = since + STORE_LATE_S
+        self._slate.trouble = trouble
 
     def store_back(self) -> None:
         """The connection is new: claims whose answers were lost are found by asking."""

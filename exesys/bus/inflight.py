@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exesys import troubles
 from exesys.bus import messages as m
 from exesys.bus.handle import Handle
 from exesys.errors import Unavailable, from_problem
@@ -177,8 +178,8 @@ class Desk:
             self.forget(tag)
             if flight.item is not None:
                 self._workflows.pop(flight.item.flow, None)
-            what = "the store is away" if reason == "store" else "the router has too much under way"
-            error = Unavailable(f"{what}.", fix="Send the same again in a moment.")
+            trouble = troubles.named(reason) or troubles.BUSY
+            error = Unavailable(trouble.why, fix=trouble.fix)
             calls += [(flight.handle, call) for call in flight.handle._fail(error)]
         self._later.append((at, again))
         return calls

@@ -34,7 +34,7 @@ class Intake:
         slate = self._slate
         late = slate.late(now)
         if late or slate.full:
-            reason, retry_s = ("store", AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
+            reason, retry_s = (slate.trouble.reason, AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
             tags = tuple(item.tag for item in message.items)
             slate.say(peer.address, m.Busy(tags, reason, retry_s))
             return
@@ -66,8 +66,7 @@ class Intake:
                 fix = "Send cancel, retry or purge of a job, stop or restart of a runner."
                 raise BadCommand(f"`what` is {message.what!r:.40}.", field="what", fix=fix)
             command.check_name(message.name, "job_id")
-            if slate.late(now) or slate.full:
-                raise Unavailable("the store is away.", fix="Send the same again in a moment.")
+            slate.check_store(now)
         except ExesysError as error:
             slate.say(peer.address, m.Changed(message.tag, -1, list(error.problem)))
             return

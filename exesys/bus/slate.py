@@ -17,7 +17,9 @@ from exesys.bus.outbox import Outbox
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Roster
 from exesys.config import Config
+from exesys.errors import Unavailable
 from exesys.states import State
+from exesys.troubles import AWAY, Trouble
 from exesys.turn import Ended
 
 STORE_LATE_S = 1.0
@@ -38,6 +40,7 @@ class Slate:
     sated: set[str] = field(default_factory=set)  # workers whose queues were found empty; cleared by what may fill one
     seq: int = 0  # of the newest event
     store_late_at: float | None = None
+    trouble: Trouble = AWAY  # why it is late, while it is
 
     def say(self, address: bytes, message: m.Message) -> None:
         """Send a message to a peer with the next effects."""
@@ -62,6 +65,12 @@ class Slate:
     def late(self, now: float) -> bool:
         """Whether the store lets us wait for so long that clients should not."""
         return self.store_late_at is not None and now >= self.store_late_at
+
+    def check_store(self, now: float) -> None:
+        """Raise Unavailable, with the cause, while the store or what waits for it lets nothing more in."""
+        if self.late(now) or self.full:
+            trouble = self.trouble if self.late(now) else AWAY
+            raise Unavailable(trouble.why, fix=trouble.fix)
 
     @property
     def full(self) -> bool:

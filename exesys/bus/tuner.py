@@ -14,7 +14,7 @@ from exesys.bus import messages as m
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
-from exesys.errors import Conflict, ExesysError, NotFound, QueueFull, Unavailable
+from exesys.errors import Conflict, ExesysError, NotFound, QueueFull
 from exesys.turn import Answers, Tuning
 
 
@@ -29,8 +29,7 @@ class Tuner:
         slate = self._slate
         try:
             tuning = slate.door.tuning(message)
-            if slate.late(now) or slate.full:
-                raise Unavailable("the store is away.", fix="Send the same again in a moment.")
+            slate.check_store(now)
         except ExesysError as error:
             slate.say(peer.address, m.Changed(message.tag, -1, list(error.problem)))
             return

@@ -16,7 +16,7 @@ from typing import Any
 
 from bottle import Bottle, HTTPResponse, request
 
-from exesys import command, environment, keystore, views
+from exesys import command, environment, keystore, troubles, views
 from exesys.access import Cors, Gate
 from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
@@ -355,8 +355,12 @@ class Api:
         try:
             if not self.client.connected:
                 missing.append("the router is away.")
-            elif not self.client.snapshot("workers", timeout=1.0)["workers"]:
-                missing.append("no worker is there yet.")
+            else:
+                told = self.client.snapshot("workers", "store", timeout=1.0)
+                if not told["workers"]:
+                    missing.append("no worker is there yet.")
+                if trouble := troubles.named(told.get("store", {}).get("reason", "")):
+                    missing.append(f"{trouble.why} {trouble.fix}")
         except Unavailable as error:
             missing.append(error.message)
         if missing:

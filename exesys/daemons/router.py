@@ -21,10 +21,11 @@ from exesys.bus.curve import Guard
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.daemons.loop import Loop, run
-from exesys.errors import ConfigError, ProtocolError
+from exesys.errors import ConfigError, ProtocolError, StateError
 from exesys.keyring import Keyring
 from exesys.process import die_with_parent, hold_lock, wait_until
-from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreAway
+from exesys.store.dial import StoreAway
+from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreTaken, Wait
 
 RECONNECT_S = 0.25
 KEYS_S = 0.5  # so often it is looked who may come in
@@ -39,7 +40,8 @@ class Router:
     def __init__(self, config: Config, loop: Loop) -> None:
         self.config = config
         self.loop = loop
-        self.store = Store(config.redis_url, config.redis.prefix, config.limits)
+        wait = Wait(config.redis.wait_replicas, config.redis.wait_ms)
+        self.store = Store(config.redis_url, config.redis.prefix, config.limits, wait)
         self.context = zmq.Context[sockets.Socket]()
         self.keyring = Keyring(config)
         self.pair = keyring.guard(config)
@@ -49,9 +51,10 @@ class Router:
         self.results, results_at = self._bind(zmq.PULL, sockets.beside(front, "results"), zap.RESULTS)
         self.events, events_at = self._bind(zmq.PUB, sockets.beside(front, "events"), zap.EVENTS)
         self.pushes: dict[str, tuple[sockets.Socket, str]] = {}
+        self._said = ""  # the last that was logged of the store
         self.core = self._boot()
         self.core.endpoints = {"results": results_at, "events": events_at}
-        self._sent_at = 0.0
+        self._sent_at = self._heard_at = 0.0
         self._retry_at: float | None = None  # set while the store is away
         self._keys_at = 0.0  # when to look again who may come in
         self._refusal_at = 0.0  # when to log another who may not
@@ -77,7 +80,7 @@ class Router:
                 declared = self.store.declared_queues()
                 break
             except StoreAway as error:
-                log.info("%s", error)
+                self._complain(error)
                 self.loop.poll(RECONNECT_S)
                 if self.loop.stopping:
                     raise
@@ -183,8 +186,9 @@ class Router:
         if done is not None:
             self.core.apply(*done, now)
         elif self.store.busy:
-            self.core.store_slow(self._sent_at)
-            if now - self._sent_at > REPLY_TIMEOUT_S:
+            self.core.store_slow(self._sent_at, self.store.trouble)
+            self._heard_at = now if ready else self._heard_at
+            if now - self._heard_at > REPLY_TIMEOUT_S:
                 self._lose_store(StoreAway("Redis is silent."), now)
 
     def _commit(self, now: float) -> None:
@@ -193,29 +197,46 @@ class Router:
         turn = self.core.plan(time.time_ns() // 1_000_000, now)
         if turn is None:
             return
-        self._sent_at = now
+        self._sent_at = self._heard_at = now
         try:
             self.store.begin(turn)
         except StoreAway as error:
             self._lose_store(error, now)
 
     def _lose_store(self, error: StoreAway, now: float) -> None:
-        log.warning("%s", error)
+        self._complain(error)
         self.loop.forget(self._store_fd)
-        self.core.store_slow(float("-inf"))
+        self.core.store_slow(float("-inf"), error.trouble)
         self._retry_at = now + RECONNECT_S
+
+    def _complain(self, error: StoreAway) -> None:
+        """Log why the store is away, once until that is another reason or it was there again."""
+        if error.message != self._said:
+            log.warning("%s", error)
+        self._said = error.message
 
     def _reconnect(self) -> None:
         try:
             self.store.reconnect()
             self.store.again()
-        except StoreAway:
+        except StoreTaken as error:
+            log.error("%s", error)
+            self.core.store_slow(float("-inf"), error.trouble)
+            self._retry_at = float("inf")  # whoever holds the store is not disturbed; a restart takes it back
+            return
+        except StoreAway as error:
+            self._complain(error)
+            self.core.store_slow(float("-inf"), error.trouble)
             self._retry_at = time.monotonic() + RECONNECT_S
             return
+        if self.store.history_lost:
+            text = "Redis came back without what it had answered, and not all of it could be sent again."
+            raise StateError(text, fix="The router begins anew with what is there. How to lose less: docs/redis.md.")
         self._store_fd = self.store.fileno()
         self.loop.watch(self._store_fd)
-        self._sent_at = time.monotonic()
+        self._sent_at = self._heard_at = time.monotonic()
         self._retry_at = None
+        self._said = ""
         log.info("the store is back")
         self.core.store_back()
 

@@ -142,4 +142,4 @@ local function change(KEYS, ARGV)
   return { #ended, ended }
 end
 
-redis.register_function(name('change'), change)
+register('change', change)

@@ -18,4 +18,4 @@ local function claim(KEYS, ARGV)
   return { sooner(due, wake), unpack(dealt) }
 end
 
-redis.register_function(name('claim'), claim)
+register('claim', claim)

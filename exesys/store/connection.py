@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from exesys.store import dial
+from exesys.store.dial import StoreAway, away, sentence, trouble_of
 from exesys.store.keys import Keys
-from exesys.store.redis import StoreAway
 
 TIMEOUT_S = 2.0
 
@@ -26,9 +25,7 @@ class Connection:
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+        self._redis = dial.once(url, TIMEOUT_S)
 
     def close(self) -> None:
         self._redis.close()
@@ -38,9 +35,9 @@ class Connection:
         try:
             return call(*arguments)
         except redis.ResponseError as error:
-            raise StoreRefused(f"Redis refuses: {away(error)}", fix="See `bin/exesys doctor`.") from error
+            raise _refused(error) from error
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {away(error)}", fix="See `bin/exesys status`.") from error
+            raise away(error) from error
 
     def _each(self, pipeline: Any) -> list[Any]:
         """Return what each call of a pipeline gives; None where a key of another kind stands in the place of ours."""
@@ -48,11 +45,12 @@ class Connection:
         for place, reply in enumerate(replies):
             if isinstance(reply, redis.ResponseError):
                 if not str(reply).startswith("WRONGTYPE"):
-                    raise StoreRefused(f"Redis refuses: {away(reply)}", fix="See `bin/exesys doctor`.") from reply
+                    raise _refused(reply) from reply
                 replies[place] = None
         return replies
 
 
-def away(error: Exception) -> str:
-    """Write what redis-py says as a sentence."""
-    return f"{str(error).rstrip('.')}."
+def _refused(error: Exception) -> StoreAway:
+    if trouble_of(error) is not None:
+        return away(error)
+    return StoreRefused(f"Redis refuses: {sentence(error)}", fix="See `bin/exesys doctor`.")

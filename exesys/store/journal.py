@@ -1,18 +1,20 @@
-"""What Redis may still forget: the turns it answered and has not yet written.
+"""What Redis may still forget: the turns it answered and has not yet written, or its replicas not yet got.
 
 With `appendfsync everysec` Redis writes its file before it answers, except
 while an fsync is under way: then it may put the write off for two seconds. If
-it is killed in that time, answered commands are gone, and a replica that is
-made master may lag in the same way. So each turn leaves its number in the
-store, the writes of recent turns are kept here, and after a reconnect those
+it is killed in that time, answered commands are gone; and so they are when a
+replica is made master that had not got them. So each turn leaves its number in
+the store, the writes of recent turns are kept here, and after a reconnect those
 beyond the number found are sent once more. They are idempotent.
 
-A turn is dropped from here when Redis says that its buffer is empty, and at
-the latest after `KEEP_S`.
+A turn is dropped from here when Redis says that its buffer is empty and that
+all its replicas have got what it was sent, and at the latest after `KEEP_S`.
+If then an older history comes, `settled` tells that some of it cannot be sent again.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import NamedTuple
 
@@ -20,6 +22,8 @@ from exesys.turn import Turn
 
 KEEP_S = 4.0
 ASK_S = 0.1
+_OFFSET = re.compile(rb"^master_repl_offset:(\d+)", re.MULTILINE)
+_REPLICA = re.compile(rb"^slave\d+:.*state=online,offset=(\d+)", re.MULTILINE)
 
 
 class Entry(NamedTuple):
@@ -39,6 +43,9 @@ class Journal:
         self._entries: deque[Entry] = deque()
         self._ask_at = float("-inf")
         self._asked_after = 0
+        self._written = 0  # the last turn known to be in the file
+        self._replicated = 0  # the last turn that all replicas have
+        self._offsets: deque[tuple[int, int]] = deque()  # a turn, and how far Redis' history was after it
 
     def next(self) -> int:
         """Return the number of the turn that begins."""
@@ -61,10 +68,18 @@ class Journal:
         return True
 
     def told(self, info: bytes) -> None:
-        """Take the answer to INFO persistence, which was asked before anything else of its turn."""
+        """Take the answer to INFO persistence replication, which was asked before anything else of its turn."""
         if b"aof_buffer_length:0\r" in info or b"aof_enabled:0" in info:
-            while self._entries and self._entries[0].number <= self._asked_after:
-                self._drop()
+            self._written = self._asked_after
+        offset, replicas = _OFFSET.search(info), [int(each) for each in _REPLICA.findall(info)]
+        if offset is None or not replicas:
+            self._replicated = self._asked_after
+        else:
+            self._offsets.append((self._asked_after, int(offset[1])))
+            while self._offsets and self._offsets[0][1] <= min(replicas):
+                self._replicated, _ = self._offsets.popleft()
+        while self._entries and self._entries[0].number <= min(self._written, self._replicated):
+            self._drop()
 
     def _drop(self) -> None:
         self.settled = self._entries.popleft().number
@@ -72,3 +87,8 @@ class Journal:
     def after(self, number: int) -> list[Entry]:
         """Return the turns that Redis has forgotten: those beyond `number`."""
         return [entry for entry in self._entries if entry.number > number]
+
+    def reconnected(self) -> None:
+        """Another server may answer from now on: what was known of the last one does not hold for it."""
+        self._offsets.clear()
+        self._written = self._replicated = 0

@@ -349,4 +349,4 @@ local function mend(KEYS, ARGV)
   return { done, tale.again, tale.mended, tale.strays, tale.rejoined, tale.ended }
 end
 
-redis.register_function(name('mend'), mend)
+register('mend', mend)

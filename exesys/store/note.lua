@@ -20,4 +20,4 @@ local function note(KEYS, ARGV)
   return 0
 end
 
-redis.register_function(name('note'), note)
+register('note', note)

@@ -29,4 +29,4 @@ local function recall(KEYS, ARGV)
   return answers
 end
 
-redis.register_function(name('recall'), recall)
+register('recall', recall)

@@ -1,82 +1,77 @@
 """The router's connection to Redis: one turn under way, sent again if it must be.
 
-The connection never blocks the router's poll: `begin` writes a turn,
-`fileno` goes into the poll, `collect` reads the answers once they are there.
-Whatever goes wrong with the connection is one `StoreAway`; after `reconnect`
-the same turn is sent again, without its claims, which `recalls` make good
-(see `claim.lua`). What Redis itself may lose is the matter of `journal.py`.
+The connection (`line.py`) never blocks the router's poll: `begin` writes a
+turn, `fileno` goes into the poll, `collect` reads the answers once they are
+there. Whatever goes wrong with the connection is one `StoreAway`; after
+`reconnect` the same turn is sent again, without its claims, which `recalls`
+make good (see `claim.lua`). What Redis itself may lose is the matter of
+`journal.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import secrets
-import socket
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from exesys import troubles
 from exesys.config import Limits
-from exesys.errors import ConfigError, Unavailable
+from exesys.errors import ConfigError
 from exesys.runner import Name
-from exesys.store import lineage
+from exesys.store import dial, lineage
+from exesys.store.dial import StoreAway
 from exesys.store.journal import Journal
 from exesys.store.keys import Keys
+from exesys.store.line import SEND_TIMEOUT_S, Line, packed
 from exesys.store.oddities import Oddities, texts
 from exesys.store.scripts import CHUNK, Builder, Kind, Library, Request, lost_body
-from exesys.store.spelling import Argument
+from exesys.troubles import TAKEN
 from exesys.turn import Answers, Turn
 
-CONNECT_TIMEOUT_S = 0.25
-SEND_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 5.0
 FORMAT = 1  # of what is in Redis; one that an older ExeSys would read wrongly gets the next number
-_READ_BYTES = 1 << 16
 # What the router remembers of a runner. Its data stays in Redis.
 RUNNER_FIELDS = ("target", "size", "state", "epoch", "session", "failures", "losses", "restarts")
-_PASSING = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "OOM",
-    "MISCONF",
-    "BUSY",
-    "CLUSTERDOWN",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "ERR Function not found",  # somebody flushed them: a reconnect loads ours again
-)
+_NO_FUNCTION = "ERR Function not found"  # somebody flushed them: a reconnect loads ours again
+
+_SERVER = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
 
-class StoreAway(Unavailable):
-    """Redis cannot be reached, or cannot write just now."""
+class Wait(NamedTuple):
+    """How many replicas must have a turn before it counts, and how long each look for them waits."""
+
+    replicas: int = 0
+    ms: int = 1000
+
+
+class StoreTaken(StoreAway):
+    """A later router has begun with this store: this one writes nothing any more."""
 
 
 class Store:
     """The committing side of the store; the router owns the only one.
 
-    `url` is a redis://, rediss:// or unix:// address.
+    `url` is an address as in `redisurl`.
     """
 
-    def __init__(self, url: str, prefix: str, limits: Limits) -> None:
+    def __init__(self, url: str, prefix: str, limits: Limits, wait: Wait | None = None) -> None:
         self.keys = Keys(prefix)
         self._library = Library(self.keys)
         self._oddities = Oddities(self.keys)
         self._builder = Builder(self.keys, self._library, limits, lost_body(limits.max_losses), self._oddities)
-        self._connection: Any = redis.ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=SEND_TIMEOUT_S,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        ).make_connection()
+        self._line = Line(url)
+        self._wait = wait or Wait()
+        self._lagging = False  # fewer replicas than that have the turn under way
+        self._server = b""  # its replication id
+        self.history_lost = False  # Redis has lost turns for good: what the router remembers does not fit it any more
         self._turn: Turn | None = None
         self._requests: list[Request] = []
         self._claims_lost = False
@@ -85,40 +80,42 @@ class Store:
         self._replies: list[Any] = []
         self._epoch = 0
         self._journal = Journal()
-        self._socket: socket.socket | None = None
-        self._reader = hiredis.Reader()
 
     @property
     def busy(self) -> bool:
         """Whether a turn is under way."""
         return self._turn is not None
 
+    @property
+    def trouble(self) -> troubles.Trouble:
+        """Why the turn under way has no answers, as far as is known."""
+        return troubles.LAGGING if self._lagging else troubles.AWAY
+
     def fileno(self) -> int:
         """Return the connection's descriptor, for the poll. Raises StoreAway when there is none."""
-        if self._socket is None:
-            raise StoreAway("the connection to Redis is closed.")
-        return self._socket.fileno()
+        return self._line.fileno()
 
     def reconnect(self) -> None:
-        """Connect anew and load the library. Raises StoreAway; blocks at most `CONNECT_TIMEOUT_S` a step."""
-        connection = self._connection
-        self._drop()
+        """Connect anew, load the library, and give back what Redis has lost.
+
+        Blocks at most `CONNECT_TIMEOUT_S` a step. Raises StoreAway, StoreTaken
+        for good. Then `history_lost` tells whether what was answered is gone.
+        """
+        self._line.open()
         try:
             # The handshake is answered at once or the server is no use yet.
-            connection.socket_timeout = CONNECT_TIMEOUT_S
-            connection.connect()
             self._load()
-            connection.socket_timeout = SEND_TIMEOUT_S
-            self._ask("PING")
-            # redis-py has no public way to the socket of a connection.
-            self._socket = connection._sock
-            self._reader = hiredis.Reader()
+            self._line.hasten(SEND_TIMEOUT_S)
+            self._journal.reconnected()
+            self._trace()
+            if self._epoch and (holds := self._begin(self._epoch)) != self._epoch:
+                self._line.close()
+                text = f"Another router, of epoch {holds}, has begun with this store: this one, of epoch {self._epoch},"
+                raise StoreTaken(f"{text} writes nothing any more.", fix=TAKEN.fix, trouble=TAKEN)
             self._heal()
-        except (redis.RedisError, OSError) as error:
-            self._drop()
-            raise StoreAway(
-                f"Redis does not answer: {str(error).rstrip('.')}.", fix="See `bin/exesys status` and redis.log."
-            ) from error
+        except redis.ResponseError as error:
+            self._line.close()
+            raise dial.away(error) from error
 
     def check_format(self) -> None:
         """See to it that we can read what is in the store, and note in which form it is.
@@ -129,8 +126,8 @@ class Store:
         try:
             self._ask("SET", self.keys("format"), str(FORMAT), "NX")
             found = self._ask("GET", self.keys("format"))
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        except redis.ResponseError as error:
+            raise dial.away(error) from error
         if not (found.isdigit() and 0 < int(found) <= FORMAT):
             shown = found.decode("utf-8", "backslashreplace")[:40]
             raise ConfigError(
@@ -139,17 +136,17 @@ class Store:
             )
 
     def boot(self) -> tuple[int, list[str], bytes]:
-        """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue."""
+        """Begin a router's life: its epoch, the sessions that may hold jobs, and the last catalogue.
+
+        From then on no router that has begun before writes anything.
+        """
         try:
             mark = self._ask("GET", self.keys("turn"))
-            self._ask("MULTI")
-            self._begin_life(mark)
-            self._ask("INCR", self.keys("epoch"))
-            self._epoch = epoch = int(self._ask("EXEC")[-1])
+            self._epoch = self._builder.epoch = epoch = self._begin(0, mark)
             sessions = [session.decode() for session in self._ask("SMEMBERS", self.keys("sessions"))]
             return epoch, sessions, self._ask("GET", self.keys("functions")) or b""
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        except redis.ResponseError as error:
+            raise dial.away(error) from error
 
     def _begin_life(self, mark: bytes | None) -> None:
         """Note in the store that from the turn of this mark on it is another life."""
@@ -162,8 +159,8 @@ class Store:
         try:
             names = texts(self._ask("SMEMBERS", self.keys("queues")))
             return [name for name in names if self._origin(name) == b"ini"]
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        except redis.ResponseError as error:
+            raise dial.away(error) from error
 
     def _origin(self, queue: str) -> bytes | None:
         try:
@@ -183,18 +180,18 @@ class Store:
             for start in range(0, len(names), CHUNK):
                 chunk = names[start : start + CHUNK]
                 asked = [("HMGET", self.keys("runner", str(name)), *RUNNER_FIELDS) for name in chunk]
-                self._write(b"".join(map(_packed, asked)))
+                self._line.write(b"".join(map(packed, asked)))
                 for name in chunk:
                     fields = self._read_fields(name)
                     if fields and not self._oddities.spoilt(name, fields):
                         found[name] = fields
-        except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis does not answer: {str(error).rstrip('.')}.") from error
+        except redis.ResponseError as error:
+            raise dial.away(error) from error
         return found
 
     def _read_fields(self, name: Name) -> dict[bytes, bytes]:
         try:
-            values = self._connection.read_response(disable_decoding=True)
+            values = self._line.wait()
         except redis.ResponseError as error:  # a key of another kind stands in its place
             self._oddities.tell_spoilt(name, str(error).rstrip("."))
             return {}
@@ -220,19 +217,9 @@ class Store:
         """Read what the descriptor has. Returns None until all answers are there. Raises StoreAway."""
         if self._turn is None:
             return None
-        try:
-            chunk = self._socket.recv(_READ_BYTES) if self._socket else b""
-        except OSError as error:
-            self._drop()
-            raise StoreAway(f"the connection to Redis broke: {str(error).rstrip('.')}.") from error
-        if not chunk:
-            self._drop()
-            raise StoreAway("Redis closed the connection.")
-        self._reader.feed(chunk)
-        while (reply := self._reader.gets()) is not False:
-            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_PASSING):
-                self._drop()
-                raise StoreAway(f"Redis cannot work just now: {reply}.")
+        for reply in self._line.replies():
+            if isinstance(reply, hiredis.ReplyError):
+                self._heed(str(reply))
             self._replies.append(reply)
         if len(self._replies) < len(self._requests):
             return None
@@ -241,7 +228,38 @@ class Store:
             self._chunk = 1
             self.again()
             return None
-        return self._finish()
+        return self._finish() if self._confirmed() else None
+
+    def _confirmed(self) -> bool:
+        """Tell whether enough replicas have the turn under way; if not, ask them again."""
+        wanted = self._wait.replicas
+        if not wanted:
+            return True
+        count = self._replies.pop()
+        if isinstance(count, hiredis.ReplyError):
+            self._line.close()
+            raise dial.away(redis.ResponseError(str(count)))
+        if count >= wanted:
+            if self._lagging:
+                log.info("%d replicas have confirmed: it goes on", count)
+            self._lagging = False
+            self._requests.pop()
+            return True
+        if not self._lagging:
+            log.warning("%d of %d replicas have what was written: nothing is answered before they do", count, wanted)
+        self._lagging = True
+        self._line.write(packed(self._waiting.command))
+        return False
+
+    @property
+    def _waiting(self) -> Request:
+        return Request(("WAIT", self._wait.replicas, self._wait.ms), _ignore, _nothing, Kind.read)
+
+    def _heed(self, refusal: str) -> None:
+        """Raise StoreAway when an error concerns all that is asked, and not one request alone."""
+        if troubles.of(refusal) is not None or refusal.startswith(_NO_FUNCTION):
+            self._line.close()
+            raise dial.away(redis.ResponseError(refusal))
 
     def _finish(self) -> tuple[Turn, Answers] | None:
         for request, reply in zip(self._requests, self._replies, strict=True):
@@ -258,41 +276,25 @@ class Store:
         return turn, self._answers
 
     def close(self) -> None:
-        self._drop()
-
-    def _drop(self) -> None:
-        self._connection.disconnect()
-        self._socket = None
+        self._line.close()
 
     def _send(self, turn: Turn) -> None:
         self._answers = Answers()
         self._replies = []
         self._requests = list(self._builder.build(turn, self._answers, self._chunk))
-        packed = [_packed(request.command) for request in self._requests]
         if turn.writes:
-            self._requests.append(MARK)
-            packed.append(_packed(("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")))
+            self._requests.append(
+                self._builder.plain("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")
+            )
         if self._journal.wants_to_know(time.monotonic()):
-            asked = Request(("INFO", "persistence"), self._journal.told, _nothing, Kind.read)
-            self._requests.insert(0, asked)
-            packed.insert(0, _packed(asked.command))
+            asked = ("INFO", "persistence", "replication")
+            self._requests.insert(0, Request(asked, self._journal.told, _nothing, Kind.read))
         if not self._requests:
             # There were only claims: an answer is all that is wanted.
             self._requests.append(PING)
-            packed.append(_packed(PING.command))
-        self._write(b"".join(packed))
-
-    def _write(self, packed: bytes) -> None:
-        if self._socket is None:
-            raise StoreAway("the connection to Redis is closed.")
-        view = memoryview(packed)
-        try:
-            # Not sendall: its time limit is for the whole, and Redis works while it reads.
-            while view:
-                view = view[self._socket.send(view) :]
-        except OSError as error:
-            self._drop()
-            raise StoreAway(f"the connection to Redis broke: {str(error).rstrip('.')}.") from error
+        if self._wait.replicas:
+            self._requests.append(self._waiting)
+        self._line.write(b"".join([packed(request.command) for request in self._requests]))
 
     def _load(self) -> None:
         try:
@@ -301,37 +303,47 @@ class Store:
             if "already exists" not in str(error):
                 raise
 
+    def _trace(self) -> None:
+        """Look whose history the server has: a fail-over or a restart gives it another."""
+        found = _SERVER.search(self._ask("INFO", "replication"))
+        before, self._server = self._server, found[1] if found else b""
+        if before not in (b"", self._server):
+            log.warning("this is another Redis than before, or one that was started anew")
+
+    def _begin(self, epoch: int, mark: bytes | None = None) -> int:
+        """Begin a life of the router (0) at the turn of this mark, or go on with one; return the epoch that holds."""
+        keys = [self.keys(name) for name in ("epoch", "server", "lineage")]
+        life = lineage.written(secrets.token_hex(8), mark), str(lineage.MOST_LIVES)
+        return int(self._ask("FCALL", self._library.function("begin"), "3", *keys, self._server, str(epoch), *life))
+
     def _heal(self) -> None:
-        """Give back to Redis the turns that it answered and lost."""
+        """Give back to Redis the turns that it answered and lost. `history_lost` if not all of them are here."""
         mark = self._ask("GET", self.keys("turn")) or b""
-        epoch, _, number = mark.decode().partition(".")
-        found = int(number) if epoch == str(self._epoch) else 0
+        epoch, _, digits = mark.decode("utf-8", "replace").partition(".")
+        found = int(digits) if epoch == str(self._epoch) and digits.isdecimal() else 0
         if found < self._journal.settled:
             # Its file is damaged, or another server is in its place. A replica must not follow it.
             log.error("Redis has lost turns that it had written: it is at %d of %d", found, self._journal.settled)
             self._begin_life(mark)
+            self.history_lost = True
         forgotten = self._journal.after(found)
         for entry in forgotten:
             turn = dataclasses.replace(entry.turn, claims=[])  # what was claimed is found by its report, or again ready
             writes = [each for each in self._builder.build(turn, Answers()) if each.kind is Kind.write]
-            self._write(b"".join(_packed(request.command) for request in writes))
+            self._line.write(b"".join(packed(request.command) for request in writes))
             for _ in writes:
-                self._connection.read_response(disable_decoding=True)
+                try:
+                    self._line.wait()
+                except redis.ResponseError as error:  # what was refused then is refused again
+                    self._heed(str(error))
         reached = forgotten[-1].number if forgotten else self._journal.settled
         if reached > found:
             self._ask("SET", self.keys("turn"), f"{self._epoch}.{reached}")
         if forgotten:
             log.warning("Redis had lost %d turns that it had answered; they were sent again", len(forgotten))
 
-    def _ask(self, *command: str) -> Any:
-        self._connection.send_packed_command([_packed(command)], check_health=False)
-        return self._connection.read_response(disable_decoding=True)
-
-
-def _packed(command: tuple[Argument, ...]) -> bytes:
-    # The stub wrongly asks for a tuple of one.
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
-    return packed
+    def _ask(self, *command: str | bytes) -> Any:
+        return self._line.ask(*command)
 
 
 def _ignore(reply: Any) -> None:
@@ -342,5 +354,4 @@ def _nothing() -> None:
     pass
 
 
-MARK = Request(("SET",), _ignore, _nothing)  # of the turn's number; the number itself is put in when it is sent
 PING = Request(("PING",), _ignore, _nothing, Kind.read)

@@ -43,4 +43,4 @@ local function release(KEYS, ARGV)
   return { left, failed }
 end
 
-redis.register_function(name('release'), release)
+register('release', release)

@@ -263,4 +263,4 @@ local function report(KEYS, ARGV)
   return answers
 end
 
-redis.register_function(name('report'), report)
+register('report', report)

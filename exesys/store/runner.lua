@@ -197,4 +197,4 @@ local function runner(KEYS, ARGV)
   return answers
 end
 
-redis.register_function(name('runner'), runner)
+register('runner', runner)

@@ -48,7 +48,7 @@ MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
 MOST_WHOLE = 150  # fields of index and flow of a job that is mended at once; half as many steps, twice as many edges
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
-    *("runner", "tune", "mend"),
+    *("runner", "tune", "mend", "begin", "plain"),
 )
 SHARED = ("common", "queue", "step", "tally", "graph", "deal")
 PARTS = {"mend": ("stand", "whole", "recount", "mend")}  # of functions that have several files
@@ -113,6 +113,7 @@ class Builder:
         self.functions = {name: library.function(name) for name in NAMES}
         self.limits = limits
         self.lost_body = max_errors
+        self.epoch = 0  # of the router: what is written names it, and is refused when a later one has begun
         ttls = int(limits.result_ttl_s), int(limits.error_ttl_s)
         # What graph.lua reads first, behind the time.
         self._settings = (*ttls, limits.data_bytes, int(limits.standby_s * 1000), limits.workflow_steps)
@@ -130,9 +131,9 @@ class Builder:
         if turn.finds:
             yield self._mend(settings, turn, answers)
         if turn.opened:
-            yield Request(("SADD", keys("sessions"), *turn.opened), _ignore, _nothing)
+            yield self.plain("SADD", keys("sessions"), *turn.opened)
         if turn.catalogue:
-            yield Request(("SET", keys("functions"), turn.catalogue), _ignore, _nothing)
+            yield self.plain("SET", keys("functions"), turn.catalogue)
         for tunings in _chunks(turn.tunings, chunk):
             yield self._tune(tunings, answers.tuned)
         for flows in _packs(turn.flows, chunk, lambda flow: len(flow.steps)):
@@ -178,7 +179,12 @@ class Builder:
         blank: Callable[[], None],
         kind: Kind = Kind.write,
     ) -> Request:
-        return Request(("FCALL", self.functions[name], len(keys), *keys, *arguments), read, blank, kind)
+        fence = () if name == "lookup" else (self.epoch,)
+        return Request(("FCALL", self.functions[name], len(keys), *keys, *arguments, *fence), read, blank, kind)
+
+    def plain(self, command: str, key: str, *arguments: Argument) -> Request:
+        """Make a request of one plain command that writes."""
+        return self._script("plain", [key], [command, *arguments], _ignore, _nothing)
 
     def _submit(
         self, settings: list[Argument], chunk: Sequence[Placed], claims: list[Claim], answers: Answers

@@ -17,9 +17,10 @@ import redis
 
 from exesys.errors import BackupError
 from exesys.store import lineage
-from exesys.store.connection import Connection, StoreRefused, away
+from exesys.store.connection import Connection, StoreRefused
+from exesys.store.dial import StoreAway, away, sentence
 from exesys.store.lineage import Lineage
-from exesys.store.redis import FORMAT, StoreAway
+from exesys.store.redis import FORMAT
 
 QUIET_S = 60.0  # it sends a sign of life at least each ten seconds
 _MARK_BYTES = 40
@@ -90,7 +91,7 @@ class Source(Connection):
                     connection.send_command(*words)
                     told.append(connection.read_response())
             except (redis.RedisError, OSError) as error:
-                raise StoreAway(f"Redis does not answer: {away(error)}", fix="See `bin/exesys status`.") from error
+                raise away(error) from error
             yield Line(lineage.read(*told), connection._sock)  # redis-py has no public way to it
         finally:
             with contextlib.suppress(redis.RedisError, OSError):
@@ -119,7 +120,7 @@ class Source(Connection):
         except redis.ResponseError as error:
             raise StoreRefused(f"Redis hands out no snapshot (SYNC): {error}.", fix=_BY_HAND) from error
         except (redis.RedisError, OSError) as error:
-            raise StoreAway(f"Redis broke off its snapshot: {away(error)}", fix="Try again.") from error
+            raise StoreAway(f"Redis broke off its snapshot: {sentence(error)}", fix="Try again.") from error
         finally:
             with contextlib.suppress(redis.RedisError, OSError):
                 connection.disconnect()

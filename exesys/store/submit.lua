@@ -194,4 +194,4 @@ local function submit(KEYS, ARGV)
   return { answers, sooner(due, wake), unpack(dealt) }
 end
 
-redis.register_function(name('submit'), submit)
+register('submit', submit)

@@ -98,4 +98,4 @@ local function tune(KEYS, ARGV)
   return answers
 end
 
-redis.register_function(name('tune'), tune)
+register('tune', tune)

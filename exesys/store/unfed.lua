@@ -25,4 +25,4 @@ local function unfed(KEYS, ARGV)
   return { tonumber(first[2] or 0), failed }
 end
 
-redis.register_function(name('unfed'), unfed)
+register('unfed', unfed)

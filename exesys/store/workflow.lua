@@ -110,4 +110,4 @@ local function workflow(KEYS, ARGV)
   return answers
 end
 
-redis.register_function(name('workflow'), workflow)
+register('workflow', workflow)

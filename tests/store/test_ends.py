@@ -13,7 +13,7 @@ from exesys import codec
 from exesys.bus.messages import Outcome
 from exesys.config import Limits
 from exesys.store.callbacks import Outbox, Taken
-from exesys.store.redis import StoreAway
+from exesys.store.dial import StoreAway
 from exesys.store.upkeep import Upkeep
 
 URL = "http://a.example/x"

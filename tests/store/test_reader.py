@@ -16,8 +16,8 @@ from exesys.config import Limits
 from exesys.runner import Name
 from exesys.states import State
 from exesys.store import reader as module
+from exesys.store.dial import StoreAway
 from exesys.store.reader import Reader
-from exesys.store.redis import StoreAway
 
 
 @pytest.fixture(params=["", "{s07}"])

@@ -18,8 +18,9 @@ from store.turns import BODY, NOW_MS, ONE, TWO, claim, close, flow, place, refs,
 from exesys.bus.messages import Held, Outcome
 from exesys.config import Limits
 from exesys.errors import Unavailable
+from exesys.store.dial import StoreAway
 from exesys.store.keys import PATTERNS, Keys
-from exesys.store.redis import Store, StoreAway
+from exesys.store.redis import Store
 from exesys.turn import Answers, Claim, Turn
 
 BYTES_PER_JOB = 700

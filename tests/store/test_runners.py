@@ -14,7 +14,7 @@ from store.turns import NOW_MS, ONE, TWO
 
 from exesys.config import Limits
 from exesys.runner import Name, RunnerState
-from exesys.store.redis import StoreAway
+from exesys.store.dial import StoreAway
 from exesys.turn import Assign, Enlist, Halt, Loglines, Noted, Revive, RunnerDone, RunnerOp, Turn
 
 Make = Callable[..., Turns]

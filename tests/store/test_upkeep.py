@@ -15,7 +15,7 @@ from exesys.bus.messages import Outcome
 from exesys.config import Limits
 from exesys.store import oddities
 from exesys.store import upkeep as module
-from exesys.store.redis import StoreAway
+from exesys.store.dial import StoreAway
 from exesys.store.upkeep import Upkeep
 
 LIMITS = Limits(result_ttl_s=60, error_ttl_s=600)

@@ -15,7 +15,7 @@ from unit import shapes
 from unit.bench import HELLO, Bench, codes, finish, item, load, result, states
 from unit.world import CATALOGUE, CONFIG
 
-from exesys import codec
+from exesys import codec, troubles
 from exesys.bus import messages as m
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Bus, Limits
@@ -558,6 +558,21 @@ def test_when_the_store_is_away_commands_are_busy_at_once(bench: Bench) -> None:
     [busy] = bench.said(client)
     assert isinstance(busy, m.Busy)
     assert busy.reason == "store"
+
+
+def test_what_is_wrong_with_the_store_is_named(bench: Bench) -> None:
+    client = bench.client()
+    bench.said(client)
+    bench.broker.store_slow(float("-inf"), troubles.BY_REASON["store_full"])
+    bench.submit(client, item())
+    bench.tell(client, m.Change(7, "cancel", "j"), m.Sync(8, ("store",)))
+    busy, changed, snapshot = bench.said(client)
+    assert isinstance(busy, m.Busy)
+    assert isinstance(changed, m.Changed)
+    assert isinstance(snapshot, m.Snapshot)
+    assert busy.reason == "store_full"
+    assert changed.problem[1].startswith("Redis has reached its maxmemory")
+    assert snapshot.parts == {"store": {"reason": "store_full"}}
 
 
 def test_a_turn_is_bounded_in_jobs_and_the_rest_follows_at_once(bench: Bench) -> None:

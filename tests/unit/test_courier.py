@@ -23,7 +23,7 @@ from exesys.errors import BadCommand
 from exesys.lease import Lease
 from exesys.posting import NotPosted, Post, Withheld
 from exesys.store.callbacks import Outbox, Taken
-from exesys.store.redis import StoreAway
+from exesys.store.dial import StoreAway
 
 Eventually = Callable[..., Any]
 RESULT = codec.pack({"EOJ": 42})

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from exesys import callbacks, cli, codec, command, config, functions, mending, rounds
+from exesys import callbacks, cli, codec, command, config, functions, mending, redisurl, rounds, troubles
 from exesys.bus import mender, messages, wire
 from exesys.errors import ExesysError
 from exesys.process import HOSTED_BY
@@ -542,3 +542,15 @@ def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
     for name in ("rest", "router", "worker", "runner", "appserver", "controller", "web", "redis", "mongo"):
         assert name in spoken
     assert "prefers-color-scheme: dark" in spoken
+
+
+def test_redis_names_every_trouble_by_its_reason() -> None:
+    table = text_of("docs/redis.md").partition("### When Redis does not work")[2].partition("\n### ")[0]
+    named = set(re.findall(r"`(store\w*)`", table))
+    assert named == set(troubles.BY_REASON) - {troubles.BUSY.reason}
+
+
+def test_redis_names_every_option_of_an_address() -> None:
+    page = text_of("docs/redis.md").partition("## Where it is")[2].partition("\n### ")[0]
+    named = set(re.findall(r"`((?:ssl|sentinel)_\w+)`", page))
+    assert named == redisurl.TLS_OPTIONS | redisurl.SENTINEL_OPTIONS

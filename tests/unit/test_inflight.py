@@ -327,11 +327,21 @@ def test_a_patient_client_sends_again_what_was_busy(client: Client) -> None:
     assert handle.state is State.start
 
 
-def test_an_impatient_client_is_told_at_once(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("store", "the store is away"),
+        ("store_full", "reached its maxmemory"),
+        ("store_moonlight", "the store is away"),
+        ("pending", "too much under way"),
+        ("of another version", "too much under way"),
+    ],
+)
+def test_an_impatient_client_is_told_at_once(client: Client, reason: str, says: str) -> None:
     handle = client.put(patient=False)
     [tag] = tags(client.say())
-    client.hear(m.Busy((tag,), "store", 0.5))
-    with pytest.raises(Unavailable, match="the store is away"):
+    client.hear(m.Busy((tag,), reason, 0.5))
+    with pytest.raises(Unavailable, match=says):
         handle.accepted(0)
     assert client.pass_time(30) == []
 

@@ -21,6 +21,7 @@ LAYERS: list[list[str]] = [
     ["errors"],
     [
         *("states", "runner", "codec", "callbacks", "command", "tokens", "rates", "addresses", "workflow", "catalogue"),
+        *("redisurl", "troubles"),
         *("rules", "sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
         "chaos.plan",
         "archive",
@@ -63,6 +64,8 @@ LAYERS: list[list[str]] = [
             "store.lineage",
             "store.spelling",
             "store.scripts",
+            "store.dial",
+            "store.line",
             "store.redis",
             "store.connection",
             "store.reader",
@@ -98,7 +101,18 @@ LAYERS: list[list[str]] = [
         *("daemons.controller", "daemons.appserver", "daemons.rest", "daemons.web", "daemons.replica"),
     ],
     [
-        *("supervision", "home", "programs", "asking", "preflight", "teardown", "proof", "launch"),
+        *(
+            "supervision",
+            "home",
+            "programs",
+            "asking",
+            "checks",
+            "redischecks",
+            "preflight",
+            "teardown",
+            "proof",
+            "launch",
+        ),
         *("usage", "output", "keys", "reach", "jobs", "runners", "queuing", "timers", "apps", "deadjobs", "waiting"),
         *("staging", "restoring", "following", "bootstrap", "backups", "doctor", "demo"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
@@ -115,14 +129,13 @@ DAEMONS = {module for module in ORDER if module.startswith("daemons.") and modul
 # Another package's module -> where it may be imported, and why there.
 OWNERS = {
     "redis": {
-        *("store.redis", "store.connection", "store.reader", "store.snapshot"),  # job state
-        *("context", "appservice", "doctor"),  # a function's data; what is wrong with it
+        *("store.dial", "store.line", "store.redis", "store.connection", "store.reader", "store.snapshot"),  # job state
+        *("context", "appservice", "redischecks"),  # a function's data; what is wrong with it
         "daemons.forkserver",  # only loads it, for all that are forked
         "staging",  # whether a server could load what it was given
-        "servers",  # whether the address in the ini answers, before anything is started
         *("chaos.rig", "chaos.going"),  # what is left in the Redis of a private system
     },
-    "hiredis": {"store.redis"},
+    "hiredis": {"store.line", "store.redis"},
     "zmq": {
         *("bus.sockets", "bus.applines", "bus.connection", "daemons.loop", "daemons.router", "daemons.worker"),
         *("daemons.runner", "daemons.appserver"),
@@ -150,6 +163,7 @@ WORLDLY = {
 }
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "tokens", "rates", "addresses"),
+    *("redisurl", "troubles"),
     *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
     *("bus.messages", "turn", "bus.apps", "callbacks", "lease", "archive"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
@@ -163,6 +177,7 @@ PURE = {
     *("flow", "lines", "drawing", "views", "runnerviews"),
 }
 EXCUSED = {
+    ("redisurl", "urllib"),  # the part that reads the options of an address
     ("config", "pathlib"),  # a path is a value; nothing is looked up
     ("chaos.plan", "random"),  # with a seed: the same plan each time
     ("bus.inflight", "threading"),  # makes the lock that its callers take

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exesys import config as configuration
-from exesys import servers
+from exesys import redischecks, servers
 from exesys.errors import BootError
 from exesys.servers import Server
 
@@ -244,7 +244,7 @@ def test_the_note_is_written_whole(tmp_path):
 
 def test_a_remote_redis_that_is_away(tmp_path):
     with pytest.raises(BootError, match=r"no Redis can be used there") as caught:
-        servers.check_remote_redis(f"unix://user:secret@{tmp_path}/nobody?db=0")
+        redischecks.check_start(make_config(tmp_path, redis_url=f"unix://user:secret@{tmp_path}/nobody?db=0"))
     assert "secret" not in str(caught.value)
 
 
