@@ -2,6 +2,7 @@
 
 waitress reads requests in one thread that never waits for a client and hands
 complete ones to its workers, so a body that never arrives costs nobody else.
+Its connections are looked after by `listening`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import datetime as dt
 import decimal
 import json
+import logging
 import math
 import re
 import signal
@@ -19,9 +21,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from bottle import HTTP_CODES, HTTPError, HTTPResponse, MultiDict, request
-from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.server import create_server
 from waitress.task import ErrorTask
 
 from exesys.errors import (
@@ -36,6 +36,7 @@ from exesys.errors import (
     Unauthorized,
     nearest,
 )
+from exesys.listening import Channel, Floor
 from exesys.tokens import Role
 
 HEADERS = {
@@ -46,7 +47,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 RETRY_STATUSES = (429, 503)
-CHANNEL_TIMEOUT_S = 60
 STOP_CHECK_S = 0.5
 _SHOWN = 24
 _SHOWN_PATH = 60
@@ -304,7 +304,7 @@ def too_large(most_bytes: int) -> TooLarge:
 Refuses = Callable[[Mapping[str, str]], ExesysError | None]
 
 
-def _channel(refuses: Refuses) -> type[HTTPChannel]:
+def _channel(refuses: Refuses) -> type[Channel]:
     """Make the class of connections: its errors are JSON, and large bodies are read only for who is not refused."""
 
     class Parser(HTTPRequestParser):  # type: ignore[misc]  # untyped library
@@ -321,11 +321,11 @@ def _channel(refuses: Refuses) -> type[HTTPChannel]:
                     self.error, self.completed, self.expect_continue = _Refusal(error), True, False
             return taken
 
-    class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
+    class Answering(Channel):
         error_task_class = _JsonErrorTask
         parser_class = Parser
 
-    return Channel
+    return Answering
 
 
 def serve(
@@ -342,21 +342,10 @@ def serve(
     Bodies of up to twice `body_bytes` are read; the application refuses what is over it. Of a request that
     `refuses` has an error for, by its headers, a large body is not read.
     """
-    server = create_server(
-        app,
-        host=host,
-        port=port,
-        threads=threads,
-        connection_limit=connections,
-        channel_timeout=CHANNEL_TIMEOUT_S,
-        cleanup_interval=5,
-        max_request_body_size=2 * body_bytes,
-        inbuf_overflow=2 * body_bytes,
-        asyncore_use_poll=True,
-        ident="exesys",
-        clear_untrusted_proxy_headers=True,
-    )
-    server.channel_class = _channel(refuses)
+    # Lines for each request of whoever sends too many, or leaves before the answer, would fill the log.
+    for name, level in (("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+    floor = Floor(app, host, port, threads, connections, 2 * body_bytes, _channel(refuses))
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -366,6 +355,5 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     while not stopping:
-        server.asyncore.loop(timeout=STOP_CHECK_S, map=server._map, use_poll=True, count=1)
-    server.task_dispatcher.shutdown(timeout=1)
-    server.close()
+        floor.turn(STOP_CHECK_S)
+    floor.close()

@@ -1,0 +1,178 @@
+"""The connections of an HTTP server, over loopback: who waits costs nobody anything, and who lingers makes room."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from exesys.listening import Channel, Floor
+
+MOST = 8
+WITHIN_S = 10.0
+HALF = b"GET / HTTP/1.1\r\nHost: here\r\n"
+
+
+class Site:
+    """A floor that is served by a thread, and an application that can be held up."""
+
+    def __init__(self) -> None:
+        self.going_on = threading.Event()
+        self.going_on.set()
+        self.floor = Floor(self._app, "127.0.0.1", 0, threads=MOST, most=MOST, body_bytes=16 << 20)
+        [server] = (each for each in self.floor.map.values() if each.accepting)
+        self.port = server.effective_port
+        self._halt = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        assert self.going_on.wait(WITHIN_S)
+        body = environ["wsgi.input"].read() or environ["PATH_INFO"].encode()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    def _serve(self) -> None:
+        while not self._halt.is_set():
+            self.floor.turn(0.02)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), WITHIN_S)
+
+    def client(self) -> http.client.HTTPConnection:
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WITHIN_S)
+        client.connect()
+        return client
+
+    def end(self) -> None:
+        self.going_on.set()
+        self._halt.set()
+        self._thread.join(WITHIN_S)
+        assert not self._thread.is_alive()
+        self.floor.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.end()
+
+
+def get(client: http.client.HTTPConnection, path: str = "/well") -> bytes:
+    client.request("GET", path)
+    return client.getresponse().read()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Tell whether the other side has closed, without waiting for it."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def count_closed(connections: list[socket.socket], wanted: int) -> int:
+    deadline = time.monotonic() + WITHIN_S
+    while (found := sum(map(is_closed, connections))) < wanted and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return found
+
+
+def test_one_connection_serves_many_requests_of_any_size(site: Site) -> None:
+    client = site.client()
+    for size in (0, 1, 100_000, 1_000_000):
+        client.request("POST", "/empty", b"x" * size)
+        assert client.getresponse().read() == (b"x" * size or b"/empty")
+    client.close()
+
+
+def test_who_sends_byte_by_byte_is_served(site: Site) -> None:
+    with site.connect() as slow:
+        for byte in HALF + b"\r\n":
+            slow.sendall(bytes([byte]))
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_half_requests_make_room_for_whole_ones(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        lazy = [stack.enter_context(site.connect()) for _ in range(MOST)]
+        for each in lazy:
+            each.sendall(HALF)
+        for _ in range(3 * MOST):
+            client = site.client()
+            assert get(client) == b"/well"
+            client.close()
+        assert count_closed(lazy, 1) < MOST, "those that left again made room, too"
+        assert is_closed(lazy[0]), "it was there longest"
+
+
+def test_who_sends_a_byte_now_and_then_keeps_no_place(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        dripping = [stack.enter_context(site.connect()) for _ in range(MOST)]
+        honest = [site.client() for _ in range(MOST)]
+        for _ in range(3):
+            for each in dripping:
+                with contextlib.suppress(OSError):
+                    each.sendall(b"\r\n")
+            assert [get(client) for client in honest] == [b"/well"] * MOST
+        assert count_closed(dripping, MOST) == MOST
+        for client in honest:
+            client.close()
+
+
+def test_who_asks_again_and_again_stays(site: Site) -> None:
+    client = site.client()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5 * MOST):
+            stack.enter_context(site.connect()).sendall(HALF)
+            assert get(client) == b"/well"
+    client.close()
+
+
+def test_a_request_under_way_is_never_closed_for_another(site: Site) -> None:
+    site.going_on.clear()
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(site.connect()) for _ in range(MOST)]
+        for each in waiting:
+            each.sendall(HALF + b"\r\n")
+        late = stack.enter_context(site.connect())
+        assert count_closed([late], 1) == 1, "there is no place for it"
+        site.going_on.set()
+        for each in waiting:
+            each.settimeout(WITHIN_S)
+            assert each.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_large_answer_waits_for_who_reads_slowly(site: Site) -> None:
+    body = bytes(8_000_000)
+    with site.connect() as slow, contextlib.closing(site.client()) as other:
+        slow.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert get(other) == b"/well"
+        got = 0
+        while got < len(body):
+            got += len(slow.recv(200_000))
+
+
+def test_what_waits_is_not_looked_at(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    real = Channel.readable
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST - 1):
+            stack.enter_context(site.connect()).sendall(HALF)
+        client = site.client()
+        get(client)
+        monkeypatch.setattr(Channel, "readable", lambda each: looked.append(each) or real(each))
+        for _ in range(50):
+            get(client)
+        client.close()
+    assert len(set(looked)) <= 1 + MOST, "and at the end those that left"
