@@ -215,16 +215,18 @@ class Broker:
             return refuse(address, "bad_hello", f"this session is that of a peer with the role {known.role}")
         if known is not None and known.key != key:
             return refuse(address, "bad_hello", "this session is that of a peer with another key")
+        before = self.roster.peers.get(address)
         peer = Peer(address, hello.session, hello.role, now, key)
         part = self._parts[hello.role]
-        if part is None:
-            self.roster.admit(peer)
-            return self._welcome(peer, {})
         try:
-            if part.admit(peer, hello.info):
+            if part is None:
+                self.roster.admit(peer)
+            if part is None or part.admit(peer, hello.info):
                 self._welcome(peer, {})
         except ExesysError as error:
-            refuse(address, "bad_hello", error.message)
+            return refuse(address, "bad_hello", error.message)
+        if before is not None and before.session != peer.session:
+            self._leave(before, now)  # a connection has one session: else they would pile up
         return None
 
     def _of_another_version(self, address: bytes, hello: m.Hello, now: float) -> None:
@@ -286,10 +288,14 @@ class Broker:
             "store": lambda: {"reason": slate.trouble.reason if slate.late(now) else ""},
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
         }
-        wanted = {name: parts[name]() for name in sync.parts if name in parts}
+        wanted = {name: tell() for name, tell in parts.items() if name in sync.parts}  # each once, however often asked
         slate.say(peer.address, m.Snapshot(sync.tag, self.epoch, slate.seq, wanted))
 
     def _on_bye(self, peer: Peer, bye: m.Bye, now: float) -> None:
+        self._leave(peer, now)
+
+    def _leave(self, peer: Peer, now: float) -> None:
+        """A session has ended."""
         if self.roster.dismiss(peer):
             self._crew.left(peer.session)
         if peer.role == "runner":

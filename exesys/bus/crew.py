@@ -16,10 +16,10 @@ from exesys import codec, command
 from exesys.bus import messages as m
 from exesys.bus.effects import CloseWorker, Dispatch, OpenWorker
 from exesys.bus.pending import Pending
-from exesys.bus.roster import Peer, Sent, Worker
+from exesys.bus.roster import MOST_WORKERS, Peer, Sent, Worker
 from exesys.bus.slate import Slate
 from exesys.catalogue import Catalogue
-from exesys.errors import BadCommand, ExesysError, Unavailable
+from exesys.errors import BadCommand, ExesysError, QueueFull, Unavailable
 from exesys.states import State
 from exesys.turn import Answers, Changed, Claimed, Closed, Ended, Placed, Turn
 
@@ -44,8 +44,10 @@ class Crew:
         if not isinstance(queues, list) or not queues:
             raise BadCommand("a worker's HELLO needs `queues`", field="queues")
         checked = tuple(command.check_name(queue, "queues") for queue in queues)
-        slate.roster.admit(peer)
         known = slate.roster.workers.get(peer.session)
+        if known is None and len(slate.roster.workers) >= MOST_WORKERS:
+            raise QueueFull(f"there are {MOST_WORKERS} workers already", fix="Give those there are more slots.")
+        slate.roster.admit(peer)
         worker = Worker(peer, checked, catalogue, {key: info[key] for key in info if key != "catalogue"})
         if known is not None:
             worker.held, worker.slots, worker.capacity = known.held, known.slots, known.capacity
@@ -130,6 +132,8 @@ class Crew:
             if not 0 <= report.outcome <= 3 or not (report.ref in held or command.REF.fullmatch(report.ref)):
                 slate.garbage += 1
                 continue
+            if report.ref not in held and slate.swamped:
+                continue  # a worker sends it again until it is acknowledged
             added: tuple[Placed, ...] = ()
             if report.added:
                 try:

@@ -23,6 +23,7 @@ from exesys.turn import Claim
 
 MOST_LOST_REMEMBERED = 10_000
 MOST_CLAIMED = 500
+MOST_WORKERS = 500  # each has a socket of its own, and of these libzmq has some 1,000
 
 
 @dataclass
@@ -120,7 +121,8 @@ class Roster:
 
     def dismiss(self, peer: Peer) -> Worker | None:
         """Forget a peer. Returns the worker it was."""
-        self.peers.pop(peer.address, None)
+        if self.peers.get(peer.address) is peer:
+            del self.peers[peer.address]
         if self.sessions.get(peer.session) is peer:
             del self.sessions[peer.session]
         return self.workers.pop(peer.session, None)

@@ -77,3 +77,8 @@ class Slate:
         """Whether so much waits for the next turn that no more is taken."""
         pending = self.pending
         return pending.waiting >= self.config.bus.pending or pending.bytes >= MOST_PENDING_BYTES
+
+    @property
+    def swamped(self) -> bool:
+        """Whether so many reports wait for the next turn that only those are taken which the router waits for."""
+        return self.full or self.pending.report_steps >= self.config.bus.pending

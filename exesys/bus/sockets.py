@@ -24,6 +24,12 @@ from exesys.errors import ConfigError
 LINGER_MS = 1000
 NEVER_MS = 7 * 86_400_000
 HWM = 100_000
+HANDSHAKE_MS = 10_000
+# At a socket that is bound, of one peer: so many messages wait for us, or for one that does not read. Then its
+# connection is read no more, or what is for it is dropped, which every peer can bear.
+MOST_WAITING, MOST_UNREAD = 1000, 5000
+# What comes in at a socket that sends: the handshake, and names of topics.
+MOST_SUBSCRIPTION_BYTES = 1024
 DRAIN = 256
 LET_IN, REFUSED, SILENT = "let in", "refused", "silent"
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
@@ -51,6 +57,7 @@ def _make(context: Context, kind: int) -> Socket:
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)  # a larger frame ends that connection
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # finds connections that are dead below us
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)  # who says less than a greeting is let go
     socket.setsockopt(zmq.SNDHWM, HWM)
     socket.setsockopt(zmq.RCVHWM, HWM)
     return socket
@@ -68,10 +75,16 @@ def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None)
         socket.setsockopt(zmq.CURVE_SECRETKEY, guard.own.secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, guard.domain)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.setsockopt(zmq.RCVHWM, MOST_WAITING)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    if kind == zmq.PUB:
+        socket.setsockopt(zmq.SNDHWM, MOST_UNREAD)
+    if kind == zmq.XPUB:
         socket.setsockopt(zmq.XPUB_NODROP, 0)
+        socket.setsockopt(zmq.SNDHWM, MOST_UNREAD)
+    if kind in (zmq.XPUB, zmq.PUSH):
+        socket.setsockopt(zmq.MAXMSGSIZE, MOST_SUBSCRIPTION_BYTES)
+        socket.setsockopt(zmq.RCVHWM, 1)
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:

@@ -31,6 +31,8 @@ RECONNECT_S = 0.25
 KEYS_S = 0.5  # so often it is looked who may come in
 FREED_S = 2.0
 REFUSAL_S = 1.0  # so often at most it is logged who may not
+MOST_TOPICS = 1000  # that are subscribed to
+MOST_TOPIC_BYTES = 300
 log = logging.getLogger("router")
 
 
@@ -49,7 +51,7 @@ class Router:
         front = config.bus_endpoint
         self.front, _ = self._bind(zmq.ROUTER, front, zap.FRONT)
         self.results, results_at = self._bind(zmq.PULL, sockets.beside(front, "results"), zap.RESULTS)
-        self.events, events_at = self._bind(zmq.PUB, sockets.beside(front, "events"), zap.EVENTS)
+        self.events, events_at = self._bind(zmq.XPUB, sockets.beside(front, "events"), zap.EVENTS)
         self.pushes: dict[str, tuple[sockets.Socket, str]] = {}
         self._said = ""  # the last that was logged of the store
         self.core = self._boot()
@@ -58,8 +60,10 @@ class Router:
         self._retry_at: float | None = None  # set while the store is away
         self._keys_at = 0.0  # when to look again who may come in
         self._refusal_at = 0.0  # when to log another who may not
+        self._topics = 0  # that are subscribed to
         loop.watch(self.front)
         loop.watch(self.results)
+        loop.watch(self.events)
         if self.doorman is not None:
             loop.watch(self.doorman)
         self._store_fd = self.store.fileno()
@@ -103,6 +107,8 @@ class Router:
                 self._read_front(now)
             if self.results in ready:
                 self._read_results()
+            if self.events in ready:
+                self._read_events()
             self._collect(self._store_fd in ready, now)
             self.core.tick(now)
             self._commit(now)
@@ -135,17 +141,20 @@ class Router:
     def _rebind_events(self) -> None:
         """Let go of all who listen: those whose keys are still known connect again by themselves."""
         at = self.core.endpoints["events"]
+        self.loop.forget(self.events)
         self.events.close(linger=0)
+        self._topics = 0
 
         def bound() -> bool:
             try:
-                self.events, _ = self._bind(zmq.PUB, at, zap.EVENTS)
+                self.events, _ = self._bind(zmq.XPUB, at, zap.EVENTS)
             except ConfigError:  # libzmq gives a port back a moment after its socket was closed
                 return False
             return True
 
         if not wait_until(bound, FREED_S, 0.002):
             raise ConfigError(f"the bus cannot listen on {at} again.", fix="It is started anew.")
+        self.loop.watch(self.events)
 
     def _named(self, source: sockets.Socket) -> Iterable[tuple[str, list[bytes]]]:
         """Read a socket: each message, and whose key it came with, "" where none is needed."""
@@ -172,6 +181,18 @@ class Router:
                 self.core.results(message, key)
             except ProtocolError as error:
                 self.core.garbled(b"", error)
+
+    def _read_events(self) -> None:
+        """Count the topics that are subscribed to: libzmq keeps each in memory, however many and long they are."""
+        for told in self.loop.read(self.events):
+            mark, topic = told[0][:1], told[0][1:]
+            if mark == b"\1":
+                self._topics += 1 if len(topic) <= MOST_TOPIC_BYTES else MOST_TOPICS
+            elif mark == b"\0":
+                self._topics -= 1
+        if self._topics > MOST_TOPICS:
+            log.warning("more than %d topics, or too long ones, were subscribed to: all begin anew", MOST_TOPICS)
+            self._rebind_events()
 
     def _collect(self, ready: bool, now: float) -> None:
         if self._retry_at is not None:
@@ -250,7 +271,7 @@ class Router:
                     if session in self.pushes:
                         sockets.send(self.pushes[session][0], wire.encode(message))
                 case effects.Publish(topic, message):
-                    sockets.send(self.events, topic.encode(), wire.encode(message))
+                    self.loop.send(self.events, topic.encode(), wire.encode(message))
                 case effects.Warn(text):
                     log.warning("%s", text)
                 case effects.OpenWorker(session):
