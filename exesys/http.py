@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from bottle import HTTP_CODES, HTTPError, HTTPResponse, MultiDict, request
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask
 
 from exesys.errors import (
@@ -310,6 +310,13 @@ def _channel(refuses: Refuses) -> type[Channel]:
     class Parser(HTTPRequestParser):  # type: ignore[misc]  # untyped library
         asked = False
         error: Any = None
+
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            one_of_two = "CONTENT_LENGTH" in self.headers if self.chunked else "TRANSFER_ENCODING" in self.headers
+            if one_of_two:
+                # Where one reads a length and another chunks, the rest is taken for somebody else's request.
+                raise ParsingError("Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
 
         def received(self, data: bytes) -> int:
             taken: int = super().received(data)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from exesys.http import _channel
 from exesys.listening import Channel, Floor
 
 MOST = 8
+BODY_BYTES = 16 << 20
 WITHIN_S = 10.0
 HALF = b"GET / HTTP/1.1\r\nHost: here\r\n"
 
@@ -22,10 +24,12 @@ HALF = b"GET / HTTP/1.1\r\nHost: here\r\n"
 class Site:
     """A floor that is served by a thread, and an application that can be held up."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel_class: type[Channel] = Channel) -> None:
         self.going_on = threading.Event()
         self.going_on.set()
-        self.floor = Floor(self._app, "127.0.0.1", 0, threads=MOST, most=MOST, body_bytes=16 << 20)
+        self.floor = Floor(
+            self._app, "127.0.0.1", 0, threads=MOST, most=MOST, body_bytes=16 << 20, channel_class=channel_class
+        )
         [server] = (each for each in self.floor.map.values() if each.accepting)
         self.port = server.effective_port
         self._halt = threading.Event()
@@ -176,3 +180,26 @@ def test_what_waits_is_not_looked_at(site: Site, monkeypatch: pytest.MonkeyPatch
             get(client)
         client.close()
     assert len(set(looked)) <= 1 + MOST, "and at the end those that left"
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        b"HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6",
+        b"HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        b"HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_of_two_ways_to_end_a_body_none_is_taken(framing: bytes) -> None:
+    """A proxy that takes the other one would hand over what follows as a request of somebody else."""
+    site = Site(_channel(lambda headers: None))
+    with site.connect() as smuggler:
+        smuggler.sendall(b"POST /one " + framing + b"\r\n\r\n0\r\n\r\nGET /two HTTP/1.1\r\n\r\n")
+        said = b""
+        while part := smuggler.recv(1000):
+            said += part
+    assert said.split()[1] in (b"400", b"501"), said
+    assert said.count(b"Content-Length:") == 1, "it is closed then"
+    site.end()
