@@ -8,7 +8,10 @@ message to whoever took its name.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
+import socket as plain
 import struct
 from pathlib import Path
 
@@ -25,6 +28,7 @@ LINGER_MS = 1000
 NEVER_MS = 7 * 86_400_000
 HWM = 100_000
 HANDSHAKE_MS = 10_000
+DEAD_S = 30
 # At a socket that is bound, of one peer: so many messages wait for us, or for one that does not read. Then its
 # connection is read no more, or what is for it is dropped, which every peer can bear.
 MOST_WAITING, MOST_UNREAD = 1000, 5000
@@ -34,6 +38,7 @@ DRAIN = 256
 LET_IN, REFUSED, SILENT = "let in", "refused", "silent"
 # Plain numbers: pyzmq's are enums, whose operators are slower than the calls they go to.
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+_SOURCE = int(zmq.SRCFD)
 _AT_ONCE, _MORE_TO_COME = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
 
 # What a line's monitor tells: first that it is up, then that it is down.
@@ -55,12 +60,28 @@ def _make(context: Context, kind: int) -> Socket:
     socket = context.socket(kind)
     socket.linger = LINGER_MS  # a goodbye goes out, a dead peer holds nobody up
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)  # a larger frame ends that connection
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # finds connections that are dead below us
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)  # who says less than a greeting is let go
     socket.setsockopt(zmq.SNDHWM, HWM)
     socket.setsockopt(zmq.RCVHWM, HWM)
     return socket
+
+
+def _beat(socket: Socket) -> None:
+    """Find a connection that is dead below us by heartbeats of ZMTP."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_S * 1000)
+
+
+def _watch_tcp(socket: Socket) -> None:
+    """Find it by TCP's own means, at a socket that strangers connect to.
+
+    With heartbeats there, whoever sends more than is read and hangs up ends our process: libzmq's
+    timer then meets its assertion !_io_error (libzmq's issue 4364).
+    """
+    for option, value in ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 5), (zmq.TCP_KEEPALIVE_INTVL, 5)):
+        socket.setsockopt(option, value)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, DEAD_S // 5 - 1)
+    socket.setsockopt(zmq.TCP_MAXRT, DEAD_S * 1000)  # also for who does not read
 
 
 def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None) -> tuple[Socket, str]:
@@ -70,11 +91,15 @@ def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None)
     Raises ConfigError when the address is in use or cannot be had.
     """
     socket = _make(context, kind)
+    _watch_tcp(socket)
     if guard is not None:
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, guard.own.secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, guard.domain)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    elif kind == zmq.PUSH:
+        # Else libzmq takes garbage for a peer of ZMTP 1, which tells nothing of itself, and gives it jobs.
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, zap.JOBS)
     socket.setsockopt(zmq.RCVHWM, MOST_WAITING)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -84,7 +109,8 @@ def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None)
         socket.setsockopt(zmq.SNDHWM, MOST_UNREAD)
     if kind in (zmq.XPUB, zmq.PUSH):
         socket.setsockopt(zmq.MAXMSGSIZE, MOST_SUBSCRIPTION_BYTES)
-        socket.setsockopt(zmq.RCVHWM, 1)
+    if kind == zmq.PUSH:
+        socket.setsockopt(zmq.RCVHWM, 1)  # it receives nothing
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
@@ -94,7 +120,7 @@ def bind(context: Context, kind: int, endpoint: str, guard: Guard | None = None)
 
 
 def doorman(context: Context) -> Socket:
-    """Make the socket at which libzmq asks who may come in at the guarded sockets of a context; see `zap`."""
+    """Make the socket at which libzmq asks who may come in, where that is guarded or jobs are given; see `zap`."""
     socket = context.socket(zmq.ROUTER)
     socket.linger = 0
     socket.bind(zap.ENDPOINT)
@@ -109,6 +135,7 @@ def spelled(raw: bytes) -> bytes:
 def connect(context: Context, kind: int, endpoint: str, identity: Identity | None = None) -> Socket:
     """Connect a peer's socket, over CURVE with an `identity`. It reconnects by itself, within a second."""
     socket = _make(context, kind)
+    _beat(socket)
     _show(socket, identity)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
@@ -137,6 +164,7 @@ def line(context: Context, endpoint: str, identity: Identity | None = None) -> t
     Raises ValueError when the endpoint is none.
     """
     socket = _make(context, zmq.DEALER)
+    _beat(socket)
     _show(socket, identity)
     socket.linger = 0
     socket.setsockopt(zmq.PROBE_ROUTER, 1)
@@ -255,3 +283,30 @@ def drain_named(socket: Socket, most: int = DRAIN) -> list[tuple[str, list[bytes
     except zmq.Again:
         pass
     return messages
+
+
+def drain_subscribers(socket: Socket, most: int = DRAIN) -> list[tuple[int, bytes]]:
+    """Read what subscribers sent to an XPUB: the descriptor of each one's connection, -1 of none, and the message."""
+    messages: list[tuple[int, bytes]] = []
+    try:
+        while len(messages) < most:
+            frame = socket.recv(_AT_ONCE, copy=False)
+            try:
+                source = int(frame.get(_SOURCE))
+            except zmq.ZMQError:
+                source = -1
+            messages.append((source, frame.bytes))
+    except zmq.Again:
+        pass
+    return messages
+
+
+def cut_off(descriptor: int, endpoint: str) -> None:
+    """End one connection to an endpoint that is bound here; libzmq finds it closed.
+
+    A descriptor that has become something else meanwhile is left alone.
+    """
+    with contextlib.suppress(OSError), plain.socket(fileno=os.dup(descriptor)) as twin:
+        here = twin.getsockname()
+        if endpoint == f"ipc://{here}" or endpoint.rpartition(":")[2] == str(here[1]):
+            twin.shutdown(plain.SHUT_RDWR)

@@ -22,23 +22,25 @@ _RESULTS_FROM = ("worker", "admin")
 
 def answer(
     question: Sequence[bytes],
-    known: Mapping[bytes, str],
+    known: Mapping[bytes, str] | None,
     encode: Callable[[bytes], bytes],
     jobs_of: Callable[[str], str] = lambda session: "",
 ) -> tuple[list[bytes], str]:
     """Answer a question that a ROUTER received.
 
     `known` has the keys that are let in, in Z85, and what `roles.named` calls
-    each; `encode` spells a raw key in Z85; `jobs_of` tells whose key the jobs
-    of a session are for. Returns the frames of the answer, and why it is no, "" if
-    it is yes.
+    each; without keys it is None, and whoever speaks ZMTP 3 is let in. `encode`
+    spells a raw key in Z85; `jobs_of` tells whose key the jobs of a session are
+    for. Returns the frames of the answer, and why it is no, "" if it is yes.
     """
     address, sequence, key, why = question[0], b"", "", "a question that is none"
     if len(question) >= 8 and question[2] == VERSION:
         sequence, domain, mechanism = question[3], question[4].decode("latin-1"), question[7]
         where = question[5].decode("latin-1")
         raw = question[8] if mechanism == b"CURVE" and len(question) == 9 else b""
-        if len(raw) != 32:
+        if known is None:
+            why = "" if mechanism == b"NULL" else f"{where} came with a key, and none is needed"
+        elif len(raw) != 32:
             why = f"{where} came without a key"
         else:
             key = known.get(encode(raw), "")

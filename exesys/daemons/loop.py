@@ -21,7 +21,7 @@ from typing import Any
 
 import zmq
 
-from exesys.bus.sockets import DRAIN, Socket, drain, drain_named, readable, send
+from exesys.bus.sockets import DRAIN, Socket, drain, drain_named, drain_subscribers, readable, send
 
 PARENT_CHECK_S = 1.0
 
@@ -106,6 +106,12 @@ class Loop:
     def read_named(self, socket: Socket) -> list[tuple[str, list[bytes]]]:
         """Read as `read` does, at a guarded socket: each message, and whose key it came with."""
         messages = drain_named(socket)
+        self._unsure.add(socket)
+        return messages
+
+    def read_subscribers(self, socket: Socket) -> list[tuple[int, bytes]]:
+        """Read as `read` does, what subscribers sent: the descriptor of each one's connection, and the message."""
+        messages = drain_subscribers(socket)
         self._unsure.add(socket)
         return messages
 

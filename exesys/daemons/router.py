@@ -18,6 +18,7 @@ import zmq
 from exesys import codec, environment, keyring
 from exesys.bus import broker, effects, messages, sockets, wire, zap
 from exesys.bus.curve import Guard
+from exesys.bus.topics import Topics
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.daemons.loop import Loop, run
@@ -30,9 +31,7 @@ from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreTaken, Wait
 RECONNECT_S = 0.25
 KEYS_S = 0.5  # so often it is looked who may come in
 FREED_S = 2.0
-REFUSAL_S = 1.0  # so often at most it is logged who may not
-MOST_TOPICS = 1000  # that are subscribed to
-MOST_TOPIC_BYTES = 300
+COMPLAIN_S = 1.0  # so often at most the log is told of peers that may not do what they try
 log = logging.getLogger("router")
 
 
@@ -47,7 +46,7 @@ class Router:
         self.context = zmq.Context[sockets.Socket]()
         self.keyring = Keyring(config)
         self.pair = keyring.guard(config)
-        self.doorman = sockets.doorman(self.context) if self.pair else None
+        self.doorman = sockets.doorman(self.context)
         front = config.bus_endpoint
         self.front, _ = self._bind(zmq.ROUTER, front, zap.FRONT)
         self.results, results_at = self._bind(zmq.PULL, sockets.beside(front, "results"), zap.RESULTS)
@@ -59,13 +58,12 @@ class Router:
         self._sent_at = self._heard_at = 0.0
         self._retry_at: float | None = None  # set while the store is away
         self._keys_at = 0.0  # when to look again who may come in
-        self._refusal_at = 0.0  # when to log another who may not
-        self._topics = 0  # that are subscribed to
+        self._complain_at = 0.0  # when to complain again
+        self._topics = Topics()
         loop.watch(self.front)
         loop.watch(self.results)
         loop.watch(self.events)
-        if self.doorman is not None:
-            loop.watch(self.doorman)
+        loop.watch(self.doorman)
         self._store_fd = self.store.fileno()
         loop.watch(self._store_fd)
 
@@ -101,14 +99,13 @@ class Router:
         while not self.loop.stopping or (self.store.busy and self._retry_at is None):
             ready = self.loop.poll(self._wait_s())
             now = time.monotonic()
-            if self.doorman is not None:
-                self._guard(self.doorman in ready, now)
+            self._guard(self.doorman in ready, now)
             if self.front in ready:
                 self._read_front(now)
             if self.results in ready:
                 self._read_results()
             if self.events in ready:
-                self._read_events()
+                self._read_events(now)
             self._collect(self._store_fd in ready, now)
             self.core.tick(now)
             self._commit(now)
@@ -119,31 +116,29 @@ class Router:
         if self._retry_at is not None:
             return self._retry_at - now
         wait_s = self.core.wake_in_s(now, time.time_ns() // 1_000_000)
-        return wait_s if self.doorman is None else min(wait_s, self._keys_at - now)
+        return wait_s if self.pair is None else min(wait_s, self._keys_at - now)
 
     def _guard(self, asked: bool, now: float) -> None:
         """Let in those who connect, or not; see to it that a key that was revoked is not heard any more."""
-        assert self.doorman is not None
         questions = self.loop.read(self.doorman) if asked else []
-        if not questions and now < self._keys_at:
-            return
-        self._keys_at = now + KEYS_S
-        known = self.keyring.known()
-        if self.core.let_in(known.values(), now):
-            self._rebind_events()
+        known = None
+        if self.pair is not None and (questions or now >= self._keys_at):
+            self._keys_at = now + KEYS_S
+            known = self.keyring.known()
+            if self.core.let_in(known.values(), now):
+                self._rebind_events()
         for question in questions:
             frames, why = zap.answer(question, known, sockets.spelled, self.core.key_of)
             self.loop.send(self.doorman, *frames)
-            if why and now >= self._refusal_at:
-                self._refusal_at = now + REFUSAL_S
-                log.warning("not let in: %s", why)
+            if why:
+                self._complain(f"not let in: {why}", now)
 
     def _rebind_events(self) -> None:
         """Let go of all who listen: those whose keys are still known connect again by themselves."""
         at = self.core.endpoints["events"]
         self.loop.forget(self.events)
         self.events.close(linger=0)
-        self._topics = 0
+        self._topics = Topics()
 
         def bound() -> bool:
             try:
@@ -182,17 +177,17 @@ class Router:
             except ProtocolError as error:
                 self.core.garbled(b"", error)
 
-    def _read_events(self) -> None:
-        """Count the topics that are subscribed to: libzmq keeps each in memory, however many and long they are."""
-        for told in self.loop.read(self.events):
-            mark, topic = told[0][:1], told[0][1:]
-            if mark == b"\1":
-                self._topics += 1 if len(topic) <= MOST_TOPIC_BYTES else MOST_TOPICS
-            elif mark == b"\0":
-                self._topics -= 1
-        if self._topics > MOST_TOPICS:
-            log.warning("more than %d topics, or too long ones, were subscribed to: all begin anew", MOST_TOPICS)
-            self._rebind_events()
+    def _read_events(self, now: float) -> None:
+        """Hear who subscribes to what, and let go of whoever subscribes to too much."""
+        for source, told in self.loop.read_subscribers(self.events):
+            if self._topics.heard(told, source):
+                sockets.cut_off(source, self.core.endpoints["events"])
+                self._complain("let go: a subscriber with too many or too long topics", now)
+
+    def _complain(self, text: str, now: float) -> None:
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_S
+            log.warning("%s", text)
 
     def _collect(self, ready: bool, now: float) -> None:
         if self._retry_at is not None:
@@ -301,8 +296,7 @@ class Router:
             sockets.unlink(endpoint)
         for socket in (self.front, self.results, self.events):
             socket.close()
-        if self.doorman is not None:
-            self.doorman.close()
+        self.doorman.close()
         self.context.term()
         self.store.close()
 

@@ -10,6 +10,7 @@ from unit.world import CONFIG
 
 from exesys.bus import crew
 from exesys.bus import messages as m
+from exesys.bus.topics import MOST, MOST_BYTES, Topics
 from exesys.config import Bus
 
 STRANGER = b"stranger"
@@ -78,3 +79,32 @@ def test_reports_of_nobody_wait_up_to_a_bound_and_those_of_workers_always() -> N
     assert turn is not None
     assert len(turn.reports) == 101
     assert turn.reports[-1].report.ref == job.ref
+
+
+def test_who_subscribes_to_too_much_is_let_go() -> None:
+    topics = Topics()
+    assert not any(topics.heard(b"\1%d" % number, 7) for number in range(MOST))
+    assert not any(topics.heard(b"\1stop.%d" % connection, connection) for connection in range(8, 100))
+    assert topics.heard(b"\1one more", 7)
+    assert len(topics) == 92
+    for topic in (*(b"%d" % number for number in range(MOST)), b"one more"):
+        topics.heard(b"\0" + topic, -1)  # as libzmq tells of a connection that ended
+    assert not any(topics.heard(b"\1again%d" % number, 7) for number in range(MOST)), "that number is another's now"
+    assert topics.heard(b"\1again and again", 7)
+
+
+def test_topics_that_come_and_go_are_no_harm() -> None:
+    topics = Topics()
+    for number in range(3 * MOST):
+        assert not topics.heard(b"\1stop.%d" % number, 7)
+        assert not topics.heard(b"\0stop.%d" % number, -1)
+    assert len(topics) == 0
+
+
+def test_a_topic_that_is_too_long_and_garbage_are_none() -> None:
+    topics = Topics()
+    assert not topics.heard(b"\1" + b"x" * MOST_BYTES, 7)
+    assert topics.heard(b"\1" + b"x" * (MOST_BYTES + 1), 8)
+    for garbage in (b"", b"\2", b"x" * 5000, b"\0never"):
+        assert not topics.heard(garbage, 9)
+    assert len(topics) == 1
