@@ -82,7 +82,7 @@ class Router:
                 declared = self.store.declared_queues()
                 break
             except StoreAway as error:
-                self._complain(error)
+                self._tell_why(error)
                 self.loop.poll(RECONNECT_S)
                 if self.loop.stopping:
                     raise
@@ -220,12 +220,12 @@ class Router:
             self._lose_store(error, now)
 
     def _lose_store(self, error: StoreAway, now: float) -> None:
-        self._complain(error)
+        self._tell_why(error)
         self.loop.forget(self._store_fd)
         self.core.store_slow(float("-inf"), error.trouble)
         self._retry_at = now + RECONNECT_S
 
-    def _complain(self, error: StoreAway) -> None:
+    def _tell_why(self, error: StoreAway) -> None:
         """Log why the store is away, once until that is another reason or it was there again."""
         if error.message != self._said:
             log.warning("%s", error)
@@ -241,7 +241,7 @@ class Router:
             self._retry_at = float("inf")  # whoever holds the store is not disturbed; a restart takes it back
             return
         except StoreAway as error:
-            self._complain(error)
+            self._tell_why(error)
             self.core.store_slow(float("-inf"), error.trouble)
             self._retry_at = time.monotonic() + RECONNECT_S
             return
