@@ -8,14 +8,13 @@ allowed.
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import addresses, appconfig, callbacks, redisurl, sections
+from exesys import addresses, appconfig, callbacks, inifile, redisurl, sections
 from exesys.addresses import is_loopback
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
@@ -26,7 +25,6 @@ from exesys.rules import line_of as _line_of
 from exesys.rules import matching as _matching
 from exesys.rules import seconds as _seconds
 from exesys.rules import size as _bytes
-from exesys.rules import unknown as _unknown
 from exesys.rules import value_of as _value
 from exesys.rules import whole as _int
 from exesys.rules import yes_or_no as _yes_or_no
@@ -289,7 +287,6 @@ SECRETS = {
 PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
 # The sections of any name: how the settings call them all, and what they are.
 KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER, "timers": TIMER}
-_KIND_OF = {kind.word: kind for kind in KINDS.values()}
 
 
 def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, cwd: Path) -> Config:
@@ -299,7 +296,8 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     ConfigError.
     """
     source = str(ini) if ini else "the settings"
-    given = _read_ini(text, source)
+    known = {name: [key.name for key in dataclasses.fields(section)] for name, section in SECTIONS.items()}
+    given = inifile.read(text, source, known, list(KINDS.values()))
     home = cwd / environ["EXESYS_HOME"] if environ.get("EXESYS_HOME") else root / "var"
     parts: dict[str, Any] = {}
     for name, section in SECTIONS.items():
@@ -320,66 +318,6 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     _check_backup(config, source, _line_of(text, "redis", "backup"))
     return _check_paths(config)
-
-
-def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="\0")
-    try:
-        parser.read_string(text, source)
-    except configparser.Error as error:
-        raise _unreadable(error, text, source) from error
-    for name in parser.sections():
-        kind = _KIND_OF.get(name.partition(":")[0])
-        if name not in SECTIONS and kind is None:
-            line = _line_of(text, name, None)
-            named = [f"{word}:NAME" for word in _KIND_OF]
-            raise _unknown(f"{source}, line {line}: the section [{name}]", name, [*SECTIONS, *named])
-        if name in SECTIONS:
-            known = [key.name for key in dataclasses.fields(SECTIONS[name])]
-        elif kind is not None:
-            sections.check_section(kind, name, f"{source}, line {_line_of(text, name, None)}")
-            known = kind.words
-        for key in parser[name]:
-            if key.startswith("["):
-                raise _open_bracket(key, text, source)
-            if key not in known:
-                line = _line_of(text, name, key)
-                raise _unknown(f"{source}, line {line}: the key `{key}` of [{name}]", key, known)
-    return {name: dict(parser[name]) for name in parser.sections()}
-
-
-def _open_bracket(key: str, text: str, source: str) -> ConfigError:
-    """Make the error for a section's head that lacks its end, which configparser takes for a key."""
-    numbered = enumerate(text.splitlines(), 1)
-    line = next((number for number, each in numbered if each.strip().lower().startswith(key)), 0)
-    shown = text.splitlines()[line - 1].strip() if line else key
-    return ConfigError(f"{source}, line {line}: {shown!r:.100} opens a section and has no `]`.", fix="Write [NAME].")
-
-
-def _unreadable(error: configparser.Error, text: str, source: str) -> ConfigError:
-    """Say where and why the ini cannot be read, and what to do."""
-    form = "See etc/exesys.ini of ExeSys for the form."
-    if isinstance(error, configparser.DuplicateSectionError):
-        first = _line_of(text, error.section, None)
-        message = f"{source}, line {error.lineno}: the section [{error.section}] stands in line {first} already."
-        return ConfigError(message, fix=f"Merge them: one [{error.section}], with the keys of both.")
-    if isinstance(error, configparser.DuplicateOptionError):
-        first = _line_of(text, error.section, error.option)
-        message = (
-            f"{source}, line {error.lineno}: `{error.option}` of [{error.section}] stands in line {first} already."
-        )
-        return ConfigError(message, field=error.option, fix="Merge them: keep one of the two lines.")
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        shown = addresses.masked_wrong(error.line.strip())
-        message = f"{source}, line {error.lineno}: {shown!r:.60} stands before any [section]."
-        return ConfigError(message, fix=f"Put it below the section it belongs to. {form}")
-    if isinstance(error, configparser.ParsingError) and error.errors:
-        number = error.errors[0][0]
-        line = text.splitlines()[number - 1].strip() if number <= len(text.splitlines()) else ""
-        shown = addresses.masked_wrong(line)
-        message = f"{source}, line {number}: {shown!r:.60} is no `key = value`."
-        return ConfigError(message, fix=f"Write a key, = and a value, or # before what is a comment. {form}")
-    return ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}.", fix=form)
 
 
 def _check_backup(config: Config, source: str, line: int) -> None:

@@ -22,7 +22,18 @@ LAYERS: list[list[str]] = [
     [
         *("states", "runner", "codec", "callbacks", "command", "tokens", "rates", "addresses", "workflow", "catalogue"),
         *("redisurl", "troubles"),
-        *("rules", "sections", "queues", "schedule", "timerconfig", "appconfig", "config", "lease", "mending"),
+        *(
+            "rules",
+            "sections",
+            "inifile",
+            "queues",
+            "schedule",
+            "timerconfig",
+            "appconfig",
+            "config",
+            "lease",
+            "mending",
+        ),
         "chaos.plan",
         "archive",
     ],
@@ -166,7 +177,7 @@ WORLDLY = {
 PURE = {
     *("errors", "states", "codec", "command", "workflow", "catalogue", "rules", "tokens", "rates", "addresses"),
     *("redisurl", "troubles"),
-    *("sections", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
+    *("sections", "inifile", "queues", "schedule", "timerconfig", "appconfig", "config", "ticker", "timerviews"),
     *("bus.messages", "turn", "bus.apps", "callbacks", "lease", "archive"),
     *("bus.wire", "bus.effects", "bus.pending", "bus.outbox", "bus.roster", "bus.door", "bus.session"),
     *("bus.curve", "bus.roles", "bus.zap", "bus.topics"),
