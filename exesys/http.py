@@ -310,6 +310,7 @@ def _channel(refuses: Refuses) -> type[Channel]:
     class Parser(HTTPRequestParser):  # type: ignore[misc]  # untyped library
         asked = False
         error: Any = None
+        path = ""  # also before a first line was understood: waitress names it when the client has gone
 
         def parse_header(self, header_plus: bytes) -> None:
             super().parse_header(header_plus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from exesys.http import _channel
+from exesys.http import _channel, _JsonErrorTask
 from exesys.listening import Channel, Floor
 
 MOST = 8
@@ -27,9 +28,7 @@ class Site:
     def __init__(self, channel_class: type[Channel] = Channel) -> None:
         self.going_on = threading.Event()
         self.going_on.set()
-        self.floor = Floor(
-            self._app, "127.0.0.1", 0, threads=MOST, most=MOST, body_bytes=16 << 20, channel_class=channel_class
-        )
+        self.floor = Floor(self._app, "127.0.0.1", 0, MOST, MOST, BODY_BYTES, channel_class)
         [server] = (each for each in self.floor.map.values() if each.accepting)
         self.port = server.effective_port
         self._halt = threading.Event()
@@ -203,3 +202,27 @@ def test_of_two_ways_to_end_a_body_none_is_taken(framing: bytes) -> None:
     assert said.split()[1] in (b"400", b"501"), said
     assert said.count(b"Content-Length:") == 1, "it is closed then"
     site.end()
+
+
+def test_who_sends_nonsense_and_hangs_up_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer finds nobody, and it was never known what was asked for."""
+    answer = _JsonErrorTask.execute
+    hung_up: list[Channel] = []
+
+    def execute(task: _JsonErrorTask) -> None:
+        hung_up.append(task.channel)
+        task.channel.connected = False  # as when it hangs up in this moment
+        answer(task)
+
+    monkeypatch.setattr(_JsonErrorTask, "execute", execute)
+    site = Site(_channel(lambda headers: None))
+    with site.connect() as stranger:
+        stranger.sendall(b"nonsense\r\n\r\n")
+        deadline = time.monotonic() + WITHIN_S
+        while not hung_up or hung_up[0].requests:
+            assert time.monotonic() < deadline, "its request stays for ever"
+            time.sleep(0.005)
+    site.end()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
