@@ -25,11 +25,20 @@ BEFORE_S, LEASE_S = 5.0, 3.0  # a result may be lost by a blow that falls so lon
 DELAYED_S = 10.0  # longer than any delay
 CHUNK = 500
 PROOF = "proof-"
-# What is there although no job is under way.
+# Keys, by their names in `store/keys.py`, once nothing is under way: of jobs that were accepted; there although no job
+# is under way; and gone.
+OF_A_JOB = frozenset({"record", "log", "job", "flow"})
 STANDING = frozenset(
     {
-        *("jobs", "order", "sessions", "functions", "epoch", "format", "turn", "controller", "ended", "queues"),
-        *("runner", "runner_log", "mended", "timer_changes", "tuned", "dead", "callback_counts", "run"),
+        *("jobs", "order", "sessions", "functions", "epoch", "format", "turn", "server", "lineage", "controller"),
+        *("ended", "queues", "runner", "runner_log", "mended", "timer_changes", "tuned", "dead", "callback_counts"),
+        "run",
+    }
+)
+GONE = frozenset(
+    {
+        *("recount", "tallied", "recount_left", "ready", "lane", "turns", "keyed", "running", "starts", "held"),
+        *("delayed", "standby", "callbacks", "callback", "runners", "queue", "timer", "timer_state", "timers"),
     }
 )
 
@@ -203,7 +212,7 @@ def _keys_left(rig: Rig, refs: set[str], account: Account) -> list[str]:
                 continue
             ref = spelled.parts[0] if spelled.parts else ""
             job_id = ref.partition(":")[2] if spelled.name in ("record", "log") else ref
-            if spelled.name in ("record", "log", "job", "flow"):
+            if spelled.name in OF_A_JOB:
                 of_timer = job_id.partition(".")[0] in going.TIMERS
                 if spelled.name == "record" and of_timer:
                     ticks.append(ref)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from exesys.chaos import plan
+from exesys.chaos import drill, plan
 from exesys.chaos.account import Account, Life, Record, Run, read_lives, read_runs
 from exesys.chaos.plan import Step
 from exesys.command import Limits, from_json, workflow_from_json
+from exesys.store.keys import PATTERNS
 from exesys.workflow import Graph
 
 LIMITS = Limits(1 << 20, 100)
@@ -150,3 +151,8 @@ def test_what_is_left_is_told() -> None:
 def test_the_files_of_marks_are_read() -> None:
     assert read_runs(["m 1 t1", "m 1 t1 5.5", "m 2 t2"]) == {"m": [Run(1, "t1", 5.5), Run(2, "t2")]}
     assert read_lives(["1 7 0.5", "1 7 2.5", "2 8 3.0", "2 8"]) == [Life(1, 7, 0.5, 2.5), Life(2, 8, 3.0, 3.0)]
+
+
+def test_every_key_is_looked_for() -> None:
+    kinds = [drill.OF_A_JOB, drill.STANDING, drill.GONE]
+    assert sorted(name for kind in kinds for name in kind) == sorted(PATTERNS)
