@@ -22,20 +22,7 @@ KINDS = (
 NUMBERS = [0, -1, 1, 255, 1 << 31, -(1 << 31), 1 << 53, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]
 FLOATS = [0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf")]
 TEXTS = ["", "a", "client", "a:b", "x" * 2000, "é☂😀", "\0", "exesys", "run", "{}", "*", "../..", "0" * 16, "\ud7ff"]
-WORDS = [
-    "queue",
-    "timer",
-    "add",
-    "merge",
-    "put",
-    "remove",
-    "cancel",
-    "stop",
-    "functions",
-    "workers",
-    "no_such",
-    "end_job",
-]
+WORDS = ["queue", "timer", "merge", "put", "remove", "cancel", "restart", "functions", "no_such", "end_job"]
 MOST_CONTINUED = 4 << 10
 
 

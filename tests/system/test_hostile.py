@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import hostile
 import hypothesis
 import pytest
 import zmq
@@ -60,6 +61,8 @@ def attacked(request, make_module, tmp_path_factory):
         system.up()
         system.keys = {role: json.loads((files / f"{role}.key").read_text()) for role in ("client", "worker")}
     system.way = request.param
+    known = {each["name"] for each in system.get("/functions").body["functions"]}
+    assert known & {*hostile.TEXTS, *hostile.WORDS} == set(), "nothing that is sent can be called"
     until(lambda: app_endpoint(system), "the application server is there")
     return system
 
