@@ -1,13 +1,24 @@
-"""Copies of the package in which something was broken."""
+"""What drills need, and copies of the package in which something was broken."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from drills import CHECKOUT
+from harness import missing_services
+
+
+@pytest.fixture(autouse=True)
+def services() -> None:
+    """A Redis that can be started is here: else skip, and fail where everything has to be there."""
+    if lack := missing_services():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"this machine lacks {lack}", pytrace=False)
+        pytest.skip(f"this machine lacks {lack}")
 
 
 @pytest.fixture

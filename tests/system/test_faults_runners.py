@@ -17,8 +17,8 @@ from harness import alive, children, until
 pytestmark = pytest.mark.alone
 
 RUNNERS = 6
-ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "20"))
 KINDS = ("instance", "runner", "controller", "redis", "router")
+ROUNDS = len(KINDS) * int(os.environ.get("EXESYS_ROUNDS", "4"))
 BACK_S = 10.0
 FROZEN_S = 4.0
 
