@@ -24,7 +24,7 @@ from exesys.usage import PROGRAM
 
 def backup(config: Config, given: argparse.Namespace) -> int:
     """Write a snapshot of the store to a file, whole or not at all."""
-    config = bootstrap.started(config)
+    config = home.started(config)
     path = Path(given.file)
     began = time.monotonic()
     with contextlib.closing(Source(config.redis_url, config.redis.prefix)) as source, _whole_or_not(path) as file:
@@ -60,9 +60,12 @@ def restore(config: Config, given: argparse.Namespace) -> int:
 def _restore_from_replica(config: Config, given: argparse.Namespace) -> int:
     """Bring all back from the replica, and the system up."""
     with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout):
+        runs = process.is_locked(home.lock(config))
+        if runs:
+            _check_gone(config)
         restoring.check_replica(config, given.replace)  # before anything is stopped in vain
-        if process.is_locked(home.lock(config)):
-            _end_without_redis(config)
+        if runs:
+            bootstrap.down(config)
         done = restoring.from_replica(config, given.replace)
         _tell(done)
         bootstrap.up(config)
@@ -71,13 +74,12 @@ def _restore_from_replica(config: Config, given: argparse.Namespace) -> int:
     return 0
 
 
-def _end_without_redis(config: Config) -> None:
-    """Stop a system whose Redis is gone. Raises BootError when it answers: then nothing is lost."""
+def _check_gone(config: Config) -> None:
+    """Raise BootError when the Redis of a system that runs answers: then nothing is lost."""
     with contextlib.closing(Source(config.redis_url, config.redis.prefix)) as source, contextlib.suppress(StoreAway):
         source.lineage()
         fix = f"If you mean it nevertheless, stop it first: `{PROGRAM} down`."
         raise BootError(f"ExeSys runs in {config.home}, and its Redis answers.", fix=fix)
-    bootstrap.down(config)
 
 
 def _tell(done: restoring.Restored) -> None:

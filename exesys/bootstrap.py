@@ -118,12 +118,6 @@ def status(config: Config) -> dict[str, Any]:
     }
 
 
-def started(config: Config) -> Config:
-    """Return the settings of the system that runs in this home; those that hold now when there is none."""
-    record = home.read_record(config) if process.is_locked(home.lock(config)) else None
-    return home.as_started(config, record) if record is not None else config
-
-
 def changed(config: Config) -> bool:
     """Tell whether the settings that hold now are others than those of the system that runs."""
     record = home.read_record(config)

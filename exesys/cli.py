@@ -124,7 +124,13 @@ def _join(config: Config, given: argparse.Namespace) -> int:
     wanted = {"EXESYS_BUS_ENDPOINT": given.endpoint, "EXESYS_BUS_KEY": os.path.abspath(given.key)}
     wanted |= {"EXESYS_WORKER_SLOTS": given.slots} if given.slots is not None else {}
     wanted |= {"EXESYS_WORKER_QUEUES": given.queues} if given.queues is not None else {}
-    config = environment.load({**os.environ, **wanted})
+    try:
+        config = environment.load({**os.environ, **wanted})
+    except ConfigError as error:
+        for argument in ("ENDPOINT", "KEY"):
+            variable = f"the environment variable EXESYS_BUS_{argument}"
+            error.message = error.message.replace(variable, "ENDPOINT" if argument == "ENDPOINT" else "--key")
+        raise
     return bootstrap.up(config, foreground=given.foreground, as_json=given.json)
 
 
@@ -154,7 +160,7 @@ def _address(config: Config, status: dict[str, Any], name: str, address: str) ->
 
 
 def _status(config: Config, given: argparse.Namespace) -> int:
-    from exesys import bootstrap
+    from exesys import bootstrap, home
     from exesys.following import Following
 
     _note_broken(given.broken)
@@ -173,7 +179,7 @@ def _status(config: Config, given: argparse.Namespace) -> int:
         if status["running"]:
             output.table(("program", "state", "pid"), rows)
             if any(apps.is_app(each["name"]) and each["state"] != "RUNNING" for each in status["programs"]):
-                apps.tell_failed(apps.ask_rest(bootstrap.started(config)))
+                apps.tell_failed(apps.ask_rest(home.started(config)))
         else:
             print(f"Nothing runs here. Start it with `{PROGRAM} up`.")
     states = {each["state"] for each in status["programs"]}
@@ -183,17 +189,17 @@ def _status(config: Config, given: argparse.Namespace) -> int:
 def _reload(config: Config, given: argparse.Namespace) -> int:
     import signal
 
-    from exesys import bootstrap
+    from exesys import bootstrap, home
     from exesys.process import wait_until
 
     programs = bootstrap.status(config)["programs"]
-    names = {"worker", *(worker.program for worker in bootstrap.started(config).workers)}
+    names = {"worker", *(worker.program for worker in home.started(config).workers)}
     workers = [each["pid"] for each in programs if each["name"] in names and each["pid"]]
     if not workers:
         raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
     with reach.connect(config) as client:
         before = _loads(client)
-        renewed = apps.renew(bootstrap.started(config), programs, lambda: client.snapshot("apps")["apps"])
+        renewed = apps.renew(home.started(config), programs, lambda: client.snapshot("apps")["apps"])
         for pid in workers:
             os.kill(pid, signal.SIGHUP)
         loaded = wait_until(
@@ -214,7 +220,7 @@ def _reload(config: Config, given: argparse.Namespace) -> int:
     if told["apps"]:
         print(f"Application servers: {apps.in_words(told['apps'])}.")
     output.note_broken(broken)
-    if bootstrap.changed(config):
+    if not home.started(config).joins and bootstrap.changed(config):
         output.note(f"the settings have changed since the start; `{PROGRAM} restart` takes them over.")
     return 0
 

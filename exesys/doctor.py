@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from exesys import (
     preflight,
     process,
     programs,
+    reach,
     redischecks,
     servers,
 )
@@ -68,6 +70,8 @@ def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
     started = home.as_started(config, running) if running else config
     found: list[Check] = [Check("settings", "fail", broken.message, broken.fix)] if broken else []
     for name, look in _LOOKS.items():
+        if started.joins and name in _OF_THE_ROUTER:
+            continue
         if broken and not running and name not in _WITHOUT_SETTINGS:
             continue
         try:
@@ -312,6 +316,20 @@ def _queues(config: Config, running: bool) -> Iterator[Check]:
         yield Check("queues", "ok", "No job was found that waits in a queue without a worker.")
 
 
+def _router(config: Config, running: bool) -> Iterator[Check]:
+    """Look whether the router of another host lets us in."""
+    if not (running and config.joins):
+        return
+    with contextlib.closing(reach.connect(config)) as client:
+        workers = client.snapshot("workers")["workers"]
+    ours = sum(each["host"] == socket.gethostname() for each in workers)
+    if ours:
+        yield Check("router", "ok", f"The router at {config.bus_endpoint} knows {ours} of this host's workers.")
+    else:
+        text = f"The router at {config.bus_endpoint} knows no worker of this host."
+        yield Check("router", "fail", text, "See `bin/exesys logs worker`.")
+
+
 def _upkeep(config: Config, running: bool) -> Iterator[Check]:
     if not running:
         return
@@ -395,11 +413,14 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "mongo": _mongo,
     "programs": _programs,
     "leftovers": _leftovers,
+    "router": _router,
     "functions": _functions,
     "apps": _apps,
     "queues": _queues,
     "timers": _timers,
     "upkeep": _upkeep,
 }
+# What a home that works for a router elsewhere has not.
+_OF_THE_ROUTER = ("keys", "ports", "redis", "backup", "mongo", "functions", "apps", "queues", "timers", "upkeep")
 # What stands the same whatever the settings are.
 _WITHOUT_SETTINGS = ("python", "packages", "libzmq", "home", "disk", "sockets", "programs", "leftovers")

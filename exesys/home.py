@@ -114,6 +114,12 @@ def as_started(config: Config, record: Record) -> Config:
     return configuration.parse("", None, record.environment, Path(record.root), config.home)
 
 
+def started(config: Config) -> Config:
+    """Return the settings of the system that runs in this home; those that hold now when there is none."""
+    record = read_record(config) if process.is_locked(lock(config)) else None
+    return as_started(config, record) if record is not None else config
+
+
 def tail(path: Path, lines: int) -> list[str]:
     """Return the last lines of a file, reading at most the last 256 KiB of it."""
     try:

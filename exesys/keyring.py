@@ -165,17 +165,18 @@ def identity(config: Config) -> Identity | None:
 def _read(path: Path) -> Identity:
     text = keystore.read_private(path)
     if text is None:
-        raise ConfigError(f"there is no key file {path}.", field="key", fix="Make one with `bin/exesys keys new`.")
+        fix = "Make one with `bin/exesys keys new`, where the router runs, and bring it here."
+        raise ConfigError(f"there is no key file {path}.", field="key", fix=fix)
     try:
         told = json.loads(text)
         keys = [str(told[part]).encode() for part in ("public", "secret", "server")]
     except (ValueError, KeyError, TypeError) as error:
-        fix = "Make a new one with `bin/exesys keys new`."
-        raise ConfigError(f"{path} is no key file: {error!r:.80}.", field="key", fix=fix) from error
+        fix = "Make a new one with `bin/exesys keys new`, where the router runs."
+        raise ConfigError(f"{path} is no key file, or a damaged one.", field="key", fix=fix) from error
     if any(len(key) != _KEY_CHARS for key in keys):
         raise ConfigError(f"{path} is no key file: its keys do not have {_KEY_CHARS} characters.", field="key")
     public, secret, server = keys
-    return Identity(Pair(public, secret), server)
+    return Identity(Pair(public, secret), server, str(told.get("role", "")))
 
 
 def _spelled(role: str, name: str, pair: Pair, server: bytes) -> str:

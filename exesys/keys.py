@@ -52,6 +52,8 @@ class Tokens:
         note = "this token is shown once, and kept nowhere. Send it as `Authorization: Bearer TOKEN`."
         if rotate:
             note += f" The one before holds until `{PROGRAM} keys revoke {name} --old`."
+            if given.days is None:
+                note += " The new one holds until it is revoked: --days gives it a limit."
         return Made({**entry.shown(), "token": text}, text, note)
 
     def listed(self, config: Config) -> list[dict[str, Any]]:

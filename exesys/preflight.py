@@ -72,6 +72,10 @@ def _joining(config: Config) -> Plan:
     if identity is None:
         text = f"[bus] key is set, and the bus at {config.bus_endpoint} has no keys."
         raise ConfigError(text, field="endpoint", fix="Give the router's tcp:// address, or no key.")
+    if identity.role == "client":
+        fix = "Make one there with `bin/exesys keys new bus-worker NAME`, and bring its file here."
+        text = f"{config.bus.key} is a key bus-client, with which nobody may work."
+        raise ConfigError(text, field="key", fix=fix)
     told = sockets.knock(config.bus_endpoint, identity, KNOCK_S)
     if told == sockets.REFUSED:
         fix = "Make one there with `bin/exesys keys new bus-worker NAME`, and bring its file here."

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exesys import command, output
+from exesys import command, home, output
 from exesys.config import Config
 from exesys.errors import BadCommand, Unavailable, no_job
 from exesys.usage import PROGRAM
@@ -24,6 +24,7 @@ def connect(config: Config) -> Client:
     """Return a client that the router has greeted. Raises Unavailable."""
     from exesys.bus.client import Client
 
+    config = home.started(config)
     if _is_there(config.bus_endpoint):
         client = Client(config)
         if client.wait_connected(CONNECT_S):
@@ -45,6 +46,7 @@ def reader(config: Config) -> Reader:
     """Return what reads the store."""
     from exesys.store.reader import Reader
 
+    config = home.started(config)
     return Reader(config.redis_url, config.redis.prefix)
 
 

@@ -13,10 +13,14 @@ class Pair(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What a peer needs to connect: its own keys, and the public one of whom it connects to."""
+    """What a peer needs to connect: its own keys, and the public one of whom it connects to.
+
+    `role` is what its file says of it; what counts is what the router knows.
+    """
 
     own: Pair
     server: bytes
+    role: str = ""
 
 
 class Guard(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 from exesys import codec
 from exesys.errors import ExesysError, JobError, ResultTimeout
 from exesys.states import State
+from exesys.troubles import Trouble
 
 Drive = Callable[[Callable[[], bool], float], None]
 
@@ -32,6 +33,7 @@ class Handle:
         "_waiters",
         "cmd",
         "from_",
+        "held_up",
         "job_id",
         "to",
     )
@@ -58,6 +60,7 @@ class Handle:
         self._error: ExesysError | None = None
         self._waiters: list[threading.Lock] | None = None
         self._callbacks: list[Callable[[Handle], None]] | None = None
+        self.held_up: Trouble | None = None  # why the router took it not yet, as it said last
 
     def __repr__(self) -> str:
         return f"<Handle {self.cmd} {self.job_id} {self._state.name if self._state is not None else 'sent'}>"
@@ -151,6 +154,8 @@ class Handle:
             left = -1 if until is None else max(0.0, until - time.monotonic())
             if not waiter.acquire(timeout=left) and not condition():
                 text = f"job {self.job_id} {what} within {timeout:g} s."
+                if self._state is None and self.held_up is not None:
+                    raise ResultTimeout(f"{text[:-1]}: {self.held_up.why}", fix=self.held_up.fix)
                 if self._state is None:
                     raise ResultTimeout(text, fix="The router has not answered for it: is the system up?")
                 raise ResultTimeout(text, fix="It goes on: ask again.")

@@ -172,13 +172,14 @@ class Desk:
             flight = self._flights.get(tag)
             if flight is None:
                 continue
+            trouble = troubles.named(reason) or troubles.BUSY
             if flight.patient or flight.handle.state is not None:
+                flight.handle.held_up = trouble
                 again.append(tag)  # one that was taken is only asked for again
                 continue
             self.forget(tag)
             if flight.item is not None:
                 self._workflows.pop(flight.item.flow, None)
-            trouble = troubles.named(reason) or troubles.BUSY
             error = Unavailable(trouble.why, fix=trouble.fix)
             calls += [(flight.handle, call) for call in flight.handle._fail(error)]
         self._later.append((at, again))

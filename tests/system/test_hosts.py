@@ -103,6 +103,13 @@ def test_another_host_works_over_a_slow_network_that_loses_packets(both, tell):
     assert {step["state"] for step in found} == {"data_available"}
     tell(f"another host, 20 ms and 2 % loss each way: {JOBS} jobs in {took_s:.1f} s, {there.host.lost} packets lost")
     assert there.exesys("status", "--json").returncode == 0
+    doctor = there.exesys("doctor", "--json")
+    told = {check["name"]: check["state"] for check in json.loads(doctor.stdout)}
+    assert told["router"] == "ok", doctor.stdout
+    assert "redis" not in told
+    assert doctor.returncode == 0, doctor.stdout
+    loaded = there.exesys("reload", "--json")
+    assert loaded.returncode == 0, loaded.stderr
     assert there.exesys("down").returncode == 0
     until(lambda: len(workers(system)) == 1, "the router knows that it left")
 
@@ -179,12 +186,15 @@ def test_who_is_not_let_in_and_a_router_that_is_not_there_are_told(both, tmp_pat
     other = Keyring(system.config)
     other.new("worker", "gone", stranger)
     other.revoke("worker", "gone")
+    client = tmp_path / "client.key"
+    other.new("client", "laptop", client)
     for where, shown, said in (
         (endpoint, stranger, "does not let in"),
+        (endpoint, client, "is a key bus-client, with which nobody may work"),
         (f"tcp://{there.host.near}:1", key, "No router answers"),
         (endpoint, tmp_path / "none.key", "there is no key file"),
         ("ipc:///tmp/x", key, "has no keys"),
-        ("udp://x", key, "EXESYS_BUS_ENDPOINT"),
+        ("udp://x", key, "exesys: ENDPOINT is 'udp://x'"),
     ):
         answer = there.exesys("join", where, "--key", str(shown))
         assert answer.returncode == 1, answer

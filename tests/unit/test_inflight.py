@@ -327,6 +327,18 @@ def test_a_patient_client_sends_again_what_was_busy(client: Client) -> None:
     assert handle.state is State.start
 
 
+def test_who_has_waited_long_enough_is_told_why_it_was_not_taken(client: Client) -> None:
+    handle = client.put()
+    [tag] = tags(client.say())
+    with pytest.raises(ResultTimeout, match="within 0 s") as unknown:
+        handle.accepted(0)
+    assert "is the system up" in unknown.value.fix
+    client.hear(m.Busy((tag,), "store_full", 0.5))
+    with pytest.raises(ResultTimeout, match="not acknowledged within 0 s: Redis has reached its maxmemory") as told:
+        handle.accepted(0)
+    assert "Raise maxmemory" in told.value.fix
+
+
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
