@@ -26,7 +26,7 @@ from exesys import apps, following, home, keystore, moves, preflight, process, p
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
-from exesys.proof import Proof, is_ready, prove
+from exesys.proof import Proof, is_ready, prove, why_not_ready
 from exesys.teardown import Teller
 
 SUPERVISORD_START_S = 15.0
@@ -281,7 +281,11 @@ def _await_ready(config: Config, environment: dict[str, str]) -> None:
 
     if not process.wait_until(settled, READY_S):
         late = sorted({*waiting, *names})
-        shown = "".join(home.quote(config.log / f"{name}.log") for name in late)
+        logs = late
+        if "rest" in waiting:  # what it waits for is the router, mostly
+            late = [why_not_ready(config) or "rest", *(name for name in late if name != "rest")]
+            logs = ["router", *logs]
+        shown = "".join(home.quote(config.log / f"{name}.log") for name in logs)
         raise BootError(f"Not ready in {READY_S:g} s: {', '.join(late)}.{shown}")
 
 

@@ -35,6 +35,15 @@ def is_ready(config: Config) -> bool:
         return False
 
 
+def why_not_ready(config: Config) -> str:
+    """Return what REST says of what is not there yet; "" when it does not answer."""
+    try:
+        _, told = asking.ask(config, "GET", "/readyz", timeout_s=READY_TIMEOUT_S)
+    except (OSError, asking.HTTPException):
+        return ""
+    return str(told["error"].get("message", "")) if isinstance(told, dict) and "error" in told else ""
+
+
 def prove(config: Config, queue: str) -> Proof:
     """Run one job on `queue` and tell of it. Raises BootError when it has no result."""
     job_id = f"proof-{uuid.uuid4()}"
