@@ -39,7 +39,9 @@ def chaos(config: Config, given: argparse.Namespace) -> int:
                 "seconds": round(outcome.seconds, 1),
                 "accepted": outcome.accepted,
                 "rate": round(outcome.rate, 1),
-                "account": {kind: dict(row) for kind, row in outcome.account.rows.items()},
+                "account": {
+                    kind: {column: row[column] for column in COLUMNS} for kind, row in outcome.account.rows.items()
+                },
                 "blows": [
                     {"blow": str(each.blow), "struck": each.what, "back_s": each.back_s} for each in outcome.struck
                 ],
