@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 from collections import defaultdict
+from types import FrameType
 from typing import Any
 
 from exesys import output
@@ -16,13 +17,14 @@ from exesys.chaos.drill import READY_S, Outcome, Struck, drill
 from exesys.config import Config
 
 SHOWN = 20  # faults are told one by one up to so many
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COLUMNS = ("accepted", "ended well", "ended in error, as planned", "wrong", "ran again")
 
 
 def chaos(config: Config, given: argparse.Namespace) -> int:
     """Run it. The system that these settings are of is not touched: the drill makes one of its own."""
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)  # as Ctrl-C: the private system is ended and removed
+    for signum in ENDING:
+        signal.signal(signum, _interrupt)
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
     deck = plan.deck(given.only or ())
     if not may_reset():
@@ -51,6 +53,13 @@ def chaos(config: Config, given: argparse.Namespace) -> int:
     else:
         _show(outcome, seed)
     return 0 if outcome.account.exact else 1
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End the private system and remove it, and let nothing interrupt that."""
+    for signum in ENDING:
+        signal.signal(signum, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _show(outcome: Outcome, seed: int) -> None:
