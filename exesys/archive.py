@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,6 +26,7 @@ _SUM = b"\nsha256 %s\n"
 _SUM_BYTES = len(_SUM % (b"0" * 64))
 _HEAD_BYTES = 1 << 16  # the two first lines have at most so many
 _PIECE_BYTES = 1 << 20
+_TIME = re.compile(r"[0-9T:.Z+-]{10,40}")
 
 
 class Header(NamedTuple):
@@ -97,7 +99,7 @@ def read(file: BinaryIO, name: str, keep: Callable[[bytes], Any]) -> Header:
     if file.read(_SUM_BYTES + 1) != _SUM % total.hexdigest().encode():
         raise _damaged(name)
     if first != b"%s%d" % (_MAGIC, FORM):
-        shown = first.removeprefix(_MAGIC).decode("utf-8", "backslashreplace")
+        shown = first.removeprefix(_MAGIC)[:20].decode("latin-1").encode("unicode_escape").decode()
         text = f"{name} is a backup of form {shown}, and this ExeSys reads form {FORM}."
         raise BackupError(text, fix="Restore it with the ExeSys that made it, or a newer one.")
     return _header(second, name)
@@ -107,8 +109,12 @@ def _header(line: bytes, name: str) -> Header:
     try:
         told = json.loads(line)
         header = Header(**{field: told[field] for field in Header._fields})
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(f"{name} has a header that cannot be read: {error!r}.", fix="Give another file.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        text = f"{name} has a header that cannot be read: {error!r:.100}."
+        raise BackupError(text, fix="Give another file.") from error
+    whole = type(header.format) is int and header.format >= 0
+    if not whole or not isinstance(header.prefix, str) or not _TIME.fullmatch(str(header.time)):
+        raise BackupError(f"{name} has a header that makes no sense.", fix="Give another file.")
     return header
 
 

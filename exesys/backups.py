@@ -25,7 +25,9 @@ from exesys.usage import PROGRAM
 def backup(config: Config, given: argparse.Namespace) -> int:
     """Write a snapshot of the store to a file, whole or not at all."""
     config = home.started(config)
-    path = Path(given.file)
+    path = Path(given.file).resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        raise BackupError(f"{path} is there, and is no file.", fix="Give another name.")
     began = time.monotonic()
     with contextlib.closing(Source(config.redis_url, config.redis.prefix)) as source, _whole_or_not(path) as file:
         header = _header(config, source)

@@ -313,7 +313,10 @@ def _channel(refuses: Refuses) -> type[Channel]:
         path = ""  # also before a first line was understood: waitress names it when the client has gone
 
         def parse_header(self, header_plus: bytes) -> None:
-            super().parse_header(header_plus)
+            try:
+                super().parse_header(header_plus)
+            except ValueError as error:  # of an address in the first line
+                raise ParsingError(f"{error}") from error
             one_of_two = "CONTENT_LENGTH" in self.headers if self.chunked else "TRANSFER_ENCODING" in self.headers
             if one_of_two:
                 # Where one reads a length and another chunks, the rest is taken for somebody else's request.

@@ -11,6 +11,7 @@ takes the place of the one that has been longest without a whole request.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import time
@@ -32,10 +33,26 @@ _ANY_NUMBER = 1 << 30  # for waitress, which is not to count connections
 log = logging.getLogger("http")
 
 
+_FULL = b'{"error":{"code":"unavailable","message":"all connections are taken.","field":"","fix":"Try again soon."}}\n'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_FULL), _FULL)
+)
+
+
+def _refuse(channel: Channel) -> None:
+    """Tell one that was never served why it has to go."""
+    with contextlib.suppress(OSError):  # it may be gone, or not read
+        channel.socket.recv(HEADER_BYTES)  # what is not read when a socket is closed takes the answer with it
+    with contextlib.suppress(OSError):
+        channel.socket.send(_BUSY)
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
     """A connection. Its floor knows when it comes and goes."""
 
     asked = False  # whether a whole request came since it was last settled
+    served = False  # whether any came
 
     def add_channel(self, map: Any = None) -> None:
         super().add_channel(map)
@@ -60,7 +77,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # untyped library
         super().__init__(*parts, map=floor.map, **named)
 
     def add_task(self, channel: Channel) -> None:
-        channel.asked = True
+        channel.asked = channel.served = True
         super().add_task(channel)
 
     def maintenance(self, now: float) -> None:
@@ -87,7 +104,7 @@ class Floor:
         """
         self.map: dict[int, Any] = {}  # waitress's: descriptor -> what is to be read or written
         self._most = most
-        self._count = 0
+        self._open: set[Channel] = set()
         self._told_at = float("-inf")
         self._epoll = select.epoll()
         self._waits: dict[int, int] = {}  # descriptor -> what epoll was told
@@ -117,12 +134,12 @@ class Floor:
 
     def came(self, channel: Channel) -> None:
         """Take in a connection that was just accepted."""
-        self._count += 1
+        self._open.add(channel)
         self._restless.add(channel)
 
     def left(self, channel: Channel) -> None:
         """Forget a connection whose descriptor is about to be closed."""
-        self._count -= 1
+        self._open.discard(channel)  # an end may be told twice
         self._restless.discard(channel)
         self._settled.pop(channel, None)
         self._wait_for(channel._fileno, 0)
@@ -140,7 +157,7 @@ class Floor:
             self._ask(channel)
             if settled:
                 self._settle(channel)
-        while self._count > self._most and self._settled:
+        while len(self._open) > self._most and self._settled:
             self._make_room()
         for descriptor, flags in self._epoll.poll(timeout_s):
             each = self.map.get(descriptor)
@@ -157,7 +174,10 @@ class Floor:
         self._settled[channel] = None
 
     def _make_room(self) -> None:
-        next(iter(self._settled)).handle_close()
+        channel = next(iter(self._settled))
+        if not channel.served:
+            _refuse(channel)
+        channel.handle_close()
         now = time.monotonic()
         if now >= self._told_at + TOLD_S:
             self._told_at = now

@@ -14,6 +14,7 @@ from exesys.process import wait_until
 READY_TIMEOUT_S = 2.0
 PROOF_S = 20.0
 WAIT_S = 5
+_UNDER_WAY = (0, 1, 2)
 _DATA_AVAILABLE = 3
 _ERROR = 4
 
@@ -44,6 +45,16 @@ def why_not_ready(config: Config) -> str:
     return str(told["error"].get("message", "")) if isinstance(told, dict) and "error" in told else ""
 
 
+def _all_busy(config: Config, queue: str) -> bool:
+    """Tell whether the workers of a queue are there, and have as much to run as they can."""
+    try:
+        _, told = asking.ask(config, "GET", "/workers", timeout_s=READY_TIMEOUT_S)
+        serving = [each for each in told["workers"] if queue in each["queues"]]
+        return bool(serving) and all(each["held"] >= each["slots"] for each in serving)
+    except (OSError, asking.HTTPException, KeyError, TypeError):
+        return False
+
+
 def prove(config: Config, queue: str) -> Proof:
     """Run one job on `queue` and tell of it. Raises BootError when it has no result."""
     job_id = f"proof-{uuid.uuid4()}"
@@ -54,6 +65,7 @@ def prove(config: Config, queue: str) -> Proof:
         "data": "ready?",
         "job_id": job_id,
         "queue": queue,
+        "priority": 9,  # before what waits from earlier
         "result_ttl_s": 60,
     }
     last: tuple[int, Any, float] = (0, None, 0.0)
@@ -67,7 +79,7 @@ def prove(config: Config, queue: str) -> Proof:
             code, answer = 0, str(error)
         last = (code, answer, time.monotonic() - since)
         away = code in (0, 429, 503)
-        return not away and not (isinstance(answer, dict) and answer.get("status") in (0, 1, 2))
+        return not away and not (isinstance(answer, dict) and answer.get("status") in _UNDER_WAY)
 
     wait_until(ended, PROOF_S, every_s=0.1)
     code, answer, took_s = last
@@ -77,6 +89,8 @@ def prove(config: Config, queue: str) -> Proof:
         return Proof(job_id, answer["state"], took_ms, f"one job was run: test_cmd answered in {took_ms:.0f} ms")
     if code in (401, 403, 422):
         return Proof(job_id, "", None, f"no job could be tried: {answer['error']['message']}")
+    if state in _UNDER_WAY and _all_busy(config, queue):
+        return Proof(job_id, "", None, "no job could be tried: jobs from before keep all slots busy")
     if state == _ERROR:
         raise BootError(f"The first job, test_cmd, ended in error: {answer['error']}.")
     raise BootError(

@@ -19,6 +19,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from exesys.errors import Unavailable
@@ -26,9 +27,9 @@ from exesys.store import lineage
 from exesys.store.lineage import Lineage
 from exesys.store.snapshot import Source
 
-HANDSHAKE_S = 5.0
+HANDSHAKE_S = 1.0  # for all of it: who drips keeps a place no longer
 ASK_S = 0.25
-MOST_CALLERS = 8  # at once; there is one replica
+MOST_CALLERS = 64  # at once; there is one replica
 _PIECE_BYTES = 1 << 18
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -82,10 +83,11 @@ class Relay:
 
     def _is_replica(self, caller: socket.socket) -> bool:
         """Read the two commands with which a replica begins; only the secret's holder is heard any further."""
-        if _exactly(caller, len(_PING)) != _PING:
+        until = time.monotonic() + HANDSHAKE_S
+        if _exactly(caller, len(_PING), until) != _PING:
             return False
         caller.sendall(b"+PONG\r\n")
-        return hmac.compare_digest(_exactly(caller, len(self._auth)), self._auth)
+        return hmac.compare_digest(_exactly(caller, len(self._auth), until), self._auth)
 
     def _connect(self, caller: socket.socket) -> None:
         """Wait until the master may be followed, then hand the bytes on until one side ends."""
@@ -113,11 +115,16 @@ class Relay:
                 log.info("the private Redis is followed")
 
 
-def _exactly(caller: socket.socket, length: int) -> bytes:
-    """Read so many bytes; fewer when the caller ends."""
+def _exactly(caller: socket.socket, length: int, until: float) -> bytes:
+    """Read so many bytes; fewer when the caller ends. Raises OSError when the time is over, in monotonic seconds."""
     found = bytearray()
-    while len(found) < length and (piece := caller.recv(length - len(found))):
+    while len(found) < length:
+        caller.settimeout(max(until - time.monotonic(), 0.001))
+        piece = caller.recv(length - len(found))
+        if not piece:
+            break
         found += piece
+    caller.settimeout(HANDSHAKE_S)
     return bytes(found)
 
 

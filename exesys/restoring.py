@@ -97,6 +97,8 @@ def _check_free(places: list[Path], replace: bool) -> list[Path]:
 
 
 def _reading(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise BackupError(f"{path} is no file.", fix="Give the path of a backup; a pipe cannot be read twice.")
     try:
         return path.open("rb")
     except OSError as error:

@@ -68,7 +68,10 @@ def _load(config: Config, server: servers.Server, stage: Path) -> Contents:
     with _serving(config, server, stage, from_file) as source:
         contents = source.contents()
         with contextlib.closing(_connect(config)) as connection:
-            connection.incrby(Keys(config.redis.prefix)("epoch"), EPOCHS)
+            try:
+                connection.incrby(Keys(config.redis.prefix)("epoch"), EPOCHS)
+            except redis.ResponseError as error:
+                raise BackupError(f"It holds no store of ours: {error}.", fix="Give another file.") from error
             if from_file:
                 _keep_as_commands(connection)
     snapshot.unlink(missing_ok=True)
@@ -142,10 +145,11 @@ def _keep_as_commands(connection: redis.Redis) -> None:
 
     def written() -> bool:
         told = connection.info("persistence")
-        busy = told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"]
-        if not busy and told["aof_last_bgrewrite_status"] != "ok":
+        if told["aof_rewrite_in_progress"]:
+            return False
+        if told["aof_last_bgrewrite_status"] != "ok":  # another try may be scheduled, and would end as this one
             raise BackupError("The server could not write the data.", fix="Is there room on the disk?")
-        return not busy
+        return not told["aof_rewrite_scheduled"]
 
     _await(written, LOAD_S, "writes the data")
 

@@ -22,13 +22,22 @@ class Run(NamedTuple):
     token: str
     ended_s: float | None = None
 
+    @property
+    def began_s(self) -> float:
+        """When it began: the token says that, behind the pid."""
+        return int(self.token.partition(".")[2] or 0) / 1e9
+
 
 class Record(NamedTuple):
-    """A step as Redis has it. `body` is the value, or the error's type, message and traceback."""
+    """A step as Redis has it. `body` is the value, or the error's type, message and traceback.
+
+    `expires`: whether Redis is to forget it at some time.
+    """
 
     state: str
     attempt: int
     body: Any
+    expires: bool = True
 
 
 class Life(NamedTuple):
@@ -91,7 +100,7 @@ class Account:
             return f"it stands in {' and '.join(record.state for record in found)}"
         if found[0].state not in (WELL, FAILED):
             return f"it has not ended: it stands in {found[0].state}"
-        return ""
+        return "" if found[0].expires else "its record never expires"
 
     @staticmethod
     def _runs(step: Step, record: Record, runs: Sequence[Run]) -> str:
@@ -126,7 +135,7 @@ class Account:
         for run in runs:
             if run.ended_s is None or run.token == kept:
                 continue
-            if not any(since <= run.ended_s <= until for since, until in self.costly):
+            if not self._costly(run.ended_s):
                 return f"attempt {run.attempt} came to its end, its worker lived on, and it ran again"
         return ""
 
@@ -136,6 +145,26 @@ class Account:
         if sorted(record.body["given"]) != gave:
             return f"it was fed by the runs {record.body['given']}, and its feeders' results are of {gave}"
         return ""
+
+    def keys(self, steps: Iterable[Step], runs: Mapping[str, Sequence[Run]]) -> None:
+        """Account for keys: two steps of one key did not run at once, but where a worker was not heard."""
+        by_key: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+        for step in steps:
+            for run in runs.get(step.mark, ()) if step.key else ():
+                if run.ended_s is not None:
+                    by_key[step.key].append((run.began_s, run.ended_s, step.ref))
+        for key, found in by_key.items():
+            for before, after in itertools.pairwise(sorted(found)):
+                if after[0] < before[1] and not self._costly(after[0]):
+                    self.faults.append(f"two steps of the key {key} ran at once: {before[2]} and {after[2]}.")
+
+    def _costly(self, at_s: float) -> bool:
+        return any(since <= at_s <= until for since, until in self.costly)
+
+    def ticked(self, name: str, count: int, due: float, slack: float) -> None:
+        """Account for how often a timer ticked, with `slack` for clocks that were set."""
+        if abs(count - due) > 0.02 * due + 5 + slack:
+            self.faults.append(f"the timer {name} ticked {count} times, and {due:.0f} ticks were due.")
 
     def ticks(self, records: Mapping[str, Sequence[Record]], runs: Mapping[str, Sequence[Run]], number: int) -> None:
         """Account for the jobs of timers; each gives `number`."""

@@ -13,7 +13,7 @@ from exesys.chaos import going
 from exesys.chaos.account import Account, Record, read_lives, read_runs
 from exesys.chaos.functions import chaos_work
 from exesys.chaos.load import BusSender, RestSender, Sender
-from exesys.chaos.plan import Blow, Deck, blows
+from exesys.chaos.plan import Blow, Deck, Step, blows
 from exesys.chaos.rig import Rig
 from exesys.process import wait_until
 from exesys.states import State
@@ -22,6 +22,7 @@ PAUSE_S = (0.5, 4.0)
 READY_S = 90.0
 END_S = 120.0
 BEFORE_S, LEASE_S = 5.0, 3.0  # a result may be lost by a blow that falls so long after, or before
+CLOCK_S = 5.0  # so long a timer may stand still, or run ahead, when the clock was set
 DELAYED_S = 10.0  # longer than any delay
 CHUNK = 500
 PROOF = "proof-"
@@ -83,7 +84,7 @@ def drill(
             RestSender("rest", rig, seed, rate * 0.4),
         ]
         runners = going.Runners(rig)
-        going.start_timers(rig)
+        timed_from = going.start_timers(rig)
         since = time.monotonic()
         hands = [*senders, runners]
         for hand in hands:
@@ -93,6 +94,7 @@ def drill(
             hand.halt.set()
         sent_s = time.monotonic() - since
         tell("no more is sent; what is under way ends")
+        timed_s = time.monotonic() - timed_from
         going.stop_timers(rig)
         _settle(rig)
         for hand in hands:
@@ -103,7 +105,11 @@ def drill(
                 account.wrong(f"the thread {hand.name} has not ended")
         if not _settle(rig):
             account.wrong(f"jobs were still under way {END_S:g} s after the last was sent")
-        _count(rig, senders, runners, account)
+        ticks = _count(rig, senders, runners, account)
+        slack = sum(each.blow.kind.startswith("clock") for each in struck)
+        for name, every_s in going.TIMERS.items():
+            count = sum(ref.partition(":")[2].startswith(f"{name}.") for ref in ticks)
+            account.ticked(name, count, timed_s / every_s, slack * CLOCK_S / every_s)
         for text in rig.tracebacks():
             account.wrong(f"a traceback in a log: {text}")
         rig.down()
@@ -160,26 +166,33 @@ def _settle(rig: Rig) -> bool:
         rig.clock.set(0)
 
 
-def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account: Account) -> None:
-    """Compare what was accepted with what Redis holds and what ran."""
+def _count(rig: Rig, senders: Sequence[Sender], runners: going.Runners, account: Account) -> list[str]:
+    """Compare what was accepted with what Redis holds and what ran; return the refs of timers' jobs."""
     runs = read_runs((rig.home / chaos_work.RUNS).read_text().splitlines())
     refs: set[str] = set()
     failing: set[str] = set()
+    keyed: list[Step] = []
     for sender in senders:
         for start in range(0, len(sender.orders), CHUNK):
             steps = [step for order in sender.orders[start : start + CHUNK] for step in order.steps]
             refs.update(step.ref for step in steps)
             failing.update(step.ref for step in steps if step.number is None)
+            keyed += [step for step in steps if step.key]
             account.steps(steps, _records(rig, [step.ref for step in steps]), runs, sender.heard)
+    account.keys(keyed, runs)
     ticks = _keys_left(rig, refs, account)
     for start in range(0, len(ticks), CHUNK):
         account.ticks(_records(rig, ticks[start : start + CHUNK]), runs, 2 * going.TICK["number"])
     with rig.redis() as connection:
         dead = {ref.decode() for ref in connection.zrange(rig.keys("dead"), 0, -1)}
+        mended = [kind.decode() for kind in connection.hkeys(rig.keys("mended")) if not kind.endswith(b":at")]
     account.left("dead letters that did not fail", sorted(dead - failing))
+    account.left("steps that failed and are no dead letters", sorted(failing - dead))
+    account.left("kinds of what upkeep had to mend", sorted(mended))
     for uuid, stopped_s in runners.stopped.items():
         path = rig.home / chaos_work.LIVES / uuid
         account.lives(uuid, read_lives(path.read_text().splitlines()) if path.exists() else [], stopped_s)
+    return ticks
 
 
 def _records(rig: Rig, refs: Sequence[str]) -> dict[str, list[Record]]:
@@ -189,14 +202,21 @@ def _records(rig: Rig, refs: Sequence[str]) -> dict[str, list[Record]]:
         for ref in refs:
             for state in State:
                 pipeline.hgetall(rig.keys("record", ref, state.name))
+                pipeline.ttl(rig.keys("record", ref, state.name))
         replies = iter(pipeline.execute())
-    return {ref: [_record(state.name, fields) for state in State if (fields := next(replies))] for ref in refs}
+    found: dict[str, list[Record]] = {ref: [] for ref in refs}
+    for ref in refs:
+        for state in State:
+            fields, ttl_s = next(replies), next(replies)
+            if fields:
+                found[ref].append(_record(state.name, fields, ttl_s))
+    return found
 
 
-def _record(state: str, fields: dict[bytes, bytes]) -> Record:
+def _record(state: str, fields: dict[bytes, bytes], ttl_s: int) -> Record:
     packed = fields.get(b"result") or fields.get(b"error")
     body: Any = codec.unpack(packed) if packed else None
-    return Record(state, int(fields.get(b"attempt", 0)), body["EOJ"] if b"result" in fields else body)
+    return Record(state, int(fields.get(b"attempt", 0)), body["EOJ"] if b"result" in fields else body, ttl_s > 0)
 
 
 def _keys_left(rig: Rig, refs: set[str], account: Account) -> list[str]:

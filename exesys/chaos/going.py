@@ -66,11 +66,12 @@ class Runners(Hand):
             return "not known"
 
 
-def start_timers(rig: Rig) -> None:
-    """Add the timers. Raises Unavailable."""
+def start_timers(rig: Rig) -> float:
+    """Add the timers; return when, in monotonic seconds. Raises Unavailable."""
     for name, every_s in TIMERS.items():
         timer = {"name": name, "cmd": MARKED, "data": TICK, "every_s": every_s, "misfire": "all"}
         _ask(rig, "POST", "/timers", timer)
+    return time.monotonic()
 
 
 def stop_timers(rig: Rig) -> None:

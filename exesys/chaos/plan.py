@@ -30,7 +30,8 @@ class Step(NamedTuple):
     """What shall become of one accepted command.
 
     `number` is what its result holds; None: it shall end in error.
-    `feeders` are the refs whose results it gets.
+    `feeders` are the refs whose results it gets; of one `key` one step runs
+    at a time.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Step(NamedTuple):
     to: str
     number: int | None
     feeders: tuple[str, ...] = ()
+    key: str = ""
 
     @property
     def mark(self) -> str:
@@ -96,7 +98,8 @@ def orders(seed: int, sender: str) -> Iterator[Order]:
             options["key"] = f"k{dice.randrange(5)}"
         command = {"from": sender, "cmd": MARKED, "data": data, "job_id": job_id, **options}
         value = None if kind == "failing" else 2 * number
-        yield Order(job_id, False, [command], [Step(kind, f"{sender}:{job_id}", sender, "end_job", value)])
+        step = Step(kind, f"{sender}:{job_id}", sender, "end_job", value, key=options.get("key", ""))
+        yield Order(job_id, False, [command], [step])
 
 
 def _workflow(dice: random.Random, job_id: str) -> Order:

@@ -81,6 +81,7 @@ FAULTS: list[tuple[str, list[Record], dict[str, Any]]] = [
     ("is nowhere", [], {}),
     ("stands in start and error", [Record("start", 0, None), Record("error", 1, {})], {}),
     ("has not ended", [Record("processing", 2, None)], {}),
+    ("never expires", [Record("data_available", 2, VALUE, expires=False)], {}),
     ("ended in error", [Record("error", 2, {"message": "no"})], {}),
     ("7, and 8 is right", [Record("data_available", 2, {**VALUE, "number": 7})], {}),
     ("of no run", [Record("data_available", 2, {**VALUE, "token": "late"})], {}),
@@ -138,6 +139,26 @@ def test_lives_of_a_runner(lives: list[Life], stopped_s: float | None, told: str
     account.lives("r1", lives, stopped_s)
     assert account.exact is (told == "")
     assert all(told in fault for fault in account.faults)
+
+
+def test_two_steps_of_a_key_do_not_run_at_once() -> None:
+    steps = [STEP._replace(ref=f"bus:{n}", kind="keyed", key="k") for n in (1, 2)]
+    for began_s, costly, faults in ((2.5, [], 0), (1.5, [], 1), (1.5, [(1.0, 2.0)], 0)):
+        account = Account()
+        account.costly = costly
+        runs = {
+            steps[0].mark: [Run(1, "7.1000000000", 2.0)],
+            steps[1].mark: [Run(1, f"8.{int(began_s * 1e9)}", 3.0)],
+        }
+        account.keys(steps, runs)
+        assert len(account.faults) == faults, (began_s, costly)
+
+
+@pytest.mark.parametrize(("count", "slack", "faults"), [(100, 0, 0), (93, 0, 0), (60, 0, 1), (60, 40, 0), (180, 0, 1)])
+def test_timers_tick_as_often_as_is_due(count: int, slack: float, faults: int) -> None:
+    account = Account()
+    account.ticked("fast", count, 100.0, slack)
+    assert len(account.faults) == faults
 
 
 def test_what_is_left_is_told() -> None:

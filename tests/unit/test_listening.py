@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -74,10 +75,12 @@ def get(client: http.client.HTTPConnection, path: str = "/well") -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Tell whether the other side has closed, without waiting for it."""
+    """Tell whether the other side has closed, without waiting for it; it says why."""
     connection.setblocking(False)
     try:
-        return connection.recv(1) == b""
+        while told := connection.recv(1000):
+            assert told.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        return True
     except BlockingIOError:
         return False
     except ConnectionResetError:
@@ -119,6 +122,26 @@ def test_half_requests_make_room_for_whole_ones(site: Site) -> None:
         assert is_closed(lazy[0]), "it was there longest"
 
 
+def test_connections_that_break_lift_no_limit(site: Site) -> None:
+    """epoll tells of an end and of what there is to read at once, so waitress closes twice."""
+    for _ in range(3 * MOST):
+        with site.connect() as broken:
+            broken.sendall(HALF)
+            broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(site.connect()) for _ in range(2 * MOST)]
+        assert count_closed(idle, MOST) == MOST
+
+
+def test_an_address_that_is_none_is_answered() -> None:
+    site = Site(_channel(lambda headers: None))
+    with site.connect() as odd:
+        odd.sendall(b"GET http://[/x HTTP/1.1\r\n\r\n")
+        said = odd.recv(1000)
+    site.end()
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
 def test_who_sends_a_byte_now_and_then_keeps_no_place(site: Site) -> None:
     with contextlib.ExitStack() as stack:
         dripping = [stack.enter_context(site.connect()) for _ in range(MOST)]
@@ -149,7 +172,11 @@ def test_a_request_under_way_is_never_closed_for_another(site: Site) -> None:
         for each in waiting:
             each.sendall(HALF + b"\r\n")
         late = stack.enter_context(site.connect())
-        assert count_closed([late], 1) == 1, "there is no place for it"
+        late.sendall(HALF + b"\r\n")
+        told = late.recv(1000)
+        assert told.startswith(b"HTTP/1.1 503 "), "there is no place for it"
+        assert b"\r\nRetry-After: 1\r\n" in told
+        assert b'"code":"unavailable"' in told
         site.going_on.set()
         for each in waiting:
             each.settimeout(WITHIN_S)
