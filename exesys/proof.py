@@ -79,7 +79,8 @@ def prove(config: Config, queue: str) -> Proof:
             code, answer = 0, str(error)
         last = (code, answer, time.monotonic() - since)
         away = code in (0, 429, 503)
-        return not away and not (isinstance(answer, dict) and answer.get("status") in _UNDER_WAY)
+        waits = isinstance(answer, dict) and answer.get("status") in _UNDER_WAY
+        return not away and not (waits and not _all_busy(config, queue))
 
     wait_until(ended, PROOF_S, every_s=0.1)
     code, answer, took_s = last

@@ -338,3 +338,21 @@ def test_a_redis_that_hands_out_no_snapshot_says_so(make, server_of):
         assert not (system.root / "b1").exists()
     finally:
         server.client.acl_deluser("plain")
+
+
+def test_a_restore_on_a_full_disk_says_so_at_once(backup, make):
+    """The snapshot still fits, and what the server makes of it does not."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    elsewhere = make(start=False, redis_server=valkey_path())
+    data = elsewhere.home / "data"
+    data.mkdir(parents=True, mode=0o700)
+    size = (os.path.getsize(backup.path) // 4096 + 2) * 4096
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", str(data)], check=True)
+    try:
+        said = elsewhere.exesys("restore", str(backup.path), within_s=60)
+        assert said.code == 1, said
+        assert "Is there room on the disk?" in said.err
+        assert [path.name for path in data.rglob("*") if path.is_file()] == []
+    finally:
+        subprocess.run(["umount", str(data)], check=True)

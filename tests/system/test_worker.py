@@ -442,3 +442,17 @@ def test_a_late_result_is_dropped(make):
     until(system.ready, "the first worker began anew")
     assert len(marks.read_text().splitlines()) == 2
     assert system.results([f"client:{handle.job_id}"]) == [2]
+
+
+def test_a_system_with_a_backlog_starts_although_nothing_can_be_tried(make):
+    """The first job of a start waits behind those that were accepted before; that ends nothing."""
+    system = make(worker_slots=1, worker_grace_s=1)
+    with system.client() as client:
+        handles = client.submit_many("sleep", [60, 60, 60])
+        for handle in handles:
+            handle.accepted(20)
+    until(lambda: system.get("/workers").body["workers"][0]["held"], "one runs")
+    system.down()
+    said = system.up()
+    assert "no job could be tried: jobs from before keep all slots busy" in said.out
+    assert system.ready()
