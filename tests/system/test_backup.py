@@ -106,7 +106,10 @@ def test_a_backup_that_cannot_be_written_leaves_what_was_there(system, backup):
     (system.root / "here").mkdir()
     said = system.exesys("backup", "here")
     assert said.code == 1
-    assert "here cannot be written" in said.err
+    assert "here is there, and is no file" in said.err
+    os.mkfifo(system.root / "pipe")
+    assert system.exesys("backup", "pipe").code == 1
+    assert (system.root / "pipe").is_fifo()
     assert [each.name for each in system.root.iterdir() if each.name.startswith(".")] == []
     before = backup.path.read_bytes()
     said = system.exesys("backup", "b1", environ={"EXESYS_REDIS_PREFIX": "{s07}"})
