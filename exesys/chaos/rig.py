@@ -27,10 +27,12 @@ from exesys.store.keys import Keys
 UP_S = 120.0
 SHORT_CHARS = 40  # what a directory may have for the names of unix sockets in it to fit
 HOUSE = Path(exesys.__file__).resolve().parent
-# Half the usual lease, two workers and two controllers; no attempt is the last that may crash.
+# Half the usual lease, two workers and two controllers, upkeep that looks often and is to find nothing; no attempt is
+# the last that may crash.
 SETTINGS = {
     "EXESYS_BUS_HEARTBEAT_S": "0.5",
     "EXESYS_CONTROLLER_PROCESSES": "2",
+    "EXESYS_CONTROLLER_WALK_S": "10",
     "EXESYS_LIMITS_MAX_CRASHES": "1000",
     "EXESYS_LIMITS_MAX_LOSSES": "1000",
     "EXESYS_RUNNER_MAX_FAILURES": "1000000",
