@@ -6,8 +6,6 @@ import signal
 import pytest
 from harness import until
 
-pytestmark = pytest.mark.alone
-
 WAITING = 40
 ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "2"))
 

@@ -12,8 +12,6 @@ import pytest
 from harness import until
 from test_faults import HEARTBEAT_S, KINDS, RECOVERY_S, ROUNDS, mend, nothing_under_way, runs_of, strike
 
-pytestmark = pytest.mark.alone
-
 WORKFLOWS = 200
 BEFORE = 40
 SHAPES = {

@@ -22,8 +22,6 @@ import pytest
 import redis
 from harness import until
 
-pytestmark = pytest.mark.alone
-
 LIVES = 20
 LONG = _feed_files.MAX_LINE_BYTES
 

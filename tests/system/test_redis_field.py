@@ -15,8 +15,6 @@ from exesys import redischecks
 from exesys.errors import BootError
 from exesys.troubles import BY_REASON
 
-pytestmark = pytest.mark.alone
-
 PASSWORD = "s3cr3t-of-jobs"  # one of a test
 OTHER = "s3cr3t-of-functions"
 RECOVERY_S = 60

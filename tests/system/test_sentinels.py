@@ -17,8 +17,6 @@ from exesys import codec
 from exesys.store import dial
 from exesys.troubles import BY_REASON
 
-pytestmark = pytest.mark.alone
-
 PASSWORD = "s3cr3t-of-jobs"
 OTHER = "s3cr3t-of-sentinels"
 SERVICE = "main"
