@@ -127,9 +127,12 @@ def _join(config: Config, given: argparse.Namespace) -> int:
     try:
         config = environment.load({**os.environ, **wanted})
     except ConfigError as error:
-        for argument in ("ENDPOINT", "KEY"):
-            variable = f"the environment variable EXESYS_BUS_{argument}"
-            error.message = error.message.replace(variable, "ENDPOINT" if argument == "ENDPOINT" else "--key")
+        for argument, variable in (
+            ("ENDPOINT", "BUS_ENDPOINT"),
+            ("--slots", "WORKER_SLOTS"),
+            ("--queues", "WORKER_QUEUES"),
+        ):
+            error.message = error.message.replace(f"the environment variable EXESYS_{variable}", argument)
         raise
     return bootstrap.up(config, foreground=given.foreground, as_json=given.json)
 

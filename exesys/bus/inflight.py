@@ -168,11 +168,11 @@ class Desk:
     def _busy(self, tags: Iterable[int], reason: str, at: float) -> list[tuple[Handle, Callable[[Handle], None]]]:
         calls = []
         again = []
+        trouble = troubles.named(reason) or troubles.BUSY
         for tag in tags:
             flight = self._flights.get(tag)
             if flight is None:
                 continue
-            trouble = troubles.named(reason) or troubles.BUSY
             if flight.patient or flight.handle.state is not None:
                 flight.handle.held_up = trouble
                 again.append(tag)  # one that was taken is only asked for again

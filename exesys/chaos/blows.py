@@ -80,7 +80,7 @@ class Striker:
     def _freeze(self, blow: Blow) -> str:
         pids = self._targets(blow)
         with _frozen(pids):
-            time.sleep(blow.lasts_s)
+            time.sleep(blow.lasts_s)  # the blow itself: so long they stand still
         return f"pids {pids} for {blow.lasts_s:g} s" if pids else ""
 
     def _slow_redis(self, blow: Blow) -> str:
@@ -88,8 +88,8 @@ class Striker:
         deadline = time.monotonic() + blow.lasts_s
         while time.monotonic() < deadline:
             with _frozen(pids):
-                time.sleep(SLOW_S)
-            time.sleep(BREATH_S)
+                time.sleep(SLOW_S)  # it stands still
+            time.sleep(BREATH_S)  # and goes on
         return f"pids {pids} for {blow.lasts_s:g} s"
 
     def _restart_redis(self, blow: Blow) -> str:
@@ -108,7 +108,7 @@ class Striker:
         full_bytes = file.stat().st_size
         resource.prlimit(pids[0], resource.RLIMIT_FSIZE, (full_bytes, hard))
         try:
-            time.sleep(blow.lasts_s)
+            time.sleep(blow.lasts_s)  # the blow itself: so long the disk is full
         finally:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pids[0], resource.RLIMIT_FSIZE, (soft, hard))
@@ -141,13 +141,13 @@ class Striker:
                     late = m.Report(ref, attempt - 1, m.Outcome.done, LATE, "", 0, 0)
                     sockets.send(push, wire.encode(m.Result(NOBODY, (late,))))
                     sent.add((ref, attempt))
-                time.sleep(LATE_EVERY_S)
+                time.sleep(LATE_EVERY_S)  # a pace; the loop is bounded by the blow
         return f"{len(sent)} for {blow.lasts_s:g} s" if sent else ""
 
     def _set_clock(self, blow: Blow, off_s: float) -> str:
         self._rig.clock.set(off_s)
         try:
-            time.sleep(blow.lasts_s)
+            time.sleep(blow.lasts_s)  # the blow itself: so long the clock is wrong
         finally:
             self._rig.clock.set(0)
         return f"by {off_s:+g} s for {blow.lasts_s:g} s"

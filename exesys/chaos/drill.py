@@ -96,7 +96,7 @@ def drill(
         tell("no more is sent; what is under way ends")
         timed_s = time.monotonic() - timed_from
         going.stop_timers(rig)
-        _settle(rig)
+        _settle(rig)  # the hands wait for what they sent
         for hand in hands:
             hand.join(2 * END_S)
             for text in hand.wrong:
@@ -130,9 +130,9 @@ def _strike(
     for blow in blows(seed, deck, PAUSE_S):
         left_s = deadline - time.monotonic()
         if left_s <= blow.after_s:
-            time.sleep(max(left_s, 0))
+            time.sleep(max(left_s, 0))  # the load goes on for the time that was asked for
             return struck
-        time.sleep(blow.after_s)
+        time.sleep(blow.after_s)  # the pause of the plan
         since = time.monotonic()
         what = striker.strike(blow)
         if blow.costs_results:

@@ -47,4 +47,4 @@ def patiently(do: Callable[[], Any]) -> None:
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(TURN_S)
+        time.sleep(TURN_S)  # between two tries; they are bounded by the deadline

@@ -6,7 +6,6 @@ a blow. What is on its way is bounded, so nothing piles up.
 
 from __future__ import annotations
 
-import itertools
 import time
 from abc import abstractmethod
 from collections import Counter, deque
@@ -16,13 +15,13 @@ from exesys import asking
 from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.bus.jobhandle import JobHandle
-from exesys.chaos.hands import PATIENCE_S, Hand
+from exesys.chaos.hands import PATIENCE_S, TURN_S, Hand, patiently
 from exesys.chaos.plan import Order, orders
 from exesys.chaos.rig import Rig
-from exesys.errors import ExesysError, JobError, Unavailable
+from exesys.errors import ExesysError, JobError, StateError, Unavailable
+from exesys.process import wait_until
 
 BURST_S = 0.25  # what is due is sent in bursts, so that jobs wait and run when a blow falls
-TURN_S = 0.05
 MOST_UNDER_WAY = 4000  # commands of one sender, accepted or not, that have not ended
 PER_ARRAY = 50
 REST_S = 10.0
@@ -129,9 +128,7 @@ class BusSender(Sender):
 
     def settle(self) -> None:
         """Wait for every end."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.under_way() and time.monotonic() < deadline:
-            time.sleep(TURN_S)
+        wait_until(lambda: not self.under_way(), PATIENCE_S, TURN_S)
         for order, _ in self._sent:
             self.orders.append(order)
         self.client.close()
@@ -155,19 +152,21 @@ class RestSender(Sender):
         return 0
 
     def _post(self, commands: list[dict[str, Any]], headers: dict[str, str]) -> None:
-        for tried in itertools.count():
-            # What was sent once may have been accepted: it is sent again until that is known.
-            try:
-                status, answer = asking.ask(self.rig.config, "POST", "/sys_cmd", commands, REST_S, headers)
-            except (OSError, asking.HTTPException) as error:
-                self.answers[type(error).__name__] += 1
-            else:
-                self.answers[str(status)] += 1
-                refused = [item["error"] for item in answer if "state" not in item] if status in (200, 202) else []
-                if status in (200, 202) and not refused:
-                    return
-                if status not in (429, 503) and not all(error["code"] == "unavailable" for error in refused):
-                    raise Unavailable(f"REST answered {status}: {answer!r:.300}")
-            if tried * 0.1 > PATIENCE_S:
-                raise Unavailable("REST has not taken an array for a long time")
-            time.sleep(0.1)
+        # What was sent once may have been accepted: it is sent again until that is known.
+        patiently(lambda: self._post_once(commands, headers))
+
+    def _post_once(self, commands: list[dict[str, Any]], headers: dict[str, str]) -> None:
+        try:
+            status, answer = asking.ask(self.rig.config, "POST", "/sys_cmd", commands, REST_S, headers)
+        except (OSError, asking.HTTPException) as error:
+            self.answers[type(error).__name__] += 1
+            raise Unavailable(f"REST does not answer: {error}") from error
+        self.answers[str(status)] += 1
+        taken = status in (200, 202)
+        refused = [item["error"]["code"] for item in answer if "state" not in item] if taken else []
+        if taken and not refused:
+            return
+        text = f"REST answered {status}: {answer!r:.300}"
+        if status in (429, 503) or (taken and set(refused) == {"unavailable"}):
+            raise Unavailable(text)
+        raise StateError(text)

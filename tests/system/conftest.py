@@ -1,9 +1,11 @@
 """Systems for the tests of this directory."""
 
 import os
+import shutil
 
 import netns
 import pytest
+import redises
 from harness import FORKS, System, missing_services, mongo_path, valkey_path
 
 _SYSTEMS = pytest.StashKey[list[System]]()
@@ -80,6 +82,13 @@ def make_module(services, pytestconfig):
 @pytest.fixture(scope="session")
 def make_session(services, pytestconfig):
     yield from _systems(pytestconfig)
+
+
+@pytest.fixture(scope="module")
+def field(services):
+    """Redis servers of a test's own, as they are in the field."""
+    with redises.Field(valkey_path() or shutil.which("redis-server")) as field:
+        yield field
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ to be stored names a function that there is not, and settings are spoilt beyond 
 import json
 import random
 import typing
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -20,19 +21,19 @@ KINDS = (
     *(m.Stop, m.Mend, m.Sync, m.Drain, m.Bye),
 )
 NUMBERS = [0, -1, 1, 255, 1 << 31, -(1 << 31), 1 << 53, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]
-FLOATS = [0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf")]
+FLOATS = [0.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf")]
 TEXTS = ["", "a", "client", "a:b", "x" * 2000, "é☂😀", "\0", "exesys", "run", "{}", "*", "../..", "0" * 16, "\ud7ff"]
 WORDS = ["queue", "timer", "merge", "put", "remove", "cancel", "restart", "functions", "no_such", "end_job"]
 MOST_CONTINUED = 4 << 10
 
 
-def anything(dice: random.Random, depth: int = 0) -> Any:
-    """Make any value that msgpack can carry."""
+def anything(dice: random.Random, depth: int = 0, texts: Sequence[str] = TEXTS) -> Any:
+    """Make any value that msgpack can carry, with some of these texts."""
     kind = dice.randrange(10 if depth < 4 else 7)
     if kind == 7:
-        return [anything(dice, depth + 1) for _ in range(dice.randrange(4))]
+        return [anything(dice, depth + 1, texts) for _ in range(dice.randrange(4))]
     if kind == 8:
-        return {dice.choice(TEXTS): anything(dice, depth + 1) for _ in range(dice.randrange(4))}
+        return {dice.choice(texts): anything(dice, depth + 1, texts) for _ in range(dice.randrange(4))}
     if kind == 9:
         return msgpack.ExtType(dice.randrange(128), dice.randbytes(dice.choice([0, 1, 4, 8, 12, 16])))
     return [
@@ -40,7 +41,7 @@ def anything(dice: random.Random, depth: int = 0) -> Any:
         dice.random() < 0.5,
         dice.choice(NUMBERS),
         dice.choice(FLOATS),
-        dice.choice(TEXTS),
+        dice.choice(texts),
         dice.randbytes(dice.choice([0, 1, 100])),
         {},
     ][kind]

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 import zmq
 from harness import rss_bytes, until
+from hostile import anything as any_value
 
 from exesys.bus import messages as m
 from exesys.bus import wire
@@ -20,7 +21,6 @@ from exesys.errors import ProtocolError
 FRAMES = 8000
 MOST_GROWTH_BYTES = 20 << 20
 MOST_HELD_UP_S = 2.0
-NUMBERS = [0, -1, 1, 255, 1 << 31, -(1 << 31), 1 << 53, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]
 TEXTS = ["", "a", "client", "worker", "a:b", "x" * 5000, "é☂😀", "\0", "exesys", "run", "{}", "*", "../..", "0" * 16]
 
 
@@ -89,24 +89,8 @@ def figures(system):
 # --- what is sent -----------------------------------------------------------------------
 
 
-def anything(dice, depth=0):
-    """Make any value that msgpack can carry."""
-    kind = dice.randrange(10 if depth < 4 else 7)
-    if kind == 7:
-        return [anything(dice, depth + 1) for _ in range(dice.randrange(4))]
-    if kind == 8:
-        return {dice.choice(TEXTS): anything(dice, depth + 1) for _ in range(dice.randrange(4))}
-    if kind == 9:
-        return msgpack.ExtType(dice.randrange(128), dice.randbytes(dice.choice([0, 1, 4, 8, 12, 16])))
-    return [
-        None,
-        dice.choice([True, False]),
-        dice.choice(NUMBERS),
-        dice.choice([0.5, float("nan"), float("inf"), -1e308]),
-        dice.choice(TEXTS),
-        dice.randbytes(dice.choice([0, 1, 100])),
-        {},
-    ][kind]
+def anything(dice):
+    return any_value(dice, texts=TEXTS)
 
 
 def templates(session):

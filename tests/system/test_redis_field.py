@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redises
-from harness import CHECKOUT, System, until, valkey_path
+from harness import CHECKOUT, System, until
 
 from exesys import redischecks
 from exesys.errors import BootError
@@ -18,12 +18,6 @@ from exesys.troubles import BY_REASON
 PASSWORD = "s3cr3t-of-jobs"  # one of a test
 OTHER = "s3cr3t-of-functions"
 RECOVERY_S = 60
-
-
-@pytest.fixture(scope="module")
-def field(services):
-    with redises.Field(valkey_path() or shutil.which("redis-server")) as field:
-        yield field
 
 
 def acl_lines():

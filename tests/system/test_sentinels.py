@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import shutil
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ from collections import Counter
 import pytest
 import redis
 import redises
-from harness import System, until, valkey_path
+from harness import System, until
 
 from exesys import codec
 from exesys.store import dial
@@ -21,12 +20,6 @@ PASSWORD = "s3cr3t-of-jobs"
 OTHER = "s3cr3t-of-sentinels"
 SERVICE = "main"
 RECOVERY_S = 60
-
-
-@pytest.fixture(scope="module")
-def field(services):
-    with redises.Field(valkey_path() or shutil.which("redis-server")) as field:
-        yield field
 
 
 class Watched:
