@@ -118,11 +118,14 @@ def test_values_that_json_lacks_come_as_text(shared):
 
 
 def flow(system, job_id, *steps, wait=20):
-    """Send a workflow of (from, to, cmd, data), wait for its end, and return the job."""
+    """Send a workflow of (from, to, cmd, data), wait for its end, and return the job.
+
+    The answer comes when the steps sent have ended; what they added may go on.
+    """
     commands = [{"job_id": job_id, "from": from_, "to": to, "cmd": cmd, "data": data} for from_, to, cmd, data in steps]
     answer = system.post(commands, wait=wait, headers={"Operation": "workflow"})
     assert answer.status in (200, 202), answer
-    return system.get(f"/jobs/{job_id}").body
+    return until(lambda: (job := system.get(f"/jobs/{job_id}").body)["status"] >= 3 and job, "the job ended")
 
 
 def states(job):
