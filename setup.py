@@ -24,6 +24,7 @@ EXTRAS = {
     "trial": ["SecantusDB"],
     "test": ["pytest", "hypothesis", "coverage", "SecantusDB"],
     "dev": ["ruff", "mypy"],
+    "docs": ["sphinx>=8.1", "furo", "myst-parser>=4"],
 }
 HERE = os.path.dirname(os.path.abspath(__file__))
 

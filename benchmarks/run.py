@@ -39,7 +39,7 @@ DELAYED_JOBS = 1_000_000
 MEMORY_JOBS = 100_000
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/exesys bench",
         description=__doc__,
@@ -80,7 +80,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 3 when a target is not reached")
-    return parser.parse_args(given)
+    return parser
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    return arguments_parser().parse_args(given)
 
 
 def _count(text: str) -> int:

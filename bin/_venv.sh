@@ -1,4 +1,4 @@
-# Sourced by start_exe_sys.sh and test.sh: makes .venv, or finds that it is good.
+# Sourced by start_exe_sys.sh, test.sh and docs.sh: makes .venv, or finds that it is good.
 #
 # Everything is written below .venv: the packages, the compiled files, pip's
 # scratch. ExeSys itself is not installed but found through a .pth file, so the
@@ -108,8 +108,8 @@ make_venv() {
     mkdir -p "$venv/tmp"
     echo "Installing what ExeSys needs; the first time takes a minute."
     must_install run
-    if [ "$1" = test ]; then
-        must_install test
+    if [ "$1" != start ]; then
+        must_install "$1"
     elif ! install trial; then
         echo "SecantusDB, a MongoDB for trials, cannot be installed here (see $venv/install-trial.log): going on without."
     fi
@@ -118,7 +118,7 @@ make_venv() {
     rm "$venv/unfinished"
 }
 
-# ensure_venv start|test: makes the environment for it and sets `venv`; `root` is the checkout.
+# ensure_venv start|test|docs: makes the environment for it and sets `venv`; `root` is the checkout.
 ensure_venv() {
     venv=${EXESYS_VENV:-$root/.venv}
     case $venv in /*) ;; *) venv=$PWD/$venv ;; esac

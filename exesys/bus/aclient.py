@@ -30,9 +30,11 @@ class AsyncHandle:
 
     @property
     def state(self) -> State | None:
+        """The state last heard of; None until the router has taken the command."""
         return self.handle.state
 
     def done(self) -> bool:
+        """Tell whether it ended: with a result, in error, or refused."""
         return self.handle.done()
 
     async def result(self, timeout: float | None = None) -> Any:
@@ -63,6 +65,7 @@ class AsyncJobHandle:
         self.job_id = handle.job_id
 
     def done(self) -> bool:
+        """Tell whether every step that ends the job has ended."""
         return self.handle.done()
 
     async def result(self, timeout: float | None = None) -> Any:
@@ -164,6 +167,7 @@ class AsyncClient:
         return AsyncApp(self._client.app(name, timeout_s, wait), self._callers)
 
     async def close(self) -> None:
+        """Wait until the router has taken what was sent, and say goodbye, as `Client.close` does."""
         self._callers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._client.close)
 

@@ -215,14 +215,14 @@ def curls_of_readme() -> list[list[str]]:
 
 
 def python_modules() -> dict[str, str]:
-    """Return the modules that the pages show: those of functions.md, and the README's here-document."""
+    """Return the modules that the pages show: in blocks of two pages, and in here-documents."""
     shown = {}
     for page in ("docs/functions.md", "docs/runners.md"):
         for block in blocks(page, "python"):
             name = re.match(r"# modules/(\w+)\.py\n", block)
             assert name, f"a block of {page} does not begin with its file: {block[:40]!r}"
             shown[name[1]] = block
-    for line in readme_commands():
+    for line in [*readme_commands(), *(each for block in blocks("docs/tutorial.md", "sh") for each in commands(block))]:
         here = re.match(r"cat > modules/(\w+)\.py <<'PYTHON'\n(.*\n)PYTHON$", line, re.DOTALL)
         if here:
             shown[here[1]] = here[2]
@@ -244,7 +244,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[functions.Libr
 
 
 def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> None:
-    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello", "count", "watch"}
+    bakery = {"bakery", "bakery_oven", "bakery_stock"}
+    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello", "count", "watch", *bakery}
     assert library.catalogue.broken == {}
     for page, words in all_commands():
         if words[:2] == ["bin/exesys", "submit"]:
@@ -255,7 +256,7 @@ def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> N
 
 
 def test_python_shown_compiles() -> None:
-    for page in ("README.md", "docs/workflows.md", "docs/appservers.md"):
+    for page in ("README.md", "docs/workflows.md", "docs/appservers.md", "docs/tutorial.md", "docs/migrate.md"):
         assert blocks(page, "python")
         for block in blocks(page, "python"):
             compile(block, page, "exec")
