@@ -7,6 +7,7 @@ release = __version__
 extensions = ["myst_parser"]
 exclude_patterns: list[str] = []
 nitpicky = True
+smartquotes = False  # ',' in a table is what to type
 highlight_language = "text"
 myst_heading_anchors = 4
 

@@ -92,13 +92,12 @@ def command_line(parser: argparse.ArgumentParser, elsewhere: Mapping[str, argpar
     ]
     for listed in commands(parser):
         child = elsewhere.get(listed.prog, listed)
-        below = bool(subcommands(child))
         parts.append(f"{'##' if child.prog.count(' ') == 1 else '###'} {child.prog.partition('/')[2]}")
         parts.append(listed.description or "")
-        if not below:
-            parts.append(f"```text\n{_usage(child)}\n```")
-            parts.append(table(("argument", "what"), [_argument(action) for action in arguments(child)]))
-            parts.append(_example(child))
+        if not subcommands(child):
+            given = [_argument(action) for action in arguments(child)]
+            parts += [f"```text\n{_usage(child)}\n```", table(("argument", "what"), given)]
+            parts.append(_example(child) if given else "")
     return page(parts)
 
 
