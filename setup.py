@@ -52,7 +52,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["exesys", "exesys.*"]),
-    package_data={"exesys": ["store/*.lua", "web/*"]},
+    package_data={"exesys": ["store/*.lua", "web/*", "web/pages/*"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["exesys=exesys.cli:main"]},

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from exesys import tokens
-from exesys.addresses import host_of, is_ip, is_loopback
+from exesys.addresses import host_of, is_any, is_ip, is_loopback, url
 from exesys.config import Config
 from exesys.errors import Forbidden, RateLimited, Unauthorized, Unavailable
 from exesys.keystore import NEW_TEXT, Watch
@@ -22,14 +22,32 @@ from exesys.rates import Buckets
 from exesys.tokens import Role
 
 CALLER = "exesys.caller"  # in the environ of a request: whose it is
+WHO = "exesys.who"  # the same for people: role and name of the token
 SAFE = ("GET", "HEAD", "OPTIONS")
 ALLOWED_METHODS = "GET, POST, PATCH, DELETE"
-ALLOWED_HEADERS = "Authorization, Content-Type, Operation, Prefer"
+ALLOWED_HEADERS = "Authorization, Content-Type, Last-Event-ID, Operation, Prefer"
 PREFLIGHT_S = "600"
 _SEND = "Send the header `Authorization: Bearer TOKEN`; `bin/exesys keys new` makes one."
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def origins(config: Config) -> frozenset[str]:
+    """Return the origins whose pages may ask: those of [rest] origins, and that of our own web server."""
+    host, port = config.web.host, config.web.port
+    hosts = set() if is_any(host) else {host}
+    if is_any(host) or is_loopback(host):
+        hosts |= {"127.0.0.1", "localhost"}
+    if not is_loopback(host):
+        hosts |= set(config.rest.names)  # by which others reach this machine
+    return frozenset({*config.rest.origins, *(url(each, port).lower() for each in hosts)})
+
+
+def who(environ: Environ) -> tuple[Role, str]:
+    """Return the role and the name of the token by which a request was let in: admin and "" where there is none."""
+    role, name = environ.get(WHO, (Role.admin, ""))
+    return role, name
 
 
 class Gate:
@@ -47,7 +65,7 @@ class Gate:
         self._wall = wall
         self._wide = not is_loopback(config.rest.host)
         self._names = frozenset(("localhost", "127.0.0.1", "::1", *config.rest.names))
-        self._origins = frozenset(config.rest.origins)
+        self._origins = origins(config)
         limits = config.limits
         self._buckets = Buckets(limits.rate, limits.burst) if limits.rate else None
         self._lock = threading.Lock()
@@ -75,6 +93,7 @@ class Gate:
                     f"the token {token.name} has the role {token.role.name}, and this needs {role.name}.",
                     fix=f"Use a token with the role {role.name}: `bin/exesys keys new {role.name} NAME`.",
                 )
+            environ[WHO] = (token.role, token.name)
             caller: object = token.digest
         else:
             if self._wide:

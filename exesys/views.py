@@ -72,7 +72,7 @@ def job(
 ) -> dict[str, Any]:
     """Describe a job: its state is that of its least finished step, and error when one failed.
 
-    `whole` adds results, tracebacks and, once all is well, the job's `EOJ`;
+    `whole` adds data, results, tracebacks and, once all is well, the job's `EOJ`;
     `served`, the queues that workers serve now, adds what waits in vain;
     `callbacks`, by ref, how the telling of ends goes.
     """
@@ -181,6 +181,8 @@ def _step(step: Step, whole: bool) -> dict[str, Any]:
         told["progress"] = {"fraction": step.number("progress"), "text": step.text("note")}
     if "worker" in step.fields:
         told["worker"] = step.text("worker")
+    if whole and "data" in step.fields:  # a record of what ended well does not keep it
+        told["data"] = codec.unpack(step.fields["data"])
     if whole and "result" in step.fields:
         told["result"] = codec.unpack(step.fields["result"])
     if "error" in step.fields and step.state is State.error:

@@ -17,7 +17,7 @@ from typing import Any
 from bottle import Bottle, HTTPResponse, request
 
 from exesys import command, environment, keystore, troubles, views
-from exesys.access import Cors, Gate
+from exesys.access import Cors, Gate, origins
 from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
 from exesys.config import Config
@@ -27,6 +27,7 @@ from exesys.endpoints.dead import DeadApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Runners
 from exesys.endpoints.timers import TimersApi
+from exesys.endpoints.whoami import WhoAmI
 from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
 from exesys.http import (
     HEADERS,
@@ -93,6 +94,7 @@ class Api:
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
+            *WhoAmI().endpoints(),
             Endpoint("GET", "/healthz", self.healthz, (), Role.anyone),
             Endpoint("GET", "/readyz", self.readyz, (), Role.anyone),
         )
@@ -408,7 +410,7 @@ def main() -> int:
     table = Timetable(config.redis_url, config.redis.prefix)
     app = Api(config, client, reader, table, gate).app()
     rest = config.rest
-    shown = Cors(app, rest.origins, HEADERS) if rest.origins else app
+    shown = Cors(app, origins(config), HEADERS)
     serve(shown, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes, gate.refusal)
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again

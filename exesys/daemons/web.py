@@ -1,7 +1,8 @@
-"""The web server: the first page, and a directory of the user's own under /site/.
+"""The web server: the dashboard, and a directory of the user's own under /site/.
 
 Files only: no listing, nothing outside the two directories (also not by a
-link), no script of a page from elsewhere.
+link), no script of a page from elsewhere. The dashboard speaks with REST,
+whose address `/where.json` tells.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 import bottle
 
-from exesys import environment, keystore
+from exesys import __version__, addresses, environment, keystore
+from exesys.assets import FIRST, Answer, Assets
 from exesys.config import Config
 from exesys.daemons.loop import run
-from exesys.http import serve
+from exesys.http import respond, serve
 from exesys.process import die_with_parent
 
 PAGES = Path(__file__).resolve().parent.parent / "web"
@@ -24,12 +26,12 @@ THREADS = 4
 CONNECTIONS = 200
 BODY_BYTES = 64 << 10
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    " frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+_COMMON_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+OWN_POLICY = f"{_COMMON_POLICY}; style-src 'self' 'unsafe-inline'"  # of the user's own pages, and of errors
 _NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{status}</title>
 <style>:root {{ color-scheme: light dark }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 40rem }}</style>
@@ -41,26 +43,26 @@ def make_app(config: Config) -> bottle.Bottle:
     """Build the WSGI application."""
     app = bottle.Bottle(catchall=True)
     site = config.root / config.web.path if config.web.path else None
+    assets = Assets(PAGES)
 
     @app.hook("after_request")  # type: ignore[untyped-decorator]  # bottle has no types
     def guard() -> None:
-        for name, value in HEADERS.items():
-            bottle.response.set_header(name, value)
+        for name, value in {**HEADERS, "Content-Security-Policy": OWN_POLICY}.items():
+            bottle.response.headers.setdefault(name, value)
 
     @app.get("/")  # type: ignore[untyped-decorator]  # bottle has no types
-    def first_page() -> str:
-        bottle.response.content_type = "text/html; charset=utf-8"
-        text = (PAGES / "index.html").read_text(encoding="utf-8")
-        known = {
-            "rest_url": config.rest_url,
-            "web_url": config.web_url,
-            "bus_endpoint": config.bus_endpoint,
-            "home": str(config.home),
-            "site": f"{config.web_url}/site/" if site else "none; set [web] path to a directory",
-        }
-        for name, value in known.items():
-            text = text.replace(f"@{name}@", html.escape(value))
-        return text
+    def first_page() -> Any:
+        return _dashboard(config, _asked_for(assets, FIRST, ""))
+
+    @app.get("/-/<digest>/<path:path>")  # type: ignore[untyped-decorator]  # bottle has no types
+    def part(digest: str, path: str) -> Any:
+        return _dashboard(config, _asked_for(assets, path, digest))
+
+    @app.get("/where.json")  # type: ignore[untyped-decorator]  # bottle has no types
+    def where() -> Any:
+        site_url = f"{config.web_url}/site/" if site else ""
+        told = {"rest": _rest_url(config), "bus": config.bus_endpoint, "home": str(config.home), "site": site_url}
+        return respond(200, {**told, "version": __version__})
 
     @app.get("/site")  # type: ignore[untyped-decorator]  # bottle has no types
     def site_root() -> None:
@@ -69,10 +71,6 @@ def make_app(config: Config) -> bottle.Bottle:
     @app.get("/site/<path:re:.*>")  # type: ignore[untyped-decorator]  # bottle has no types
     def own(path: str) -> Any:
         return _file(site, path)
-
-    @app.get("/<path:path>")  # type: ignore[untyped-decorator]  # bottle has no types
-    def page(path: str) -> Any:
-        return _file(PAGES, path)
 
     def refuse(error: bottle.HTTPError) -> str:
         guard()
@@ -83,6 +81,28 @@ def make_app(config: Config) -> bottle.Bottle:
     for code in (403, 404, 405, 500):
         app.error(code)(refuse)
     return app
+
+
+def _asked_for(assets: Assets, name: str, digest: str) -> Answer | None:
+    given = bottle.request.get_header
+    return assets.answer(name, digest, given("Accept-Encoding", ""), given("If-None-Match", ""))
+
+
+def _dashboard(config: Config, answer: Answer | None) -> Any:
+    """Send a part of the dashboard: it may load from here and ask REST, and nothing else."""
+    if answer is None:
+        return bottle.HTTPError(404)
+    policy = f"{_COMMON_POLICY}; connect-src 'self' {_rest_url(config)}"
+    return bottle.HTTPResponse(answer.body, answer.status, {**answer.headers, "Content-Security-Policy": policy})
+
+
+def _rest_url(config: Config) -> str:
+    """Return REST's address for whoever asks: under the name by which they came here, where it listens there too."""
+    came_by = addresses.host_of(bottle.request.get_header("Host", ""))
+    named = addresses.is_ip(came_by) or came_by in config.rest.names
+    if addresses.is_any(config.rest.host) and named:
+        return addresses.url(came_by, config.rest.port)
+    return config.rest_url
 
 
 def _file(root: Path | None, path: str) -> Any:

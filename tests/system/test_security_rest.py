@@ -58,6 +58,7 @@ ENDPOINTS = {
     "GET /apps": "read",
     "GET /apps/<name>": "read",
     "POST /apps/<name>/<method>": "submit",
+    "GET /whoami": "read",
     "GET /healthz": "",
     "GET /readyz": "",
 }
@@ -324,7 +325,7 @@ def test_a_page_that_took_our_address_is_refused(shared):
 
 
 def test_pages_of_other_origins_can_change_and_read_nothing(shared, guarded):
-    for origin in ("http://evil.example", "null", shared.config.web_url):
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"http://evil.example:{shared.web_port}"):
         for method, path in (("POST", "/queues/elsewhere/pause"), ("POST", "/dead/retry"), ("DELETE", "/dead")):
             refused = shared.request(method, path, None, {"Origin": origin})
             assert (refused.status, refused.error["field"]) == (403, "Origin")
@@ -335,6 +336,25 @@ def test_pages_of_other_origins_can_change_and_read_nothing(shared, guarded):
                 assert not any(name.startswith("access-control") for name in answer.headers)
                 assert answer.status >= 400
     assert shared.get("/queues/elsewhere").body["paused"] is False
+
+
+def test_the_dashboard_may_ask_under_both_its_names(shared, guarded):
+    for host in ("127.0.0.1", "localhost"):
+        for system, status in ((shared, 200), (guarded[0], 401)):
+            origin = {"Origin": f"http://{host}:{system.web_port}"}
+            answer = system.get("/whoami", origin)
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, origin["Origin"])
+        changed = shared.request(
+            "POST", "/queues/none-such/resume", None, {"Origin": f"http://{host}:{shared.web_port}"}
+        )
+        assert changed.status == 200
+
+
+def test_a_token_can_ask_whose_it_is(shared, guarded):
+    system, tokens = guarded
+    for role in ROLES:
+        assert system.get("/whoami", bearer(tokens[role])).body == {"role": role, "name": f"of-{role}"}
+    assert shared.get("/whoami").body == {"role": "admin", "name": ""}
 
 
 def test_pages_of_an_origin_that_is_listed_may_ask_with_a_token(guarded):

@@ -10,7 +10,7 @@ import pytest
 
 from exesys import config as configuration
 from exesys import keystore
-from exesys.access import Cors, Gate
+from exesys.access import Cors, Gate, origins
 from exesys.errors import Forbidden, RateLimited, Unauthorized, Unavailable
 from exesys.tokens import GRANTED, Role
 
@@ -151,7 +151,7 @@ def test_another_name_is_refused_without_tokens(desk: Desk, host: str) -> None:
     desk.ask(Role.read, token, host=host)  # a page does not have it
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:5001", "http://localhost:5000"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:5002", "http://localhost:5000"])
 def test_pages_of_other_origins_change_nothing(desk: Desk, origin: str) -> None:
     for method in ("POST", "DELETE", "PATCH"):
         with pytest.raises(Forbidden, match=r"\[rest\] origins"):
@@ -163,6 +163,24 @@ def test_pages_of_origins_listed_and_of_its_own_may(tmp_path: Path) -> None:
     desk = Desk(tmp_path, EXESYS_REST_ORIGINS="https://App.example")
     for origin in ("https://app.example", "https://APP.example", "http://127.0.0.1:5000", "https://127.0.0.1:5000"):
         desk.ask(Role.submit, method="POST", origin=origin)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"http://127.0.0.1:5001", "http://localhost:5001"}),
+        ({"WEB_PORT": "81", "REST_NAMES": "jobs.example"}, {"http://127.0.0.1:81", "http://localhost:81"}),
+        ({"WEB_HOST": "::1"}, {"http://127.0.0.1:5001", "http://localhost:5001", "http://[::1]:5001"}),
+        (
+            {"WEB_HOST": "0.0.0.0", "REST_NAMES": "Jobs.example"},
+            {"http://127.0.0.1:5001", "http://localhost:5001", "http://jobs.example:5001"},
+        ),
+        ({"WEB_HOST": "10.1.2.3", "REST_ORIGINS": "https://a.example"}, {"http://10.1.2.3:5001", "https://a.example"}),
+    ],
+)
+def test_the_dashboards_origins_are_let_in(tmp_path: Path, settings: dict[str, str], expected: set[str]) -> None:
+    environ = {f"EXESYS_{name}": value for name, value in settings.items()}
+    assert origins(configuration.parse("", None, environ, tmp_path, tmp_path)) == expected
 
 
 # --- rates ----------------------------------------------------------------------

@@ -101,12 +101,13 @@ LAYERS: list[list[str]] = [
             "channel",
             "listening",
             "http",
+            "assets",
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
         *("ticker", "timerviews", "timing", "servers", "relay", "slots"),
         *("secret", "posting", "courier", "access"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
-        *("endpoints.timers", "endpoints.apps", "endpoints.dead", "rounds"),
+        *("endpoints.timers", "endpoints.apps", "endpoints.dead", "endpoints.whoami", "rounds"),
     ],
     ["daemons.loop"],
     [
@@ -160,6 +161,7 @@ OWNERS = {
     "pymongo": {"context", "appservice", "doctor"},
     "bottle": {
         *("http", "endpoints.runners", "endpoints.queues", "endpoints.timers", "endpoints.apps", "endpoints.dead"),
+        "endpoints.whoami",
         *("daemons.rest", "daemons.web"),
     },
     "cronsim": {"schedule"},

@@ -1,14 +1,18 @@
-"""The web daemon's application: files of two directories, and nothing else."""
+"""The web daemon's application: the dashboard and a directory of the user's own, and nothing else."""
 
+import gzip
 import io
+import json
+import re
 
 import pytest
 
 from exesys import config as configuration
-from exesys.daemons.web import make_app
+from exesys.assets import Assets
+from exesys.daemons.web import PAGES, make_app
 
 
-def ask(app, path, method="GET", query=""):
+def ask(app, path, method="GET", query="", **headers):
     got = {}
 
     def start_response(status, headers, exc_info=None):
@@ -24,8 +28,11 @@ def ask(app, path, method="GET", query=""):
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(),
         "wsgi.errors": io.StringIO(),
+        **{f"HTTP_{name.upper()}": value for name, value in headers.items()},
     }
     body = b"".join(app(environ, start_response))
+    if got["headers"].get("content-encoding") == "gzip":
+        body = gzip.decompress(body)
     return int(got["status"].split()[0]), got["headers"], body.decode("utf-8", "replace")
 
 
@@ -42,20 +49,102 @@ def site(tmp_path):
     return tmp_path
 
 
-def app_for(root, path="pages"):
+def app_for(root, path="pages", **settings):
     environ = {"EXESYS_WEB_PATH": path, "EXESYS_REST_PORT": "5010", "EXESYS_HOME": str(root / "<b>")}
+    environ |= {f"EXESYS_{name}": value for name, value in settings.items()}
     return make_app(configuration.parse("", None, environ, root, root))
 
 
-def test_the_first_page_shows_the_addresses(site):
-    status, headers, body = ask(app_for(site), "/")
+def test_the_first_page_names_all_it_needs_and_nothing_from_elsewhere(site):
+    app = app_for(site)
+    status, headers, body = ask(app, "/")
     assert status == 200
     assert headers["content-type"] == "text/html; charset=utf-8"
-    assert "http://127.0.0.1:5010/sys_cmd" in body
-    assert "&lt;b&gt;" in body
-    assert "<b>" not in body
-    assert "@rest_url@" not in body
-    assert "http" not in body.replace("http://127.0.0.1:50", "")  # nothing comes from elsewhere
+    assert headers["cache-control"] == "no-cache"
+    assert "@" not in body
+    assert "http" not in body
+    named = set(re.findall(r'(?:href|src)="(/[^"]*)"', body))
+    scripts = {f"{Assets(PAGES).base}/{path.relative_to(PAGES)}" for path in PAGES.rglob("*.js")}
+    assert scripts < named
+    for path in named:
+        assert ask(app, path)[0] == 200, path
+
+
+def test_scripts_load_only_scripts_that_are_there():
+    for path in PAGES.rglob("*.js"):
+        text = path.read_text()
+        for found in re.findall(r'^(?:import .*?|.*) from "([^"]+)";$', text, re.MULTILINE):
+            assert (path.parent / found).is_file(), f"{path.name} imports {found}"
+        assert "innerHTML" not in text
+        assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_parts_are_kept_for_good_and_the_first_page_is_asked_for_anew(site):
+    app = app_for(site)
+    base = Assets(PAGES).base
+    for path, kept in (("/", "no-cache"), (f"{base}/app.js", "immutable"), ("/-/0123456789ab/app.js", "no-cache")):
+        status, headers, body = ask(app, path, accept_encoding="br, gzip")
+        assert (status, headers["content-encoding"], headers["vary"]) == (200, "gzip", "Accept-Encoding")
+        assert kept in headers["cache-control"]
+        assert body == ask(app, path)[2]
+        assert "content-encoding" not in ask(app, path, accept_encoding="gzip;q=0, br")[1]
+        status, headers, body = ask(app, path, if_none_match=f'"other", W/{headers["etag"]}')
+        assert (status, body) == (304, "")
+        assert kept in headers["cache-control"]
+
+
+def test_what_is_in_a_part_is_in_its_address(tmp_path):
+    (tmp_path / "index.html").write_text("<p>@base@ @preload@")
+    (tmp_path / "a.js").write_text("1")
+    before = Assets(tmp_path)
+    (tmp_path / "a.js").write_text("2")
+    after = Assets(tmp_path)
+    assert before.base != after.base
+    assert after.answer("a.js", before.digest, "", "").headers["Cache-Control"] == "no-cache"
+    first = after.answer("index.html", "", "", "").body.decode()
+    assert first == f'<p>{after.base} <link rel="modulepreload" href="{after.base}/a.js">'
+    assert after.answer("index.html", after.digest, "", "") is None
+    assert after.answer("../a.js", after.digest, "", "") is None
+
+
+def test_where_rest_is(site):
+    status, headers, body = ask(app_for(site), "/where.json")
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "application/json", "no-store")
+    told = json.loads(body)
+    assert told["rest"] == "http://127.0.0.1:5010"
+    assert told["home"] == str(site / "<b>")
+    assert told["site"] == "http://127.0.0.1:5001/site/"
+    assert json.loads(ask(app_for(site, ""), "/where.json")[2])["site"] == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "rest"),
+    [
+        ("10.1.2.3:5001", "http://10.1.2.3:5010"),
+        ("jobs.example:5001", "http://jobs.example:5010"),
+        ("evil.example", "http://127.0.0.1:5010"),
+        ("a;b", "http://127.0.0.1:5010"),
+        ("", "http://127.0.0.1:5010"),
+    ],
+)
+def test_where_rest_listens_everywhere_it_is_where_the_page_came_from(site, host, rest):
+    app = app_for(site, REST_HOST="0.0.0.0", REST_NAMES="jobs.example")
+    assert json.loads(ask(app, "/where.json", host=host)[2])["rest"] == rest
+    assert f"connect-src 'self' {rest}" in ask(app, "/", host=host)[1]["content-security-policy"]
+    assert json.loads(ask(app_for(site), "/where.json", host=host)[2])["rest"] == "http://127.0.0.1:5010"
+
+
+@pytest.mark.parametrize("path", ["/", f"{Assets(PAGES).base}/app.js"])
+def test_the_dashboard_runs_no_script_of_elsewhere_and_asks_only_rest(site, path):
+    policy = dict(part.split(" ", 1) for part in ask(app_for(site), path)[1]["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'self'",
+        "connect-src": "'self' http://127.0.0.1:5010",
+        "img-src": "'self' data:",
+        "frame-ancestors": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
 def test_own_pages(site):
@@ -80,6 +169,12 @@ def test_own_pages(site):
         "/site/away.txt",
         "/site/a.txt\0.html",
         "/../daemons/web.py",
+        "/app.js",
+        "/-/",
+        "/-/0123456789ab/",
+        "/-/0123456789ab/index.html",
+        "/-/0123456789ab/../../daemons/web.py",
+        "/-/0123456789ab/nothing.js",
         "/nothing",
         "/site/" + "x" * 5000,
         "/site/\xff",
@@ -96,7 +191,7 @@ def test_without_a_directory_there_are_no_own_pages(site):
     assert ask(app_for(site, ""), "/site/a.txt")[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/site/a.txt", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/site/a.txt", "/nothing", f"{Assets(PAGES).base}/app.js"])
 def test_every_answer_is_guarded(site, path):
     headers = ask(app_for(site), path)[1]
     assert headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,73 @@
+// A stream of events that goes on: it is opened again when it breaks, from where it was.
+// EventSource cannot send a token, so it is read with fetch.
+
+import { ApiError, open } from "./api.js";
+import { Parser } from "./sse.js";
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 8000;
+const SILENT_MS = 30000; // no word for so long: the connection is a dead one
+
+const pause = (ms, signal) => new Promise((done) => {
+  const timer = setTimeout(done, ms);
+  signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
+});
+
+/**
+ * Follow a stream until the function returned is called.
+ *
+ * `on(event, data, id)` gets each message, its data read as JSON. `linked(true)` is said when it was opened,
+ * `linked(false, error)` when it broke. It ends by itself after the event `last`, or when REST refuses it.
+ */
+export function follow(path, on, { linked = () => {}, last = "" } = {}) {
+  const end = new AbortController();
+  let lastId = "";
+  let ended = false;
+
+  async function once() {
+    const dead = new AbortController();
+    const signal = AbortSignal.any([end.signal, dead.signal]);
+    let timer = 0;
+    const heard = () => { clearTimeout(timer); timer = setTimeout(() => dead.abort(), SILENT_MS); };
+    heard();
+    try {
+      const extra = lastId ? { "Last-Event-ID": lastId } : {};
+      const answer = await open(path, { accept: "text/event-stream", signal, extra });
+      linked(true);
+      const parser = new Parser(({ id, event, data }) => {
+        lastId = id;
+        on(event, JSON.parse(data), id);
+        ended ||= event === last;
+      });
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        heard();
+        parser.feed(value);
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  (async () => {
+    let wait_ms = FIRST_WAIT_MS;
+    while (!end.signal.aborted && !ended) {
+      const before = performance.now();
+      let why = null;
+      try {
+        await once();
+      } catch (error) {
+        why = error;
+      }
+      if (end.signal.aborted || ended) return;
+      linked(false, why);
+      if (why instanceof ApiError && !why.away && why.status !== 429) return;
+      if (performance.now() - before > LONGEST_WAIT_MS) wait_ms = FIRST_WAIT_MS;
+      await pause(wait_ms, end.signal);
+      wait_ms = Math.min(2 * wait_ms, LONGEST_WAIT_MS);
+    }
+  })();
+  return () => end.abort();
+}
