@@ -22,7 +22,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "trial": ["SecantusDB"],
-    "test": ["pytest", "hypothesis", "coverage", "SecantusDB"],
+    "test": ["pytest", "hypothesis", "coverage", "schemathesis>=4", "SecantusDB"],
     "dev": ["ruff", "mypy"],
     "docs": ["sphinx>=8.1", "furo", "myst-parser>=4"],
 }
@@ -52,7 +52,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["exesys", "exesys.*"]),
-    package_data={"exesys": ["store/*.lua", "web/*", "web/pages/*"]},
+    package_data={"exesys": ["py.typed", "store/*.lua", "web/*", "web/pages/*"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["exesys=exesys.cli:main"]},

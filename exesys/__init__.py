@@ -11,18 +11,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exesys.bus.aclient import AsyncClient
     from exesys.bus.client import Client
-    from exesys.errors import AppError, ExesysError, JobError
+    from exesys.bus.executor import Executor
+    from exesys.errors import AppError, ExesysError, JobCancelled, JobError
     from exesys.flow import Workflow
     from exesys.functions import function
 
 __version__ = "0.1.0"
-__all__ = ["AppError", "AsyncClient", "Client", "ExesysError", "JobError", "Workflow", "__version__", "function"]
+__all__ = [
+    "AppError",
+    "AsyncClient",
+    "Client",
+    "Executor",
+    "ExesysError",
+    "JobCancelled",
+    "JobError",
+    "Workflow",
+    "__version__",
+    "function",
+]
 
 _HOMES = {
     "AppError": "exesys.errors",
     "AsyncClient": "exesys.bus.aclient",
     "Client": "exesys.bus.client",
+    "Executor": "exesys.bus.executor",
     "ExesysError": "exesys.errors",
+    "JobCancelled": "exesys.errors",
     "JobError": "exesys.errors",
     "Workflow": "exesys.flow",
     "function": "exesys.functions",

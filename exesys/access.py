@@ -75,6 +75,11 @@ class Gate:
         if not self._watch.tokens() and self._wide:
             raise Unavailable("REST listens wider than loopback, and there is no token.", fix=f"Run `{NEW_TEXT}`.")
 
+    @property
+    def guarded(self) -> bool:
+        """Whether a token is needed. Raises Unavailable when the tokens cannot be read."""
+        return self._wide or bool(self._watch.tokens())
+
     def admit(self, environ: Environ, role: Role) -> None:
         """Let a request in, for what needs this role.
 

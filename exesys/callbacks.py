@@ -20,6 +20,7 @@ from exesys.errors import BadCommand
 
 LONGEST_URL = 2048
 LONGEST_BACKOFF_S = 3600.0
+URL_SCHEMA = {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://", "maxLength": LONGEST_URL}
 PORTS = {"http": 80, "https": 443}
 FORM = "Write it like https://host/path, with http or https."
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(#.*)?", re.IGNORECASE)

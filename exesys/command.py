@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from exesys import callbacks, codec
 from exesys.errors import BadCommand, ExesysError, TooLarge, nearest
@@ -24,9 +24,12 @@ MAX_TARGETS = 10_000
 MAX_SECONDS = 366 * 86_400
 MAX_RETRIES = 1_000
 
+Schema = Mapping[str, Any]  # JSON Schema
+
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+NAME_SCHEMA: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 REF = re.compile(rf"{NAME.pattern}(>[A-Za-z0-9_.,-]+)?:{NAME.pattern}")
-_FIELDS = ("from", "to", "cmd", "data", "job_id")
+FIELDS = ("from", "to", "cmd", "data", "job_id")
 # A record's key begins with its step's `from`; two names begin the system's own keys, one ends jobs.
 RESERVED = frozenset({"exesys", "run", END})
 _NAME_RULE = "Use 1 to 128 of the characters A-Z a-z 0-9 _ . -"
@@ -92,25 +95,53 @@ def check_to(value: Any) -> str:
     return ",".join(names)
 
 
-def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
-    def check(key: str, value: Any) -> float:
+class Number(NamedTuple):
+    """The rule of an option that is a number."""
+
+    low: float
+    high: float
+    unit: str
+
+    def __call__(self, key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            fix = f"Give {low:g} to {high:,.0f} {unit}{', without quotes' if isinstance(value, str) else ''}."
+            quoted = ", without quotes" if isinstance(value, str) else ""
+            fix = f"Give {self.low:g} to {self.high:,.0f} {self.unit}{quoted}."
             raise BadCommand(f"`{key}` must be a number, not {_json_type(value)}.", field=key, fix=fix)
-        if not low <= value <= high:  # so is NaN refused; an integer may be too large for a float
-            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give {low:g} to {high:,.0f} {unit}.")
+        if not self.low <= value <= self.high:  # so is NaN refused; an integer may be too large for a float
+            fix = f"Give {self.low:g} to {self.high:,.0f} {self.unit}."
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=fix)
         return value
 
-    return check
+    @property
+    def schema(self) -> Schema:
+        return {"type": "number", "minimum": self.low, "maximum": self.high}
 
 
-def _whole(low: int, high: int) -> Callable[[str, Any], int]:
-    def check(key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=f"Give a whole number, {low} to {high:,}.")
+class Whole(NamedTuple):
+    """The rule of an option that is a whole number."""
+
+    low: int
+    high: int
+
+    def __call__(self, key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            fix = f"Give a whole number, {self.low} to {self.high:,}."
+            raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=fix)
         return value
 
-    return check
+    @property
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+class Text(NamedTuple):
+    """The rule of an option that is text: what checks it, and what JSON Schema can say of that."""
+
+    check: Callable[[str, Any], str]
+    schema: Schema
+
+    def __call__(self, key: str, value: Any) -> str:
+        return self.check(key, value)
 
 
 def _moment(key: str, value: Any) -> str:
@@ -118,19 +149,45 @@ def _moment(key: str, value: Any) -> str:
     return str(value)
 
 
-OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "queue": lambda key, value: check_name(value, key),
-    "priority": _whole(0, 9),
-    "delay_s": _number(0, MAX_SECONDS, "seconds"),
-    "at": _moment,
-    "timeout_s": _number(0.01, MAX_SECONDS, "seconds"),
-    "retries": _whole(0, MAX_RETRIES),
-    "backoff_s": _number(0, 86_400, "seconds"),
-    "key": lambda key, value: check_name(value, key),
-    "key_limit": _whole(1, 10_000),
-    "result_ttl_s": _number(1, MAX_SECONDS, "seconds"),
-    "notify": lambda key, value: callbacks.check_url(value),
+_NAMED = Text(lambda key, value: check_name(value, key), NAME_SCHEMA)
+OPTIONS: dict[str, Number | Whole | Text] = {
+    "queue": _NAMED,
+    "priority": Whole(0, 9),
+    "delay_s": Number(0, MAX_SECONDS, "seconds"),
+    "at": Text(_moment, {"type": "string", "format": "date-time"}),
+    "timeout_s": Number(0.01, MAX_SECONDS, "seconds"),
+    "retries": Whole(0, MAX_RETRIES),
+    "backoff_s": Number(0, 86_400, "seconds"),
+    "key": _NAMED,
+    "key_limit": Whole(1, 10_000),
+    "result_ttl_s": Number(1, MAX_SECONDS, "seconds"),
+    "notify": Text(lambda key, value: callbacks.check_url(value), callbacks.URL_SCHEMA),
 }
+
+
+class Options(TypedDict, total=False):
+    """The options of a command as keyword arguments; `OPTIONS` has their rules."""
+
+    queue: str
+    priority: int
+    delay_s: float
+    at: str
+    timeout_s: float
+    retries: int
+    backoff_s: float
+    key: str
+    key_limit: int
+    result_ttl_s: float
+    notify: str
+
+
+class Sending(Options, total=False):
+    """What a client may say of a command by name: the options, and which step it is."""
+
+    job_id: str | None
+    from_: str
+    to: str | Sequence[str]
+    standby: bool
 
 
 def due_ms(at: Any) -> int:
@@ -186,7 +243,7 @@ def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
             fix='Send {"from": …, "to": …, "cmd": …, "data": …, "job_id": …}.',
         )
     if "cmd" not in body:
-        unknown = [key for key in body if key not in _FIELDS and key not in OPTIONS]
+        unknown = [key for key in body if key not in FIELDS and key not in OPTIONS]
         if unknown:
             raise _unknown_key(unknown[0])
         raise BadCommand("`cmd` is missing.", field="cmd", fix="Name the function to run.")
@@ -198,7 +255,7 @@ def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
             field="data",
             fix="Send less, store it elsewhere and send a reference, or raise [limits] data_bytes.",
         )
-    options = {key: value for key, value in body.items() if key not in _FIELDS}
+    options = {key: value for key, value in body.items() if key not in FIELDS}
     job_id = body["job_id"] if "job_id" in body else new_id()
     return build(body.get("from", DEFAULT_FROM), body.get("to", END), body["cmd"], data, job_id, options)
 
@@ -229,7 +286,7 @@ def workflow_from_json(bodies: Sequence[Any], limits: Limits, new_id: Callable[[
 
 
 def _unknown_key(key: Any) -> BadCommand:
-    known = [*_FIELDS, *OPTIONS]
+    known = [*FIELDS, *OPTIONS]
     shown = str(key)[:60].encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be answered
     close = nearest(shown, known)
     fix = f"Did you mean `{close}`?" if close else f"Known keys: {', '.join(known)}."

@@ -13,7 +13,7 @@ import threading
 import uuid as uuid_module
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO, Unpack
 
 from exesys import codec, command
 from exesys.bus.messages import Added
@@ -46,7 +46,7 @@ class JobInfo(NamedTuple):
 class Submitter(Protocol):
     """What a context needs of a client of the bus."""
 
-    def submit(self, cmd: str, data: Any = None, **options: Any) -> Any: ...
+    def submit(self, cmd: str, data: Any = None, **options: Unpack[command.Sending]) -> Any: ...
 
     def start_runner(
         self, target: str, data: Any = None, *, type: str | None, uuid: str | None, grace_s: float | None, job: str
@@ -230,7 +230,7 @@ class Common:
             raise ValueError(f"progress is {fraction!r}; give 0 to 1")
         self._tell(float(fraction), text[:MAX_PROGRESS_CHARS].encode(errors="replace").decode())
 
-    def submit(self, cmd: str, data: Any = None, **options: Any) -> Any:
+    def submit(self, cmd: str, data: Any = None, **options: Unpack[command.Sending]) -> Any:
         """Send a command of its own, as `exesys.Client.submit` does; return its handle.
 
         Waiting here for its result holds this slot, and a slot must be free

@@ -8,6 +8,7 @@ part of the input at fault (or ""), and `fix` says what to do next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -260,6 +261,13 @@ class JobError(ExesysError):
         self.attempts = attempts
         self.traceback = traceback
         self.job_id = job_id
+
+
+class JobCancelled(JobError, CancelledError):
+    """A job was cancelled. A JobError for those who expect that, a CancelledError for those who know futures.
+
+    Send it again, or `exesys retry` it, if it is to run after all.
+    """
 
 
 class UnknownApp(ExesysError):

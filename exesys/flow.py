@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from exesys import command
+from exesys import command, markup
 from exesys.errors import BadCommand
-from exesys.workflow import START, Graph
+from exesys.workflow import MOST_NAMED, START, Graph
 
 _TAKEN = command.RESERVED | {START}  # no names to be found by counting
 _OF_THE_GRAPH = {"from": "name", "from_": "name", "to": "after", "job_id": ""}
@@ -84,6 +84,15 @@ class Workflow:
     def graph(self) -> Graph:
         """How the tasks feed each other."""
         return Graph((task.name, ",".join(task.to or [command.END])) for task in self.tasks)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(task.name for task in self.tasks[:MOST_NAMED])
+        more = f", … ({len(self.tasks):,} in all)" if len(self.tasks) > MOST_NAMED else ""
+        return f"<Workflow {shown}{more}>" if self.tasks else "<Workflow, no tasks yet>"
+
+    def _repr_html_(self) -> str:
+        """Draw it in a notebook."""
+        return markup.graph(self.graph, [markup.Box(task.name, task.cmd) for task in self.tasks])
 
     def commands(self) -> list[dict[str, Any]]:
         """Return the commands to send, in the order of the tasks and without a job_id. Raises BadCommand."""

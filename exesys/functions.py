@@ -102,6 +102,10 @@ def name_of(target: Any) -> str:
     if not isinstance(target, FunctionType):
         fix = "Give a function of modules/, or its name."
         raise BadCommand(f"{_a(target)} cannot be called here.", field="target", fix=fix)
+    if target.__module__ == "__main__":
+        fix = "Put it into a file of modules/, and import it from there."
+        text = f"the function {target.__name__} stands in the program itself, which no worker has."
+        raise BadCommand(text, field="target", fix=fix)
     name = getattr(target, _MARK, {}).get("name", target.__name__)
     return f"{target.__module__.removeprefix(_BESIDE)}.{name}"
 

@@ -17,7 +17,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
 from bottle import HTTP_CODES, HTTPError, HTTPResponse, MultiDict, request
@@ -37,6 +37,7 @@ from exesys.errors import (
     nearest,
 )
 from exesys.listening import Channel, Floor
+from exesys.schemas import MARK
 from exesys.tokens import Role
 
 HEADERS = {
@@ -47,23 +48,43 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 RETRY_STATUSES = (429, 503)
+JSON = "application/json"
+PLAIN = "text/plain"
 STOP_CHECK_S = 0.5
 _SHOWN = 24
 _SHOWN_PATH = 60
 _QUOTES = 'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
 _SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
-_MARK = re.compile(r"[1-9][0-9]{0,17}(-[0-9]{1,18})?")
+_MARK = re.compile(MARK)
+_NONE: Mapping[Any, str] = MappingProxyType({})
 _TRUSTED_BYTES = 64 << 10  # a body up to this is read for anybody, so that who sent it reads the refusal
 
 
 class Endpoint(NamedTuple):
-    """One thing that can be asked: `parameters` are those its query may have, `role` is who may ask."""
+    """One thing that can be asked, and what /openapi.json says of it beside the handler's docstring.
+
+    Schemas stand here by their names in `schemas`: `parameters` are those its
+    query may have, `headers` those it reads, `body` is what it is sent, and
+    `answers` what it gives with each status. `errors` are the statuses of its
+    refusals that not every endpoint has (see `openapi`), `kinds` the media
+    types of its answers. `role` is who may ask.
+    """
 
     method: str
     path: str
     handler: Callable[..., HTTPResponse]
-    parameters: tuple[str, ...]
+    parameters: Mapping[str, str]
     role: Role
+    answers: Mapping[int, str] = _NONE
+    errors: tuple[int, ...] = ()
+    body: str = ""
+    headers: Mapping[str, str] = _NONE
+    kinds: tuple[str, ...] = (JSON,)
+
+
+def either(schema: str) -> dict[int, str]:
+    """Answers of what goes on (202), or has ended (200)."""
+    return {200: schema, 202: schema}
 
 
 def parse_json(body: bytes) -> Any:
@@ -193,18 +214,18 @@ def mark(name: str, text: str | None) -> str:
 def wants_text(accept: str) -> bool:
     """Tell whether a header Accept prefers plain text to JSON."""
     wanted = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
-    return next((kind for kind in wanted if kind in ("text/plain", "application/json")), "") == "text/plain"
+    return next((kind for kind in wanted if kind in (PLAIN, JSON)), "") == PLAIN
 
 
 def as_text(text: str) -> HTTPResponse:
     """Make an answer of plain text."""
-    return HTTPResponse(text, 200, headers={**HEADERS, "Content-Type": "text/plain; charset=utf-8"})
+    return HTTPResponse(text, 200, headers={**HEADERS, "Content-Type": f"{PLAIN}; charset=utf-8"})
 
 
 def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
     """Make a JSON answer. Keyword `Retry_After="1"` becomes the header Retry-After."""
     extra = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HTTPResponse(to_json(body), status, headers={**HEADERS, "Content-Type": "application/json", **extra})
+    return HTTPResponse(to_json(body), status, headers={**HEADERS, "Content-Type": JSON, **extra})
 
 
 def refuse(error: ExesysError) -> HTTPResponse:
@@ -276,7 +297,7 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]  # untyped library
             extra |= error.headers
         body = to_json(describe_problem(problem))
         self.status = f"{error.code} {error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"), *extra.items()]
+        self.response_headers += [("Content-Type", JSON), ("Connection", "close"), *extra.items()]
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)

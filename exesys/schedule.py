@@ -58,9 +58,9 @@ INI = "ini"
 _TICKS_SEEN = 2000
 _DENSE_MS = 2 * 86_400_000
 # Those of a command that a timer has no use for.
-_OPTIONS = tuple(name for name in COMMAND_OPTIONS if name not in ("delay_s", "at"))
+OPTIONS = tuple(name for name in COMMAND_OPTIONS if name not in ("delay_s", "at"))
 _OWN = ("cmd", "data", "every_s", "cron", "zone", "misfire", "overlap", "grace_s", "jitter_s", "start", "end")
-FIELDS = (*_OWN, *_OPTIONS)
+FIELDS = (*_OWN, *OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _checked(given: Mapping[Any, Any]) -> dict[str, Any]:
     for key in _OWN[2:]:
         if key in given:
             checked[key] = _CHECKS[key](key, given[key])
-    return checked | {"options": check_options({key: given[key] for key in given if key in _OPTIONS})}
+    return checked | {"options": check_options({key: given[key] for key in given if key in OPTIONS})}
 
 
 def _made(name: str, checked: Mapping[str, Any]) -> Timer:

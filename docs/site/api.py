@@ -12,13 +12,14 @@ import reference
 
 import exesys
 from exesys import context, flow
-from exesys.bus import aclient, appcall, handle, jobhandle
+from exesys.bus import aclient, appcall, future, handle, jobhandle
 
 WIDTH = 92
 # What daemons ask of a client. It is public among modules, and no part of what is offered to users.
 INTERNAL = {
     *("send", "send_workflow", "follow", "snapshot", "tune", "ask_later", "tell", "session", "introduce"),
     *("connected", "full", "adopt", "held_up", "added", "stop", "graph", "apps"),
+    *("withdraw", "shown_state", "settled", "ends", "value"),
 }
 
 
@@ -34,6 +35,8 @@ PARTS = (
     Part("exesys.Client", exesys.Client),
     Part("Handle", handle.Handle, "`Client.submit` and `Client.submit_many` return it."),
     Part("JobHandle", jobhandle.JobHandle, "`Client.workflow` returns it."),
+    Part("exesys.Executor", exesys.Executor, "`Client.executor` returns it."),
+    Part("JobFuture", future.JobFuture, "`Executor.submit` and `Handle.future` return it."),
     Part("App", appcall.App, "`Client.app` and `ctx.app` return it."),
     Part("exesys.AsyncClient", exesys.AsyncClient),
     Part("AsyncHandle", aclient.AsyncHandle, "`AsyncClient.submit` returns it."),
@@ -45,6 +48,7 @@ PARTS = (
     Part("ctx of a runner", context.RunnerContext, "A function that is started as a runner gets it."),
     Part("exesys.ExesysError", exesys.ExesysError),
     Part("exesys.JobError", exesys.JobError),
+    Part("exesys.JobCancelled", exesys.JobCancelled),
     Part("exesys.AppError", exesys.AppError),
 )
 

@@ -155,7 +155,7 @@ def rest(endpoints: Iterable[Endpoint]) -> str:
     ]
     for group, listed in groups.items():
         parts.append(f"## /{group}")
-        rows = [(f"`{e.method} {e.path}`", e.role.name, _words(e.parameters), first(e.handler)) for e in listed]
+        rows = [(f"`{e.method} {e.path}`", e.role.name, _words([*e.parameters]), first(e.handler)) for e in listed]
         parts.append(table(("endpoint", "role", "parameters", "what"), rows))
     return page(parts)
 

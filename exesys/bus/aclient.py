@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from exesys import command
 from exesys.bus.appcall import App
 from exesys.bus.client import WINDOW, Client, Steps
-from exesys.bus.handle import Handle
+from exesys.bus.handle import Handle, ended
 from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
 from exesys.errors import ResultTimeout
@@ -38,23 +40,22 @@ class AsyncHandle:
         return self.handle.done()
 
     async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the value under `EOJ`. Raises as `Handle.result` does."""
-        if not self.handle.done():
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-
-            def wake(_: Handle) -> None:
-                loop.call_soon_threadsafe(ended.set)
-
-            self.handle.add_done_callback(wake)
-            try:
-                await asyncio.wait_for(ended.wait(), timeout)
-            except TimeoutError:
-                raise ResultTimeout(f"job {self.job_id} has not ended within {timeout:g} s.") from None
+        """Wait for the value under `EOJ`. Raises as `Handle.result` does; who stops waiting cancels nothing."""
+        await _within(ended(self.handle), timeout, self.job_id)
         return self.handle.result(0)
 
-    def __await__(self) -> Any:
+    async def cancel(self) -> bool:
+        """Cancel the job, as `Handle.cancel` does."""
+        return await asyncio.to_thread(self.handle.cancel)
+
+    def __await__(self) -> Generator[Any, None, Any]:
         return self.result().__await__()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.handle)[1:]}"
+
+    def _repr_html_(self) -> str:
+        return self.handle._repr_html_()
 
 
 class AsyncJobHandle:
@@ -69,11 +70,39 @@ class AsyncJobHandle:
         return self.handle.done()
 
     async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the job's value. Raises as `JobHandle.result` does."""
-        return await asyncio.to_thread(self.handle.result, timeout)
+        """Wait for the job's value. Raises as `JobHandle.result` does; who stops waiting cancels nothing."""
+        await _within(self._settled(), timeout, self.job_id)
+        return self.handle.value()
 
-    def __await__(self) -> Any:
+    async def _settled(self) -> None:
+        await ended(*self.handle.ends)
+        while not await asyncio.to_thread(self.handle.settled):
+            await ended(*self.handle.ends)
+
+    async def cancel(self) -> bool:
+        """Cancel what has not ended, as `JobHandle.cancel` does."""
+        return await asyncio.to_thread(self.handle.cancel)
+
+    def __await__(self) -> Generator[Any, None, Any]:
         return self.result().__await__()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.handle)[1:]}"
+
+    def _repr_html_(self) -> str:
+        return self.handle._repr_html_()
+
+
+async def _within(waiting: Coroutine[Any, Any, None], timeout: float | None, job_id: str) -> None:
+    """Wait at most `timeout` seconds. Raises ResultTimeout."""
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            await waiting
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        text = f"job {job_id} has not ended within {timeout:g} s."
+        raise ResultTimeout(text, fix="It goes on: ask again.") from None
 
 
 class AsyncApp:
@@ -111,16 +140,51 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def submit(self, cmd: str, data: Any = None, **options: Any) -> AsyncHandle:
+    async def submit(self, cmd: str, data: Any = None, **options: Unpack[command.Sending]) -> AsyncHandle:
         """Send one command; returns once it is on its way."""
         return AsyncHandle(await self._unblocked(lambda: self._client.submit(cmd, data, **options)))
 
-    async def submit_many(self, cmd: str, data: Iterable[Any], **options: Any) -> list[AsyncHandle]:
+    async def submit_many(self, cmd: str, data: Iterable[Any], **options: Unpack[command.Options]) -> list[AsyncHandle]:
         """Send the same command for each item of `data`."""
         handles = await asyncio.to_thread(self._client.submit_many, cmd, data, **options)
         return [AsyncHandle(handle) for handle in handles]
 
-    async def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
+    async def as_completed(
+        self, handles: Iterable[AsyncHandle], timeout: float | None = None
+    ) -> AsyncIterator[AsyncHandle]:
+        """Give the handles as they end: `async for handle in client.as_completed(handles)`.
+
+        Raises ResultTimeout when they have not all ended within `timeout` seconds.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        arrived: asyncio.Queue[AsyncHandle] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        calls: list[tuple[Handle, Callable[[Handle], None]]] = []
+        for each in handles:
+
+            def arrive(_: Handle, each: AsyncHandle = each) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    loop.call_soon_threadsafe(arrived.put_nowait, each)
+
+            calls.append((each.handle, arrive))
+            each.handle.add_done_callback(arrive)
+        try:
+            for number in range(len(calls)):
+                left = None if until is None else max(until - time.monotonic(), 0.0)
+                try:
+                    async with asyncio.timeout(left):
+                        ended_first = await arrived.get()
+                except TimeoutError:
+                    text = f"{len(calls) - number} of {len(calls)} jobs have not ended within {timeout:g} s."
+                    raise ResultTimeout(text, fix="They go on: ask again.") from None
+                yield ended_first
+        finally:
+            for handle, call in calls:
+                handle.remove_done_callback(call)
+
+    async def run(
+        self, cmd: str, data: Any = None, timeout: float | None = None, **options: Unpack[command.Sending]
+    ) -> Any:
         """Send one command and wait for its value."""
         return await (await self.submit(cmd, data, **options)).result(timeout)
 

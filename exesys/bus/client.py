@@ -20,20 +20,23 @@ import uuid as uuid_module
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from exesys import codec, command, environment, keyring, runner
 from exesys.bus import messages as m
 from exesys.bus.appcall import App, Apps
 from exesys.bus.connection import Connection
 from exesys.bus.door import TUNINGS
-from exesys.bus.handle import Handle, job_error
+from exesys.bus.handle import Handle, Handles, job_error
 from exesys.bus.inflight import Desk
 from exesys.bus.jobhandle import JobHandle
 from exesys.config import Config
 from exesys.errors import Unavailable, from_problem
 from exesys.states import State
 from exesys.workflow import Graph
+
+if TYPE_CHECKING:
+    from exesys.bus.executor import Executor
 
 WINDOW = 2000
 CHUNK = 500
@@ -100,7 +103,7 @@ class Client:
         from_: str = command.DEFAULT_FROM,
         to: str | Sequence[str] = command.END,
         standby: bool = False,
-        **options: Any,
+        **options: Unpack[command.Options],
     ) -> Handle:
         """Send one command and return its handle at once.
 
@@ -149,16 +152,16 @@ class Client:
         *,
         from_: str = command.DEFAULT_FROM,
         to: str | Sequence[str] = command.END,
-        **options: Any,
-    ) -> list[Handle]:
+        **options: Unpack[command.Options],
+    ) -> Handles:
         """Send the same command for each item of `data`; return the handles in order."""
-        handles: list[Handle] = []
+        handles = Handles()
         remaining = iter(data)
         while chunk := [self._build(cmd, item, None, from_, to, options) for item in islice(remaining, CHUNK)]:
             handles += self.send(*chunk)
         return handles
 
-    def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Any) -> Any:
+    def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Unpack[command.Sending]) -> Any:
         """Send one command and wait for its value. Raises as `submit` and `Handle.result` do."""
         return self.submit(cmd, data, **options).result(timeout)
 
@@ -176,7 +179,7 @@ class Client:
 
     def follow(self, job_id: str, from_: str, to: str, notify: bool = True) -> Handle:
         """Return a handle on a step sent earlier."""
-        handle = Handle(job_id, from_, to, "", self._connection.desk.lock, self._connection.drive, self.cancel)
+        handle = Handle(job_id, from_, to, "", self._connection.desk.lock, self._connection.drive, self)
         self._put([handle], [None], notify)
         return handle
 
@@ -199,10 +202,26 @@ class Client:
         lock, drive = self._connection.desk.lock, self._connection.drive
         handles, items = [], []
         for place, (from_, to, cmd, data, job_id, options) in enumerate(commands):
-            handles.append(Handle(job_id, from_, to, cmd, lock, drive, self.cancel))
+            handles.append(Handle(job_id, from_, to, cmd, lock, drive, self))
             target: Any = to.split(",") if "," in to else to
             items.append(m.Item(0, from_, target, cmd, data, job_id, dict(options), notify(place), flow))
         return handles, items
+
+    def executor(self, **options: Unpack[command.Options]) -> Executor:
+        """Return a `concurrent.futures.Executor` that runs functions of modules/ as jobs with these options."""
+        from exesys.bus.executor import Executor  # a client without one need not wait for its imports
+
+        command.check_options(options)
+        return Executor(self, options)
+
+    def withdraw(self, handle: Handle, then: Callable[[], None] = lambda: None) -> None:
+        """Cancel a job without waiting: its handle ends at once, with JobCancelled, unless it has ended.
+
+        `then` is called, in any thread, when the router has answered. While
+        Redis is away the router cancels nothing, and what was taken runs.
+        """
+        job_id = handle.job_id
+        self._connection.withdraw(handle, lambda tag: m.Change(tag, "cancel", job_id), lambda _: then())
 
     def snapshot(self, *parts: str, timeout: float = ANSWER_S) -> dict[str, Any]:
         """Ask the router for stops, workers, functions or figures. Raises Unavailable."""
@@ -313,6 +332,11 @@ class Client:
         self._connection.introduce(info)
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._connection.closed.is_set()
+
+    @property
     def connected(self) -> bool:
         """Whether the router has greeted this client and is heard."""
         return self._connection.greeted
@@ -344,7 +368,7 @@ class Client:
         self._connection.end()
 
     def _build(
-        self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: dict[str, Any]
+        self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: command.Options
     ) -> command.Command:
         packed = codec.pack(data)
         if len(packed) > self._limits.depth:

@@ -19,9 +19,9 @@ import zmq
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.curve import Identity
-from exesys.bus.handle import Handle
+from exesys.bus.handle import CANCELLED, Handle
 from exesys.bus.inflight import Desk
-from exesys.errors import ProtocolError, Unavailable
+from exesys.errors import JobCancelled, ProtocolError, Unavailable
 
 SYNC_S = 0.05
 PARKED_S = 0.002
@@ -117,6 +117,15 @@ class Connection:
         self.wake()
         return tag
 
+    def withdraw(self, handle: Handle, question: Callable[[int], m.Message], then: Callable[[m.Reply], None]) -> None:
+        """End a command for its caller, and ask the router to cancel it; `then` is called with the answer."""
+        with self.desk.lock:
+            calls = self.desk.withdraw(handle, JobCancelled(*CANCELLED, 0, "", handle.job_id))
+            self.desk.ask(question, then)
+        for each, call in calls:
+            call(each)
+        self.wake()
+
     def tell(self, message: m.Message) -> None:
         """Send a message that has no answer; it waits while the router is away."""
         with self.desk.lock:
@@ -152,6 +161,11 @@ class Connection:
         if not self._thread.is_alive():
             os.close(self._wake_read)
             os.close(self._wake_write)
+        with self.desk.lock:
+            fix = "What was taken goes on: ask for its result with another client."
+            calls = self.desk.abandon(Unavailable("this client was closed.", fix=fix))
+        for handle, call in calls:
+            call(handle)
 
     # --- serving it -------------------------------------------------------
     #

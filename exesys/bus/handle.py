@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
-from exesys import codec
-from exesys.errors import ExesysError, JobError, ResultTimeout
+from exesys import codec, markup
+from exesys.bus.future import JobFuture
+from exesys.errors import ExesysError, JobCancelled, JobError, ResultTimeout
 from exesys.states import State
 from exesys.troubles import Trouble
 
+CANCELLED = ("Cancelled", "it was cancelled")  # type and message of a job that was
 Drive = Callable[[Callable[[], bool], float], None]
+
+
+class Owner(Protocol):
+    """What a handle needs of the client that made it."""
+
+    def cancel(self, job_id: str) -> int: ...
+
+    def withdraw(self, handle: Handle) -> None: ...
 
 
 class Handle:
@@ -25,10 +36,10 @@ class Handle:
     __slots__ = (
         "_body",
         "_callbacks",
-        "_cancel",
         "_drive",
         "_error",
         "_lock",
+        "_owner",
         "_state",
         "_waiters",
         "cmd",
@@ -46,7 +57,7 @@ class Handle:
         cmd: str,
         lock: threading.Lock,
         drive: Drive | None = None,
-        cancel: Callable[[str], int] | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self.job_id = job_id
         self.from_ = from_
@@ -54,7 +65,7 @@ class Handle:
         self.cmd = cmd
         self._lock = lock
         self._drive = drive
-        self._cancel = cancel
+        self._owner = owner
         self._state: State | None = None
         self._body: Any = None
         self._error: ExesysError | None = None
@@ -64,6 +75,23 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<Handle {self.cmd} {self.job_id} {self._state.name if self._state is not None else 'sent'}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, as far as is known without asking."""
+        rows = [("job", markup.code(self.job_id)), ("cmd", markup.code(self.cmd)), ("state", self.shown_state())]
+        error = self.exception()
+        if error is not None:
+            rows.append(("error", markup.code(str(error))))
+            if isinstance(error, JobError) and error.traceback:
+                rows.append(("traceback", f"<details>{markup.code(error.traceback)}</details>"))
+        elif self.done():
+            rows.append(("result", markup.code(repr(self.result(0)))))
+        return markup.facts(rows)
+
+    def shown_state(self) -> str:
+        """Return the state as HTML."""
+        refused = self._error is not None and self._state is None
+        return markup.badge(State.error if refused else self._state)
 
     @property
     def state(self) -> State | None:
@@ -128,7 +156,20 @@ class Handle:
 
     def cancel(self) -> bool:
         """Cancel the job, all its steps. True when something of it had not ended yet. Raises NotFound, Unavailable."""
-        return self._cancel is not None and self._cancel(self.job_id) > 0
+        return self._owner is not None and self._owner.cancel(self.job_id) > 0
+
+    def future(self) -> JobFuture[Any]:
+        """Return a `concurrent.futures.Future` of it, for `as_completed`, `wait` and `asyncio.wrap_future`."""
+        return JobFuture(self, self._withdraw)
+
+    def _withdraw(self) -> None:
+        if self._owner is not None:
+            self._owner.withdraw(self)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in asyncio. Who stops waiting cancels nothing."""
+        yield from ended(self).__await__()
+        return self.result(0)
 
     def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
         """Call `callback(handle)` at the end, in the client's thread; at once if it ended."""
@@ -137,6 +178,11 @@ class Handle:
                 self._callbacks = [*(self._callbacks or ()), callback]
                 return
         callback(self)
+
+    def remove_done_callback(self, callback: Callable[[Handle], None]) -> None:
+        """Call this no more at the end."""
+        with self._lock:
+            self._callbacks = [each for each in self._callbacks or () if each != callback] or None
 
     def _wait(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
         if condition():
@@ -180,10 +226,47 @@ class Handle:
         return []
 
 
+class Handles(list[Handle]):
+    """Handles in the order of what was sent; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (markup.code(handle.job_id), markup.code(handle.cmd), handle.shown_state())
+            for handle in self[: markup.MOST_ROWS]
+        ]
+        return markup.table(("job", "cmd", "state"), rows, len(self) - len(rows))
+
+
+async def ended(*handles: Handle) -> None:
+    """Wait until all of these have ended. Who stops waiting leaves nothing behind."""
+    import asyncio  # most clients do without
+
+    loop = asyncio.get_running_loop()
+    all_ended = asyncio.Event()
+
+    def look() -> None:
+        if all(handle.done() for handle in handles):
+            all_ended.set()
+
+    def wake(_: Handle) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(look)
+
+    waited = [handle for handle in handles if not handle.done()]
+    for handle in waited:
+        handle.add_done_callback(wake)
+    try:
+        if waited:
+            await all_ended.wait()
+    finally:
+        for handle in waited:
+            handle.remove_done_callback(wake)
+
+
 def job_error(body: Any, job_id: str = "") -> JobError:
     """Make the error of an answer in state 4: [error bytes, attempts]."""
     packed, attempts = body
     told = codec.unpack(packed) if packed else {}
-    return JobError(
-        str(told.get("type", "Error")), str(told.get("message", "")), attempts, str(told.get("traceback", "")), job_id
-    )
+    type_, text = str(told.get("type", "Error")), str(told.get("message", ""))
+    kind = JobCancelled if (type_, text) == CANCELLED else JobError
+    return kind(type_, text, attempts, str(told.get("traceback", "")), job_id)

@@ -18,7 +18,7 @@ from typing import Any
 from exesys import troubles
 from exesys.bus import messages as m
 from exesys.bus.handle import Handle
-from exesys.errors import Unavailable, from_problem
+from exesys.errors import ExesysError, Unavailable, from_problem
 from exesys.states import State
 
 HELLO_AGAIN_S = 1.0
@@ -114,6 +114,21 @@ class Desk:
         self._asks.pop(tag, None)
         self._flights.pop(tag, None)
         self._unanswered.pop(tag, None)
+
+    def withdraw(self, handle: Handle, error: ExesysError) -> list[tuple[Handle, Callable[[Handle], None]]]:
+        """Have a command that has not ended end so for its caller; not sent yet, it stays unsent. Returns callbacks."""
+        if handle.done():
+            return []
+        for tag in [tag for tag, flight in self._flights.items() if flight.handle is handle]:
+            self.forget(tag)
+        return [(handle, call) for call in handle._fail(error)]
+
+    def abandon(self, error: ExesysError) -> list[tuple[Handle, Callable[[Handle], None]]]:
+        """Nobody serves this desk any more: nothing more will be heard of what is under way. Returns callbacks."""
+        left = [flight.handle for flight in self._flights.values() if not flight.handle.done()]
+        self._flights.clear()
+        self._unanswered.clear()
+        return [(handle, call) for handle in left for call in handle._fail(error)]
 
     # --- in ---------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from exesys import markup
 from exesys.bus.handle import Handle
 from exesys.command import END
 from exesys.errors import ExesysError, JobError, ResultTimeout
@@ -31,6 +32,17 @@ class JobHandle:
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.job_id}, {len(self._sent)} steps{', done' if self.done() else ''}>"
+
+    def _repr_html_(self) -> str:
+        """Draw it in a notebook, as far as is known without asking: of steps between, only once all is well."""
+        well = self.done() and all(end.exception() is None for end in self._ends)
+        ends = dict(zip(self.graph.ends, self._ends, strict=True))
+        boxes = []
+        for number, sent in enumerate(self._sent):
+            state = State.data_available if well else ends[number].state if number in ends else None
+            boxes.append(markup.Box(sent.from_, sent.cmd, state))
+        facts = [("job", markup.code(self.job_id)), ("state", markup.badge(self.state))]
+        return markup.facts(facts) + markup.graph(self.graph, boxes)
 
     def step(self, number: int) -> Handle:
         """Return a handle of one step, by its place in what was sent."""
@@ -77,14 +89,30 @@ class JobHandle:
             if not self.wait(_left(until)):
                 text = f"job {self.job_id} has not ended within {timeout:g} s."
                 raise ResultTimeout(text, fix="It goes on: ask again.")
-            failed = next((error for end in self._ends if (error := end.exception()) is not None), None)
-            if failed is None:
-                break
-            cause = self._cause(failed)
-            if cause is not None:
-                raise cause
-            # It was retried since we heard of that.
-            self._ends = [self._follow(end.job_id, end.from_, end.to, True) for end in self._ends]
+            if self.settled():
+                return self.value()
+
+    @property
+    def ends(self) -> Sequence[Handle]:
+        """Handles of the steps that end the job. Once all have, `settled` tells whether that holds."""
+        return self._ends
+
+    def settled(self) -> bool:
+        """Tell whether the ends heard of hold; False when what failed was retried since, and is followed anew.
+
+        Asks the router. Raises JobError of the step that failed, or the refusal.
+        """
+        failed = next((error for end in self._ends if (error := end.exception()) is not None), None)
+        if failed is None:
+            return True
+        cause = self._cause(failed)
+        if cause is not None:
+            raise cause
+        self._ends = [self._follow(end.job_id, end.from_, end.to, True) for end in self._ends]
+        return False
+
+    def value(self) -> Any:
+        """Return the job's value, once all has ended well."""
         values = [end.result(0) for end in self._ends]
         return values[0] if len(values) == 1 else dict(zip(self.graph.feeder_names(END), values, strict=True))
 

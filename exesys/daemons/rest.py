@@ -24,6 +24,7 @@ from exesys.config import Config
 from exesys.daemons.loop import run
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
+from exesys.endpoints.openapi import OpenApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Runners
 from exesys.endpoints.timers import TimersApi
@@ -31,12 +32,15 @@ from exesys.endpoints.whoami import WhoAmI
 from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
 from exesys.http import (
     HEADERS,
+    JSON,
+    PLAIN,
     RETRY_STATUSES,
     Endpoint,
     as_text,
     asked,
     check_query,
     describe_problem,
+    either,
     mark,
     number,
     on_error,
@@ -50,6 +54,7 @@ from exesys.http import (
     whole,
 )
 from exesys.process import die_with_parent
+from exesys.schemas import LONGEST_WAIT_S, MOST_LISTED
 from exesys.states import State
 from exesys.store.reader import Reader, Step
 from exesys.store.timetable import Timetable
@@ -58,9 +63,12 @@ from exesys.workflow import Graph
 
 ACK_S = 5.0
 LAST_ACKS_S = 0.5
-LONGEST_WAIT_S = 300.0
+KINDS = (JSON, PLAIN)
+LISTED = {"limit": "Limit", "state": "State", "before": "Mark"}
+# An array of refusals has the status of its first.
+TOLD = {**either("Answers"), **dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), "Refusal")}
+SENT_WITH = {"Operation": "Operation", "Prefer": "Prefer"}
 KEPT_FREE = 8  # threads that never wait for a job's end
-MOST_LISTED = 1000
 QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a job is shown all the same
 
 
@@ -79,25 +87,26 @@ class Api:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Give all that can be asked, and who may: what is not here is not to be had."""
         runners = Runners(self.client, self.reader, self.limits, self._body)
-        return (
-            Endpoint("POST", "/sys_cmd", self.sys_cmd, ("wait",), Role.submit),
-            Endpoint("GET", "/jobs", self.jobs, ("limit", "state", "before"), Role.read),
-            Endpoint("GET", "/jobs/<job_id>", self.job, (), Role.read),
-            Endpoint("DELETE", "/jobs/<job_id>", self.cancel, (), Role.submit),
-            Endpoint("POST", "/jobs/<job_id>/retry", self.retry, (), Role.submit),
-            Endpoint("GET", "/jobs/<job_id>/log", self.log, (), Role.read),
+        listed = (
+            Endpoint("POST", "/sys_cmd", self.sys_cmd, {"wait": "Wait"}, Role.submit, TOLD, (), "Commands", SENT_WITH),
+            Endpoint("GET", "/jobs", self.jobs, LISTED, Role.read, {200: "Jobs"}),
+            Endpoint("GET", "/jobs/<job_id>", self.job, {}, Role.read, {200: "Job"}, (404,)),
+            Endpoint("DELETE", "/jobs/<job_id>", self.cancel, {}, Role.submit, {200: "Cancelled"}, (404,)),
+            Endpoint("POST", "/jobs/<job_id>/retry", self.retry, {}, Role.submit, either("Retried"), (404,)),
+            Endpoint("GET", "/jobs/<job_id>/log", self.log, {}, Role.read, {200: "JobLog"}, (404,), kinds=KINDS),
             *DeadApi(self.client, self.reader).endpoints(),
-            Endpoint("GET", "/callbacks", self.callbacks, (), Role.read),
-            Endpoint("GET", "/functions", self.functions, (), Role.read),
-            Endpoint("GET", "/workers", self.workers, (), Role.read),
+            Endpoint("GET", "/callbacks", self.callbacks, {}, Role.read, {200: "Callbacks"}),
+            Endpoint("GET", "/functions", self.functions, {}, Role.read, {200: "Functions"}),
+            Endpoint("GET", "/workers", self.workers, {}, Role.read, {200: "Workers"}),
             *runners.endpoints(),
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
             *WhoAmI().endpoints(),
-            Endpoint("GET", "/healthz", self.healthz, (), Role.anyone),
-            Endpoint("GET", "/readyz", self.readyz, (), Role.anyone),
+            Endpoint("GET", "/healthz", self.healthz, {}, Role.anyone, {200: "Health"}),
+            Endpoint("GET", "/readyz", self.readyz, {}, Role.anyone, {200: "Ready"}),
         )
+        return (*listed, *OpenApi(self.config, listed, self.gate).endpoints())
 
     def app(self) -> Bottle:
         app = Bottle()
@@ -111,7 +120,8 @@ class Api:
         return app
 
     def _guarded(self, endpoint: Endpoint) -> Callable[..., HTTPResponse]:
-        admit, handler, parameters, role = self.gate.admit, endpoint.handler, endpoint.parameters, endpoint.role
+        admit, handler, role = self.gate.admit, endpoint.handler, endpoint.role
+        parameters = tuple(endpoint.parameters)
 
         def guarded(**parts: str) -> HTTPResponse:
             try:
@@ -269,7 +279,7 @@ class Api:
 
     def _body(self) -> bytes:
         kind = request.content_type.partition(";")[0].strip().lower()
-        if kind != "application/json":
+        if kind != JSON:
             raise NotJson(
                 f"the Content-Type is {kind or 'missing'}.", fix='Send it with -H "Content-Type: application/json".'
             )
@@ -299,6 +309,7 @@ class Api:
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 
     def job(self, job_id: str) -> HTTPResponse:
+        """Show a job: its steps with their results and errors, and its value once all is well."""
         steps = self._steps(job_id)
         served = self._served() if any(step.state is State.start for step in steps) else None
         told = self.reader.callbacks(steps)
@@ -334,9 +345,11 @@ class Api:
         return respond(200, self.reader.callback_counts())
 
     def functions(self) -> HTTPResponse:
+        """What can be called, and what failed to load, with its traceback."""
         return respond(200, self.client.snapshot("functions", timeout=ACK_S)["functions"])
 
     def workers(self) -> HTTPResponse:
+        """The workers that are here, their queues and slots."""
         return respond(200, {"workers": self.client.snapshot("workers", timeout=ACK_S)["workers"]})
 
     def healthz(self) -> HTTPResponse:

@@ -18,11 +18,11 @@ from exesys.bus.appcall import unknown_app
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.errors import AppLost, BadCommand, NotJson, QueueFull
-from exesys.http import Endpoint, asked, describe_problem, parse_json, respond, too_large
+from exesys.http import JSON, Endpoint, asked, describe_problem, parse_json, respond, too_large
+from exesys.schemas import LONGEST_WAIT_S
 from exesys.tokens import Role
 
 ASK_S = 5.0
-LONGEST_S = 300.0
 SHARE = 4  # a server may hold one in so many of the threads
 
 
@@ -38,11 +38,15 @@ class AppsApi:
         self._held: defaultdict[str, int] = defaultdict(int)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler, known parameters and role of each."""
+        """Return what can be asked, and what is said of it."""
         return (
-            Endpoint("GET", "/apps", self.apps, (), Role.read),
-            Endpoint("GET", "/apps/<name>", self.app, (), Role.read),
-            Endpoint("POST", "/apps/<name>/<method>", self.call, ("timeout",), Role.submit),
+            Endpoint("GET", "/apps", self.apps, {}, Role.read, {200: "Apps"}),
+            Endpoint("GET", "/apps/<name>", self.app, {}, Role.read, {200: "App"}, (404,)),
+            Endpoint(
+                *("POST", "/apps/<name>/<method>", self.call, {"timeout": "Timeout"}, Role.submit, {200: "Called"}),
+                errors=(404, 500, 504),
+                body="Arguments",
+            ),
         )
 
     def apps(self) -> HTTPResponse:
@@ -80,7 +84,7 @@ class AppsApi:
         if not body.strip():
             return [], {}
         kind = request.content_type.partition(";")[0].strip().lower()
-        if kind != "application/json":
+        if kind != JSON:
             raise NotJson(
                 f"the Content-Type is {kind or 'missing'}.", fix='Send it with -H "Content-Type: application/json".'
             )
@@ -115,9 +119,9 @@ def _timeout_s(text: str | None) -> float | None:
         return None
     try:
         value = float(text)
-        if 0 < value <= LONGEST_S:
+        if 0 < value <= LONGEST_WAIT_S:
             return value
     except ValueError:
         pass
-    fix = f"Give a number of seconds above 0, up to {LONGEST_S:g}."
+    fix = f"Give a number of seconds above 0, up to {LONGEST_WAIT_S:g}."
     raise BadCommand(f"`timeout` is {text[:40]!r}.", field="timeout", fix=fix)

@@ -11,13 +11,14 @@ from bottle import HTTPResponse
 from exesys import command, dead, views
 from exesys.bus.client import Client
 from exesys.errors import NotFound, no_job
-from exesys.http import Endpoint, asked, mark, number, respond, whole
+from exesys.http import Endpoint, asked, either, mark, number, respond, whole
+from exesys.schemas import MOST_LISTED
 from exesys.states import State
 from exesys.store.reader import Reader, Step
 from exesys.tokens import Role
 
 ACK_S = 5.0
-MOST_LISTED = 1000
+SOME = {"cmd": "Name", "older_s": "OlderS", "before": "Mark"}
 
 
 class DeadApi:
@@ -28,14 +29,14 @@ class DeadApi:
         self._reader = reader
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return method, path, handler, known parameters and role of each."""
+        """Return what can be asked, and what is said of it."""
         return (
-            Endpoint("GET", "/dead", self.list, ("limit", "before", "cmd", "older_s"), Role.read),
-            Endpoint("DELETE", "/dead", self.purge_all, ("cmd", "older_s", "before"), Role.admin),
-            Endpoint("POST", "/dead/retry", self.retry_all, ("cmd", "older_s", "before"), Role.admin),
-            Endpoint("GET", "/dead/<job_id>", self.show, (), Role.read),
-            Endpoint("DELETE", "/dead/<job_id>", self.purge, (), Role.admin),
-            Endpoint("POST", "/dead/<job_id>/retry", self.retry, (), Role.admin),
+            Endpoint("GET", "/dead", self.list, {"limit": "Limit", **SOME}, Role.read, {200: "Dead"}),
+            Endpoint("DELETE", "/dead", self.purge_all, SOME, Role.admin, {200: "AllPurged"}),
+            Endpoint("POST", "/dead/retry", self.retry_all, SOME, Role.admin, {200: "AllRetried"}),
+            Endpoint("GET", "/dead/<job_id>", self.show, {}, Role.read, {200: "Job"}, (404,)),
+            Endpoint("DELETE", "/dead/<job_id>", self.purge, {}, Role.admin, {200: "Purged"}, (404, 409)),
+            Endpoint("POST", "/dead/<job_id>/retry", self.retry, {}, Role.admin, either("Retried"), (404,)),
         )
 
     def list(self) -> HTTPResponse:
@@ -46,6 +47,7 @@ class DeadApi:
         return respond(200, {"dead": [views.dead(ms, step) for ms, step in found], "next": following or None})
 
     def show(self, job_id: str) -> HTTPResponse:
+        """Show a job that has failed."""
         return respond(200, self._shown(self._steps(job_id)))
 
     def retry(self, job_id: str) -> HTTPResponse:

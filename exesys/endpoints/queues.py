@@ -29,13 +29,13 @@ class QueuesApi:
         self._body = body
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler, known parameters and role of each."""
+        """Return what can be asked, and what is said of it."""
         return (
-            Endpoint("GET", "/queues", self.queues, (), Role.read),
-            Endpoint("GET", "/queues/<name>", self.queue, (), Role.read),
-            Endpoint("PATCH", "/queues/<name>", self.change, (), Role.admin),
-            Endpoint("POST", "/queues/<name>/pause", self.pause, (), Role.admin),
-            Endpoint("POST", "/queues/<name>/resume", self.resume, (), Role.admin),
+            Endpoint("GET", "/queues", self.queues, {}, Role.read, {200: "Queues"}),
+            Endpoint("GET", "/queues/<name>", self.queue, {}, Role.read, {200: "Queue"}),
+            Endpoint("PATCH", "/queues/<name>", self.change, {}, Role.admin, {200: "Queue"}, body="QueueSettings"),
+            Endpoint("POST", "/queues/<name>/pause", self.pause, {}, Role.admin, {200: "Queue"}),
+            Endpoint("POST", "/queues/<name>/resume", self.resume, {}, Role.admin, {200: "Queue"}),
         )
 
     def queues(self) -> HTTPResponse:
@@ -43,6 +43,7 @@ class QueuesApi:
         return respond(200, {"queues": self._listed()})
 
     def queue(self, name: str) -> HTTPResponse:
+        """Show a queue; of a name that was never used, that nothing waits there."""
         return self._shown(command.check_name(name, "queue"))
 
     def change(self, name: str) -> HTTPResponse:
@@ -57,6 +58,7 @@ class QueuesApi:
         return self._merge(name, {"paused": True})
 
     def resume(self, name: str) -> HTTPResponse:
+        """Hand out jobs of this queue again."""
         return self._merge(name, {"paused": False})
 
     def _merge(self, name: str, fields: dict[str, Any]) -> HTTPResponse:

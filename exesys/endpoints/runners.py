@@ -12,17 +12,18 @@ from bottle import HTTPResponse, request
 from exesys import command, runnerviews
 from exesys.bus.client import Client
 from exesys.errors import BadCommand, NotFound, Unavailable, nearest
-from exesys.http import Endpoint, as_text, asked, number, parse_json, respond, wants_text, whole
+from exesys.http import JSON, PLAIN, Endpoint, as_text, asked, either, number, parse_json, respond, wants_text, whole
 from exesys.process import wait_until
 from exesys.runner import Name, RunnerState, check_name, check_type
+from exesys.schemas import LONGEST_WAIT_S, MOST_ENDED
 from exesys.store.reader import Reader, RunnerRecord
 from exesys.tokens import Role
 
 ACK_S = 5.0
 TOLD_S = 1.0  # so long the router is asked for what only it knows; without an answer the rest is shown
-LONGEST_WAIT_S = 300.0
 MOST_WAITING = 16  # threads that wait for an end
-MOST_LISTED = 10_000
+SOME = {"state": "RunnerState", "ended": "Ended"}
+WAIT = {"wait": "Wait"}
 KEYS = ("target", "data", "type", "uuid", "grace_s")
 
 
@@ -37,16 +38,24 @@ class Runners:
         self._waiting = threading.Semaphore(MOST_WAITING)
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return method, path, handler, known parameters and role of each."""
+        """Return what can be asked, and what is said of it."""
+        one = "/runners/<type>/<uuid>"
         return (
-            Endpoint("GET", "/runners", self.list, ("state", "ended"), Role.read),
-            Endpoint("POST", "/runners", self.start, (), Role.submit),
-            Endpoint("GET", "/runners/<type>", self.list, ("state", "ended"), Role.read),
-            Endpoint("DELETE", "/runners/<type>", self.stop_all, ("wait",), Role.submit),
-            Endpoint("GET", "/runners/<type>/<uuid>", self.show, (), Role.read),
-            Endpoint("DELETE", "/runners/<type>/<uuid>", self.stop, ("wait",), Role.submit),
-            Endpoint("POST", "/runners/<type>/<uuid>/restart", self.restart, (), Role.admin),
-            Endpoint("GET", "/runners/<type>/<uuid>/log", self.log, ("after",), Role.read),
+            Endpoint("GET", "/runners", self.list, SOME, Role.read, {200: "Runners"}),
+            Endpoint(
+                *("POST", "/runners", self.start, {}, Role.submit, either("Runner")),
+                errors=(409, 422),
+                body="NewRunner",
+            ),
+            Endpoint("GET", "/runners/<type>", self.list, SOME, Role.read, {200: "Runners"}),
+            Endpoint("DELETE", "/runners/<type>", self.stop_all, WAIT, Role.submit, either("TypeStopped"), (404,)),
+            Endpoint("GET", one, self.show, {}, Role.read, {200: "Runner"}, (404,)),
+            Endpoint("DELETE", one, self.stop, WAIT, Role.submit, either("RunnerStopped"), (404,)),
+            Endpoint("POST", f"{one}/restart", self.restart, {}, Role.admin, {202: "Runner"}, (404, 409)),
+            Endpoint(
+                *("GET", f"{one}/log", self.log, {"after": "Bytes"}, Role.read, {200: "RunnerLog"}, (404,)),
+                kinds=(JSON, PLAIN),
+            ),
         )
 
     def list(self, type: str | None = None) -> HTTPResponse:
@@ -57,7 +66,7 @@ class Runners:
             close = nearest(named, known)
             fix = f"Did you mean {close}?" if close else f"Known: {', '.join(known)}."
             raise BadCommand(f"the state {named[:40]!r} is unknown.", field="state", fix=fix)
-        ended = whole("ended", asked("ended", "100"), 0, MOST_LISTED)
+        ended = whole("ended", asked("ended", "100"), 0, MOST_ENDED)
         found = self._reader.runners(None if type is None else check_type(type), ended)
         shown = [record for record in found if named in (None, record.state)]
         return respond(200, {"runners": runnerviews.runners(shown, self._told(), _now_ms())})
@@ -79,6 +88,7 @@ class Runners:
         return respond(200 if RunnerState(shown["state"]).final else 202, shown)
 
     def show(self, type: str, uuid: str) -> HTTPResponse:
+        """Show a runner, with the traceback of its last error."""
         return respond(200, self._shown(check_name(type, uuid)))
 
     def stop(self, type: str, uuid: str) -> HTTPResponse:

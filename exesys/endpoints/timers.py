@@ -16,11 +16,11 @@ from exesys.command import Limits
 from exesys.errors import BadCommand
 from exesys.http import Endpoint, asked, parse_json, respond, whole
 from exesys.schedule import PAUSED
+from exesys.schemas import MOST_LISTED
 from exesys.store.timetable import TimerRecord, Timetable
 from exesys.tokens import Role
 
 ASK_S = 5.0
-MOST_LISTED = 1000
 
 
 class TimersApi:
@@ -41,15 +41,20 @@ class TimersApi:
         self._taken = taken
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Give method, path, handler, known parameters and role of each."""
+        """Return what can be asked, and what is said of it."""
+        one = "/timers/<name>"
         return (
-            Endpoint("GET", "/timers", self.timers, ("limit", "after"), Role.read),
-            Endpoint("POST", "/timers", self.add, (), Role.admin),
-            Endpoint("GET", "/timers/<name>", self.timer, (), Role.read),
-            Endpoint("DELETE", "/timers/<name>", self.remove, (), Role.admin),
-            Endpoint("POST", "/timers/<name>/pause", self.pause, (), Role.admin),
-            Endpoint("POST", "/timers/<name>/resume", self.resume, (), Role.admin),
-            Endpoint("POST", "/timers/<name>/run", self.run, (), Role.submit),
+            Endpoint("GET", "/timers", self.timers, {"limit": "Limit", "after": "Text"}, Role.read, {200: "Timers"}),
+            Endpoint(
+                *("POST", "/timers", self.add, {}, Role.admin, {200: "Timer", 201: "Timer"}),
+                errors=(409,),
+                body="NewTimer",
+            ),
+            Endpoint("GET", one, self.timer, {}, Role.read, {200: "Timer"}, (404,)),
+            Endpoint("DELETE", one, self.remove, {}, Role.admin, {200: "TimerRemoved"}, (404, 409)),
+            Endpoint("POST", f"{one}/pause", self.pause, {}, Role.admin, {200: "Timer"}, (404, 409)),
+            Endpoint("POST", f"{one}/resume", self.resume, {}, Role.admin, {200: "Timer"}, (404, 409)),
+            Endpoint("POST", f"{one}/run", self.run, {}, Role.submit, {202: "TimerRun"}, (404, 409, 422)),
         )
 
     def timers(self) -> HTTPResponse:
@@ -77,6 +82,7 @@ class TimersApi:
         return self._shown(name, 201 if new else 200)
 
     def timer(self, name: str) -> HTTPResponse:
+        """Show a timer: what it runs, when, its last and next ticks."""
         return self._shown(name)
 
     def remove(self, name: str) -> HTTPResponse:

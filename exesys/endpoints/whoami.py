@@ -15,8 +15,8 @@ class WhoAmI:
     """The endpoint /whoami."""
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return method, path, handler, known parameters and role of each."""
-        return (Endpoint("GET", "/whoami", self.show, (), Role.read),)
+        """Return what can be asked, and what is said of it."""
+        return (Endpoint("GET", "/whoami", self.show, {}, Role.read, {200: "Caller"}),)
 
     def show(self) -> HTTPResponse:
         """Tell the role and the name of the token that was sent; without tokens everybody may do everything."""

@@ -59,6 +59,7 @@ ENDPOINTS = {
     "GET /apps/<name>": "read",
     "POST /apps/<name>/<method>": "submit",
     "GET /whoami": "read",
+    "GET /openapi.json": "read",
     "GET /healthz": "",
     "GET /readyz": "",
 }

@@ -3,10 +3,12 @@
 import asyncio
 import importlib.util
 import json
+import subprocess
+import sys
 import uuid
 
 import pytest
-from harness import alive, until
+from harness import Said, alive, until
 from sent import job_of, one, states, step
 
 import exesys
@@ -276,9 +278,11 @@ def test_submit_yaml(system, write, job_id):
 
 def test_yaml_where_it_cannot_be_read(system, write, tmp_path):
     (tmp_path / "yaml.py").write_text("raise ImportError\n")
-    path = f"{tmp_path}:{system.environ['PYTHONPATH']}"
-    said = system.exesys("workflow", "submit", write(YAML, "flow.yaml"), environ={"PYTHONPATH": path})
-    assert "pyyaml is not installed" in complaint(said, 2)
+    # A Python of its own: one that is forked has looked for its modules already.
+    environ = {**system.environ, "PYTHONPATH": f"{tmp_path}:{system.environ['PYTHONPATH']}"}
+    words = [sys.executable, "-m", "exesys.cli", "workflow", "submit", write(YAML, "flow.yaml")]
+    said = subprocess.run(words, env=environ, cwd=system.root, capture_output=True, text=True)
+    assert "pyyaml is not installed" in complaint(Said(said.returncode, said.stdout, said.stderr), 2)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ LAYERS: list[list[str]] = [
             "mending",
         ),
         "chaos.plan",
-        "archive",
+        *("archive", "schemas", "markup"),
     ],
     ["environment", "bus.messages", "turn"],
     [
@@ -67,7 +67,7 @@ LAYERS: list[list[str]] = [
             "bus.hosting",
             "bus.subscription",
         ),
-        *("bus.handle", "bus.inflight", "bus.jobhandle"),
+        *("bus.future", "bus.handle", "bus.inflight", "bus.jobhandle"),
         *(
             "store.keys",
             "store.walk",
@@ -94,9 +94,10 @@ LAYERS: list[list[str]] = [
             "bus.connection",
             "bus.applines",
             "bus.appcall",
+            "functions",
+            "bus.executor",
             "bus.client",
             "bus.aclient",
-            "functions",
             "context",
             "channel",
             "listening",
@@ -108,6 +109,7 @@ LAYERS: list[list[str]] = [
         *("secret", "posting", "courier", "access"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "endpoints.whoami", "rounds"),
+        *("openapi", "endpoints.openapi"),
     ],
     ["daemons.loop"],
     [
@@ -135,7 +137,7 @@ LAYERS: list[list[str]] = [
     ],
 ]
 # What `import exesys` gives a user's code, loaded when it is first asked for.
-FACADE = {"bus.client", "bus.aclient", "errors", "flow", "functions"}
+FACADE = {"bus.client", "bus.aclient", "bus.executor", "errors", "flow", "functions"}
 
 ORDER = [module for layer in LAYERS for module in layer]
 DAEMONS = {module for module in ORDER if module.startswith("daemons.") and module != "daemons.loop"}
@@ -162,6 +164,7 @@ OWNERS = {
     "bottle": {
         *("http", "endpoints.runners", "endpoints.queues", "endpoints.timers", "endpoints.apps", "endpoints.dead"),
         "endpoints.whoami",
+        "endpoints.openapi",
         *("daemons.rest", "daemons.web"),
     },
     "cronsim": {"schedule"},
@@ -189,9 +192,10 @@ PURE = {
     *("mending", "bus.mender", "store.walk"),
     *("chaos.plan", "chaos.account"),
     *("store.keys", "store.journal", "store.lineage", "store.spelling"),
-    *("flow", "lines", "drawing", "views", "runnerviews"),
+    *("flow", "lines", "drawing", "views", "runnerviews", "schemas", "markup", "openapi"),
 }
 EXCUSED = {
+    ("openapi", "http"),  # ours: the type of an endpoint
     ("redisurl", "urllib"),  # the part that reads the options of an address
     ("config", "pathlib"),  # a path is a value; nothing is looked up
     ("chaos.plan", "random"),  # with a seed: the same plan each time
