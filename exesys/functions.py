@@ -144,6 +144,23 @@ class Library:
             loader.load_directory(directory.absolute())
         return cls(Catalogue(loader.functions, loader.broken), loader.runs)
 
+    @classmethod
+    def of(cls, targets: Mapping[str, Callable[..., Any]]) -> Library:
+        """Offer functions that are at hand, each under a name. Raises BadCommand for one that cannot be a command."""
+        functions: dict[str, FunctionInfo] = {}
+        runs: dict[str, Run] = {}
+        for name, target in targets.items():
+            try:
+                run, signature = _how_to_run(target)
+            except _Withheld as reason:
+                raise BadCommand(f"{name} cannot be called as a command.", field="cmd", fix=str(reason)) from None
+            options = {key: value for key, value in getattr(target, _MARK, {}).items() if key != "name"}
+            module = target.__module__.removeprefix(_BESIDE).replace(".", "_")
+            info = FunctionInfo(check_name(name, "cmd"), module, "", signature, options, "")
+            functions[info.qualified] = info
+            runs[info.qualified] = run
+        return cls(Catalogue(functions, {}), runs)
+
     def call(self, cmd: str, data: Any, make_context: MakeContext) -> bytes:
         """Run a function and return its packed result, `{"EOJ": value}`.
 

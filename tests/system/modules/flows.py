@@ -101,3 +101,24 @@ def needs_file(data: str) -> str:
     """Return what stands in a file; it fails while there is none."""
     with open(data, encoding="utf-8") as file:
         return file.read()
+
+
+def fails_twice(data: Any, ctx: Context) -> list[Any]:
+    """Fail in the first two attempts, and then return what it was fed."""
+    if ctx.job.attempt < 3:
+        raise LookupError(f"attempt {ctx.job.attempt}")
+    return [ctx.job.from_, data]
+
+
+def grows(data: Any, ctx: Context) -> int:
+    """Add two steps that go where this one goes, and one between them and nothing else."""
+    name = f"{ctx.job.from_}-mid"
+    ctx.add_step("fed", [1], to=name)
+    ctx.add_step("fed", [2], from_=f"{ctx.job.from_}-own")
+    ctx.add_step("fed", from_=name)
+    return 3
+
+
+def grows_wrongly(data: Any, ctx: Context) -> None:
+    """Add a step that goes nowhere."""
+    ctx.add_step("fed", to="nowhere")
