@@ -1,4 +1,4 @@
-"""The reference in Markdown, made from the code: settings, the command line, REST, errors.
+"""The reference in Markdown, made from the code: settings, the command line, errors.
 
 Each function takes what the code declares and returns a page. What a setting
 means stands in docs/operations.md alone, whose tables the tests compare with
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from exesys import config
 from exesys.errors import ExesysError
-from exesys.http import Endpoint
 from exesys.sections import Kind
 
 WIDTH = 92  # of the usage lines, so that they fit beside the navigation
@@ -138,35 +137,6 @@ def _argument(action: argparse.Action) -> tuple[str, str]:
 def _example(parser: argparse.ArgumentParser) -> str:
     example = (parser.epilog or "").partition("example:\n")[2].strip()
     return f"```sh\n{example}\n```" if example else ""
-
-
-# --- REST -----------------------------------------------------------------------
-
-
-def rest(endpoints: Iterable[Endpoint]) -> str:
-    """Return the page of all endpoints, by the first part of their paths."""
-    groups: dict[str, list[Endpoint]] = {}
-    for each in endpoints:
-        groups.setdefault(each.path.split("/")[1], []).append(each)
-    parts = [
-        "# REST",
-        "Every endpoint, with the [role](security.md#tokens) that its token must have once there are tokens. What they"
-        " are sent and answer is explained in [running ExeSys](operations.md#rest), errors in [errors](errors.md).",
-    ]
-    for group, listed in groups.items():
-        parts.append(f"## /{group}")
-        rows = [(f"`{e.method} {e.path}`", e.role.name, _words([*e.parameters]), first(e.handler)) for e in listed]
-        parts.append(table(("endpoint", "role", "parameters", "what"), rows))
-    return page(parts)
-
-
-def _words(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
-
-
-def first(documented: Any) -> str:
-    """Return the first paragraph of what something says of itself, on one line."""
-    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
 
 
 # --- errors -----------------------------------------------------------------------

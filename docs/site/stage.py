@@ -17,9 +17,10 @@ from typing import Any
 
 import api
 import reference
+import rest
 
 from benchmarks.run import arguments_parser
-from exesys import cli
+from exesys import __version__, cli, openapi
 from exesys.config import Config
 from exesys.daemons.rest import Api
 
@@ -42,16 +43,18 @@ def generated() -> dict[str, str]:
     return {
         "settings": reference.settings(operations),
         "command-line": reference.command_line(cli._parser(), {"bin/exesys bench": arguments_parser()}),
-        "rest": reference.rest(endpoints().endpoints()),
+        "rest": rest.rest(document()),
         "python": api.python(),
         "errors": reference.errors(),
     }
 
 
-def endpoints() -> Api:
-    """Make REST's table of endpoints, of which none is called: nothing of a system is needed for it."""
+def document() -> dict[str, Any]:
+    """Make REST's OpenAPI document. No endpoint is called, so nothing of a system is needed for it."""
     nothing: Any = None
-    return Api(Config(ROOT, ROOT / "var"), nothing, nothing, nothing, nothing)
+    config = Config(ROOT, ROOT / "var")
+    endpoints = Api(config, nothing, nothing, nothing, nothing).endpoints()
+    return openapi.document(endpoints, config.limits, __version__, config.rest_url, needs_token=True)
 
 
 def inward(text: str, page: Path, known: set[Path]) -> str:

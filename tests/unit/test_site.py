@@ -14,6 +14,7 @@ import api
 import check
 import pytest
 import reference
+import rest
 import stage
 
 import exesys
@@ -69,10 +70,27 @@ def test_it_has_every_command_with_every_option(made: dict[str, str]) -> None:
     assert "%(default)s" not in made["command-line"]
 
 
-def test_it_has_every_endpoint(made: dict[str, str]) -> None:
-    shown = re.findall(r"^\| `([A-Z]+ [^`]+)` \| (\w+) \|", made["rest"], re.MULTILINE)
-    endpoints = stage.endpoints().endpoints()
-    assert sorted(shown) == sorted((f"{each.method} {each.path}", each.role.name) for each in endpoints)
+def test_it_has_every_endpoint_and_every_schema(made: dict[str, str]) -> None:
+    document = stage.document()
+    heads, _, schemas = made["rest"].partition("\n## Schemas\n")
+    asked = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    assert re.findall(r"^### (.*)$", heads, re.MULTILINE) == asked
+    assert len(asked) > 40
+    for head, told in zip(asked, (each for path in document["paths"].values() for each in path.values()), strict=True):
+        body = heads.partition(f"\n### {head}\n")[2].partition("\n##")[0]
+        assert told["summary"].replace("<", "\\<") in body or "`" in told["summary"]
+        assert all(f"| `{each['name']}` | {each['in']} | " in body for each in told["parameters"])
+    assert re.findall(r"^### (.*)$", schemas, re.MULTILINE) == list(document["components"]["schemas"])
+
+
+def test_a_schema_is_written_in_words() -> None:
+    name = {"$ref": "#/components/schemas/Name"}
+    assert rest._kind({"anyOf": [name, {"type": "array", "items": name}]}) == "[Name](#name) or array of [Name](#name)"
+    number = {"type": "integer", "minimum": 0, "maximum": 1000, "default": 4, "description": "so many"}
+    assert rest._kind(number) == "integer; from 0 to 1,000; default `4`; so many"
+    assert rest._kind({"type": "object", "additionalProperties": {"type": "string"}}) == "map of string"
+    assert rest._kind({"const": True}) == "`true`"
+    assert rest._kind({}) == "any JSON"
 
 
 def test_it_has_every_error_and_what_to_do(made: dict[str, str]) -> None:
