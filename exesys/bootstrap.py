@@ -26,6 +26,7 @@ from exesys import apps, following, home, keystore, moves, preflight, process, p
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
+from exesys.logs import readable
 from exesys.proof import Proof, is_ready, prove, why_not_ready
 from exesys.teardown import Teller
 
@@ -128,7 +129,7 @@ def logs(config: Config, program: str, lines: int = 50, follow: bool = False) ->
     """Print the last lines of a program's log; with `follow`, go on until interrupted."""
     path = log_of(config, program)
     for line in home.tail(path, lines):
-        print(line, flush=True)
+        print(readable(line), flush=True)
     while follow:
         _follow(path)
     return 0
@@ -155,8 +156,13 @@ def _follow(path: Path) -> None:
         log.seek(0, os.SEEK_END)
         inode = os.fstat(log.fileno()).st_ino
 
+        left = b""  # of a line that is not whole yet
+
         def rotated() -> bool:
-            print(log.read().decode("utf-8", "replace"), end="", flush=True)
+            nonlocal left
+            *lines, left = (left + log.read()).split(b"\n")
+            for line in lines:
+                print(readable(line.decode("utf-8", "replace")), flush=True)
             return path.exists() and path.stat().st_ino != inode
 
         while not process.wait_until(rotated, within_s=3600, every_s=0.2):

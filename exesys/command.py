@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from exesys import callbacks, codec
+from exesys import callbacks, codec, trace
 from exesys.errors import BadCommand, ExesysError, TooLarge, nearest
 
 END = "end_job"
@@ -149,6 +149,14 @@ def _moment(key: str, value: Any) -> str:
     return str(value)
 
 
+def _traceparent(key: str, value: Any) -> str:
+    """Return what is handed on; "" for one that is malformed, which is as good as none."""
+    if not isinstance(value, str):
+        fix = "Send it as it came in the header, or leave it out."
+        raise BadCommand(f"`{key}` must be a string, not {_json_type(value)}.", field=key, fix=fix)
+    return trace.parent(value)
+
+
 _NAMED = Text(lambda key, value: check_name(value, key), NAME_SCHEMA)
 OPTIONS: dict[str, Number | Whole | Text] = {
     "queue": _NAMED,
@@ -162,6 +170,7 @@ OPTIONS: dict[str, Number | Whole | Text] = {
     "key_limit": Whole(1, 10_000),
     "result_ttl_s": Number(1, MAX_SECONDS, "seconds"),
     "notify": Text(lambda key, value: callbacks.check_url(value), callbacks.URL_SCHEMA),
+    "traceparent": Text(_traceparent, {"type": "string"}),
 }
 
 
@@ -179,6 +188,7 @@ class Options(TypedDict, total=False):
     key_limit: int
     result_ttl_s: float
     notify: str
+    traceparent: str
 
 
 class Sending(Options, total=False):
@@ -211,7 +221,9 @@ def check_options(given: Mapping[Any, Any]) -> dict[str, Any]:
         check = OPTIONS.get(key)
         if check is None:
             raise _unknown_key(key)
-        checked[key] = check(key, value)
+        kept = check(key, value)
+        if kept != "":
+            checked[key] = kept
     if "at" in checked and "delay_s" in checked:
         raise BadCommand("`at` and `delay_s` are both given.", field="at", fix="Give one of them.")
     return checked
@@ -232,10 +244,11 @@ def build(from_: Any, to: Any, cmd: Any, data: bytes, job_id: Any, options: Mapp
     )
 
 
-def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
+def from_json(body: Any, limits: Limits, new_id: Callable[[], str], traceparent: str = "") -> Command:
     """Make a command from the JSON object a client sent over REST.
 
-    `new_id` makes the job_id when there is none. Raises BadCommand or TooLarge.
+    `new_id` makes the job_id when there is none; `traceparent` is that of a
+    command without one. Raises BadCommand or TooLarge.
     """
     if not isinstance(body, dict):
         raise BadCommand(
@@ -256,15 +269,19 @@ def from_json(body: Any, limits: Limits, new_id: Callable[[], str]) -> Command:
             fix="Send less, store it elsewhere and send a reference, or raise [limits] data_bytes.",
         )
     options = {key: value for key, value in body.items() if key not in FIELDS}
+    if traceparent:
+        options.setdefault("traceparent", traceparent)
     job_id = body["job_id"] if "job_id" in body else new_id()
     return build(body.get("from", DEFAULT_FROM), body.get("to", END), body["cmd"], data, job_id, options)
 
 
-def workflow_from_json(bodies: Sequence[Any], limits: Limits, new_id: Callable[[], str]) -> list[Command]:
+def workflow_from_json(
+    bodies: Sequence[Any], limits: Limits, new_id: Callable[[], str], traceparent: str = ""
+) -> list[Command]:
     """Make the commands of a workflow from the objects a client sent.
 
-    All have one job_id: that which any of them names, else one of `new_id`.
-    Raises BadCommand or TooLarge, saying which of them it is about.
+    All have one job_id: that which any of them names, else one of `new_id`;
+    `traceparent` is that of commands without one. Raises BadCommand or TooLarge, saying which of them it is about.
     """
     named = [body["job_id"] for body in bodies if isinstance(body, dict) and "job_id" in body]
     for other in named:
@@ -278,7 +295,8 @@ def workflow_from_json(bodies: Sequence[Any], limits: Limits, new_id: Callable[[
     commands = []
     for place, body in enumerate(bodies, 1):
         try:
-            commands.append(from_json({**body, "job_id": job_id} if isinstance(body, dict) else body, limits, new_id))
+            named_body = {**body, "job_id": job_id} if isinstance(body, dict) else body
+            commands.append(from_json(named_body, limits, new_id, traceparent))
         except ExesysError as error:
             error.message = f"command {place} of {len(bodies)}: {error.message}"
             raise

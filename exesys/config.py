@@ -146,6 +146,11 @@ class Callbacks:
 
 
 @dataclass(frozen=True)
+class Logs:
+    format: str = _key("text", _matching(r"text|json", "text or json"))
+
+
+@dataclass(frozen=True)
 class Limits:
     body_bytes: int = _key(8 << 20, _bytes(1024, 1 << 30))
     data_bytes: int = _key(1 << 20, _bytes(64, 1 << 28))
@@ -187,6 +192,7 @@ class Config:
     runner: Runner = Runner()
     controller: Controller = Controller()
     callbacks: Callbacks = Callbacks()
+    logs: Logs = Logs()
     limits: Limits = Limits()
     appservers: tuple[AppServer, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -270,6 +276,7 @@ SECTIONS: dict[str, type[Any]] = {
     "runner": Runner,
     "controller": Controller,
     "callbacks": Callbacks,
+    "logs": Logs,
     "limits": Limits,
 }
 

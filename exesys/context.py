@@ -41,6 +41,7 @@ class JobInfo(NamedTuple):
     to: str
     cmd: str
     attempt: int
+    traceparent: str = ""  # of the trace it belongs to (W3C Trace Context), "" for none
 
 
 class Submitter(Protocol):
@@ -236,7 +237,14 @@ class Common:
         Waiting here for its result holds this slot, and a slot must be free
         to run it.
         """
+        if self.traceparent:
+            options.setdefault("traceparent", self.traceparent)
         return self._resources.client.submit(cmd, data, **options)
+
+    @property
+    def traceparent(self) -> str:
+        """The header `traceparent` to send with what belongs to this (W3C Trace Context), "" for none."""
+        return ""
 
     def app(self, name: str, timeout_s: float | None = None, wait: bool = True) -> Any:
         """Return an application server, to call its methods: `ctx.app("words").suggest("serch")`.
@@ -317,6 +325,11 @@ class Context(Common):
         """Whether the job was cancelled: a long function looks now and then, and returns."""
         return self._is_cancelled()
 
+    @property
+    def traceparent(self) -> str:
+        """That of the job; where spans are made, that of this attempt's span."""
+        return self.job.traceparent
+
     def _new_uuid(self) -> str:
         # The same in each attempt: a job that runs again starts the same runners.
         self._started += 1
@@ -353,6 +366,8 @@ class Context(Common):
         with _ADDING:
             if self._addition is None:
                 self._addition = Addition(self.job, self._resources.limits)
+            if self.traceparent:
+                options.setdefault("traceparent", self.traceparent)
             return self._addition.add(from_, to, cmd, data, options)
 
     @property

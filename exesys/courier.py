@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from exesys import __version__, callbacks, codec
+from exesys import __version__, callbacks, codec, logs
 from exesys.command import parts_of
 from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, Unavailable
@@ -183,12 +183,14 @@ class Courier:
 
     def _headers(self, taken: Taken, body: bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))
+        traced = {"traceparent": taken.traceparent} if taken.traceparent else {}
         return {
             "Content-Type": "application/json",
             "User-Agent": f"exesys/{__version__}",
             "X-ExeSys-Delivery": taken.delivery,
             "X-ExeSys-Timestamp": timestamp,
             "X-ExeSys-Signature": callbacks.signature(read_or_make(self._key_path), timestamp, body),
+            **traced,
         }
 
     def _may_send(self) -> bool:
@@ -203,13 +205,16 @@ class Courier:
         if not problem:
             self._keep_noting(lambda: self._outbox.sent(taken))
             return
-        where = f"{taken.ref} to {_origin(taken.url)}"
+        where, about = (
+            f"{taken.ref} to {_origin(taken.url)}",
+            logs.about(taken.ref, cmd=taken.cmd, traceparent=taken.traceparent),
+        )
         if taken.tries >= self._settings.tries:
-            log.error("the callback of %s is given up after %d tries: %s", where, taken.tries, problem)
+            log.error("the callback of %s is given up after %d tries: %s", where, taken.tries, problem, extra=about)
             self._keep_noting(lambda: self._outbox.failed(taken, problem))
             return
         if taken.tries == 1:
-            log.warning("the callback of %s will be tried again: %s", where, problem)
+            log.warning("the callback of %s will be tried again: %s", where, problem, extra=about)
         delay_s = callbacks.delay_s(self._settings.backoff_s, taken.tries, random.random())
         self._keep_noting(lambda: self._outbox.later(taken, problem, _now_ms() + int(delay_s * 1000)))
 

@@ -27,12 +27,12 @@ def listed(
     records = reader.queues([only] if only else sorted(known | reader.queue_names()))
     # One that was used or set once, and is nothing more now, is not there.
     there = [each for each in records if only or each.name in known or each.waiting or each.running or each.settings]
-    oldest = reader.oldest([record.name for record in there if record.waiting])
+    oldest = {each.name: each.oldest_ms for each in reader.waiting([each.name for each in there if each.waiting])}
     return [
         {
             "name": record.name,
             "waiting": record.waiting,
-            "oldest_s": round(max(now_ms - oldest[record.name], 0) / 1000, 3) if record.name in oldest else None,
+            "oldest_s": None if (born := oldest.get(record.name)) is None else round(max(now_ms - born, 0) / 1000, 3),
             "keys": record.keys,
             "running": record.running if record.settings.get("concurrency") else None,
             "workers": served.get(record.name, 0),

@@ -58,7 +58,7 @@ INI = "ini"
 _TICKS_SEEN = 2000
 _DENSE_MS = 2 * 86_400_000
 # Those of a command that a timer has no use for.
-OPTIONS = tuple(name for name in COMMAND_OPTIONS if name not in ("delay_s", "at"))
+OPTIONS = tuple(name for name in COMMAND_OPTIONS if name not in ("delay_s", "at", "traceparent"))
 _OWN = ("cmd", "data", "every_s", "cron", "zone", "misfire", "overlap", "grace_s", "jitter_s", "start", "end")
 FIELDS = (*_OWN, *OPTIONS)
 

@@ -190,6 +190,7 @@ def told() -> dict[str, Schema]:
                 **TIMES,
                 "progress": PROGRESS,
                 "worker": TEXT,
+                "traceparent": TEXT,
                 **ended,
                 "notify": ref("Notify"),
             },

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Finished(NamedTuple):
     report: Report
     run_ms: float
     cut_short: str = ""  # why its slot died over it
+    job: Job | None = None  # that was
 
 
 class Ready(NamedTuple):
@@ -129,8 +131,10 @@ class SlotPool:
         for job in slot.jobs:
             outcome, type_, text = _judged(slot, job, how)
             body = codec.pack({"type": type_, "message": text, "traceback": ""})
-            report = Report(job.ref, job.attempt, outcome, body, "", 0, 0)
-            happenings.append(Finished(report, (now - slot.since) * 1000, text))
+            run_ms = (now - slot.since) * 1000
+            ended_ms = time.time_ns() // 1_000_000
+            report = Report(job.ref, job.attempt, outcome, body, "", ended_ms - int(run_ms), ended_ms)
+            happenings.append(Finished(report, run_ms, text, job))
         if slot.phase is Phase.importing:
             happenings += self._died_importing(slot, how, now)
         slot.channel.close()
@@ -168,7 +172,7 @@ class SlotPool:
 
     def give(self, slot: Slot, job: Job, now: float) -> bool:
         """Put a job on a slot's line. False when the line is full."""
-        if not slot.channel.send(["job", job.ref, job.attempt, job.to, job.cmd, job.data], wait=False):
+        if not slot.channel.send(["job", job.ref, job.attempt, job.to, job.cmd, job.data, job.traceparent], wait=False):
             return False
         if not slot.jobs:
             slot.since = now

@@ -238,7 +238,8 @@ class Timing:
                     known = progress.reason
                     progress.note(done, tick.fold, sent.reason)
                 if sent.reason not in ("", known):  # once, not for each tick
-                    log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason)
+                    about = {"job_id": tick.job_id}
+                    log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason, extra=about)
             if len(ticks) < before:
                 changed.append(name)
             if not ticks:

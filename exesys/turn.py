@@ -73,6 +73,7 @@ class Ended(NamedTuple):
     body: Any
     started: int = 0  # steps of its job that start now
     also: tuple[Ended, ...] = ()  # steps that failed with it
+    cmd: str = ""  # of a report that of its attempt, as the router knows it
 
 
 class Stored(NamedTuple):
@@ -193,6 +194,7 @@ class Claim(NamedTuple):
 class Claimed(NamedTuple):
     session: str
     jobs: tuple[Job, ...]
+    ready_ms: tuple[int, ...]  # per job since when it could have been handed out
 
 
 class Lookup(NamedTuple):

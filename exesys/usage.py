@@ -45,6 +45,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "key_limit": (int, "N", "so many of its key may run at once (default: 1)"),
     "result_ttl_s": (_time, "S", "how long the result is kept (default: 86400)"),
     "notify": (str, "URL", "tell this URL of the end; its host stands in [callbacks] hosts"),
+    "traceparent": (str, "TEXT", "the trace that it belongs to (W3C Trace Context)"),
 }
 
 
@@ -270,7 +271,7 @@ def _timer(add: Callable[..., argparse.ArgumentParser]) -> None:
     ):
         adding.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kind, metavar=metavar, help=text)
     for option, (parse, shown, says) in _OPTIONS.items():
-        if option not in ("delay_s", "at"):
+        if option not in ("delay_s", "at", "traceparent"):
             adding.add_argument(f"--{option.replace('_', '-')}", dest=option, type=parse, metavar=shown, help=says)
     add("timer list", "list timers: when they tick, the next and the last tick", "timer list", under=below)
     for what, text in (

@@ -179,8 +179,9 @@ def _step(step: Step, whole: bool) -> dict[str, Any]:
             told[name] = int(step.number(field) or 0)
     if "progress" in step.fields:
         told["progress"] = {"fraction": step.number("progress"), "text": step.text("note")}
-    if "worker" in step.fields:
-        told["worker"] = step.text("worker")
+    for name in ("worker", "traceparent"):
+        if name in step.fields:
+            told[name] = step.text(name)
     if whole and "data" in step.fields:  # a record of what ended well does not keep it
         told["data"] = codec.unpack(step.fields["data"])
     if whole and "result" in step.fields:

@@ -40,6 +40,7 @@ from exesys.bus.tuner import Tuner
 from exesys.catalogue import Catalogue
 from exesys.config import Config
 from exesys.errors import ExesysError, ProtocolError
+from exesys.meters import Meters
 from exesys.runner import Name
 from exesys.troubles import AWAY, Trouble
 from exesys.turn import Answers, Turn
@@ -80,9 +81,11 @@ class Broker:
         self.roster = Roster(config.lease_s)
         self.roster.expect(sessions, now)
         self.endpoints: dict[str, Any] = {}
-        self._slate = Slate(config, epoch, self.roster, Door(config, catalogue))
+        door = Door(config, catalogue)
+        self.meters = Meters(now, lambda cmd: cmd in door.catalogue.names)
+        self._slate = Slate(config, epoch, self.roster, door, self.meters)
         self.figures = self._slate.figures
-        self.figures |= {"not_allowed": 0, "other_versions": 0}
+        self.figures |= {"not_allowed": 0, "other_versions": 0, "dropped": 0, "workers_lost": 0}
         self._keys: frozenset[str] = frozenset()  # those that are let in, as `roles.named` spells them
         self._warn_at = now
         self._intake = Intake(self._slate)
@@ -287,9 +290,28 @@ class Broker:
             "apps": self._lobby.apps.to_wire,
             "store": lambda: {"reason": slate.trouble.reason if slate.late(now) else ""},
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
+            "metrics": lambda: self._metrics(now),
         }
         wanted = {name: tell() for name, tell in parts.items() if name in sync.parts}  # each once, however often asked
         slate.say(peer.address, m.Snapshot(sync.tag, self.epoch, slate.seq, wanted))
+
+    def _metrics(self, now: float) -> dict[str, Any]:
+        """Return all that was counted, and who is there now."""
+        workers = self.roster.workers.values()
+        roles = [peer.role for peer in self.roster.peers.values()]
+        bus = {name: self.figures[name] for name in ("dropped", "busy", "not_allowed", "other_versions")}
+        return {
+            **self.meters.to_wire(now),
+            "epoch": self.epoch,
+            "slots": {
+                "all": sum(worker.slots for worker in workers),
+                "busy": sum(min(worker.busy, worker.slots) for worker in workers),
+            },
+            "held": sum(len(worker.held) for worker in workers),
+            "sessions": {role: roles.count(role) for role in self._parts},
+            "workers_lost": self.figures["workers_lost"],
+            "bus": {**bus, "garbage": self._slate.garbage},
+        }
 
     def _on_bye(self, peer: Peer, bye: m.Bye, now: float) -> None:
         self._leave(peer, now)
@@ -382,6 +404,8 @@ class Broker:
         self._asked = True
         self._underway, slate.pending = slate.pending, rest
         self.figures["turns"] += 1
+        self.meters.turn_steps.see(len(turn.placed) + len(turn.reports) + sum(len(flow.steps) for flow in turn.flows))
+        slate.planned_at = now
         return turn
 
     def apply(self, turn: Turn, answers: Answers, now: float) -> None:

@@ -88,6 +88,7 @@ class Crew:
     def lost(self, sessions: list[str]) -> None:
         """Workers were silent for a lease, or never came back after a restart."""
         self._release(sessions)
+        self._slate.figures["workers_lost"] += len(sessions)
         for session in sessions:
             self._slate.publish("ev.worker", ["lost", session])
 
@@ -180,7 +181,7 @@ class Crew:
                 self._slate.sated.add(claim.session)
         dealt: dict[str, list[m.Job]] = {}
         for claimed in claims:
-            self._hold(claimed, now)
+            self._hold(claimed, turn.now_ms, now)
             if claimed.jobs:
                 dealt.setdefault(claimed.session, []).extend(claimed.jobs)
         for session, jobs in dealt.items():
@@ -189,33 +190,46 @@ class Crew:
     def _dispatch(self, session: str, jobs: Iterable[m.Job]) -> None:
         self._slate.effects.append(Dispatch(session, m.Jobs(self._slate.epoch, tuple(jobs))))
 
-    def _hold(self, claimed: Claimed, now: float) -> None:
+    def _hold(self, claimed: Claimed, claimed_ms: int, now: float) -> None:
         worker = self._slate.roster.workers.get(claimed.session)
         if worker is None:
             # It went while the turn was under way: what was claimed for it goes back.
             if claimed.jobs:
                 self._slate.pending.turn.lost.append(claimed.session)
             return
-        for job in claimed.jobs:
-            worker.held[job.ref] = Sent(job.attempt, now, feeds=job.to != command.END)
+        trip_s = now - self._slate.planned_at
+        for job, ready_ms in zip(claimed.jobs, claimed.ready_ms, strict=True):
+            worker.held[job.ref] = Sent(job.attempt, now, job.to != command.END, job.cmd)
+            tally = self._slate.meters.of(job.cmd)
+            tally.started += 1
+            tally.wait.see(max(claimed_ms - ready_ms, 0) / 1000 + trip_s)
 
     def _apply_reports(self, turn: Turn, ended: list[Ended], now: float) -> None:
         slate = self._slate
         for closed, end in zip(turn.reports, ended, strict=True):
             report = closed.report
             worker = slate.roster.workers.get(closed.session)
+            cmd = ""
             if worker is not None:
                 worker.leaving.discard((report.ref, report.attempt))
                 sent = worker.held.get(report.ref)
-                if sent is not None and sent.attempt == report.attempt:
-                    del worker.held[report.ref]
+                if sent is not None:
+                    cmd = sent.cmd
+                    if sent.attempt == report.attempt:
+                        del worker.held[report.ref]
                 slate.outbox.ack(closed.session, m.Held(report.ref, report.attempt), now)
             if end.stale:
                 continue
             if end.state is State.data_available:
-                slate.ended(end._replace(body=report.body))
+                slate.ended(end._replace(body=report.body, cmd=cmd))
+                for placed in closed.added:
+                    slate.meters.of(placed.command.cmd).accepted += 1
             elif end.state is State.error:
-                slate.ended(end)
+                slate.ended(end._replace(cmd=cmd))
+            if report.outcome != m.Outcome.returned:
+                tally = slate.meters.of(cmd)
+                tally.run.see(max(report.ended_ms - report.began_ms, 0) / 1000)
+                tally.retried += not end.state.final
             if end.started or not end.state.final:
                 slate.sated.clear()
 

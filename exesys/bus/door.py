@@ -64,6 +64,7 @@ class Door:
         # Before the parts, so that what is too large costs little.
         graph = Graph((item.from_, command.check_to(item.to)) for item in items)
         graph.check(self._limits.workflow_steps)
+        items = _of_one_trace(items)
         roots = set(graph.roots)
         steps = []
         for number, item in enumerate(items):
@@ -142,3 +143,11 @@ class Door:
             if len(self._unknown) < MOST_UNKNOWN:
                 self._unknown[cmd] = (error.message, error.fix)
             raise
+
+
+def _of_one_trace(items: Sequence[m.Item]) -> Sequence[m.Item]:
+    """Give the steps of a workflow that name no trace the first one that is named."""
+    named = next((item.options["traceparent"] for item in items if "traceparent" in item.options), None)
+    if named is None:
+        return items
+    return [item._replace(options={"traceparent": named, **item.options}) for item in items]

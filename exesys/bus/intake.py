@@ -36,6 +36,7 @@ class Intake:
         if late or slate.full:
             reason, retry_s = (slate.trouble.reason, AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
             tags = tuple(item.tag for item in message.items)
+            slate.figures["busy"] += len(tags)
             slate.say(peer.address, m.Busy(tags, reason, retry_s))
             return
         door, pending, session = slate.door, slate.pending, peer.session
@@ -115,9 +116,12 @@ class Intake:
                 for session, tag, _ in origins:
                     outbox.answer(session, m.SubmitAck, _refusal(tag, refusal))
                 continue
-            for (session, tag, notify), (ref, state, body) in zip(origins, answer.steps, strict=True):
+            for (session, tag, notify), placed, (ref, state, body) in zip(
+                origins, flow.steps, answer.steps, strict=True
+            ):
                 if answer.verdict == "new":
                     self._slate.figures["accepted"] += 1
+                    self._slate.meters.of(placed.command.cmd).accepted += 1
                     if notify:
                         outbox.taken(session, tag, now, state)
                         continue
@@ -132,6 +136,7 @@ class Intake:
                 slate.ended(ended)
             if took.verdict == "new":
                 slate.figures["accepted"] += 1
+                slate.meters.of(placed.command.cmd).accepted += 1
                 if notify and not took.state.final:
                     outbox.taken(session, tag, now, took.state)
                     continue

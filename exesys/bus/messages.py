@@ -187,6 +187,7 @@ class Job(NamedTuple):
     cmd: str
     data: bytes
     timeout_s: float
+    traceparent: str = ""  # "" for none
 
 
 class Jobs(NamedTuple):
@@ -410,7 +411,7 @@ class Stop(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Ask for a SNAPSHOT of the named parts: stops, workers, functions, apps, figures."""
+    """Ask for a SNAPSHOT of the named parts: stops, workers, functions, apps, figures, metrics and more."""
 
     tag: int
     parts: tuple[str, ...]

@@ -44,6 +44,7 @@ class Sent:
     attempt: int
     at: float
     feeds: bool = False  # whether steps may start when it ends
+    cmd: str = ""  # "" when it was handed out by the router's life before
 
 
 @dataclass

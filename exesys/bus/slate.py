@@ -18,6 +18,7 @@ from exesys.bus.pending import Pending
 from exesys.bus.roster import Roster
 from exesys.config import Config
 from exesys.errors import Unavailable
+from exesys.meters import Meters
 from exesys.states import State
 from exesys.troubles import AWAY, Trouble
 from exesys.turn import Ended
@@ -32,13 +33,17 @@ class Slate:
     epoch: int
     roster: Roster
     door: Door
+    meters: Meters
     pending: Pending = field(default_factory=Pending)  # for the next turn; the broker takes it away whole
     outbox: Outbox = field(default_factory=Outbox)
     effects: list[Effect] = field(default_factory=list)  # the broker takes these too
-    figures: dict[str, int] = field(default_factory=lambda: {"accepted": 0, "done": 0, "failed": 0, "turns": 0})
+    figures: dict[str, int] = field(
+        default_factory=lambda: {"accepted": 0, "done": 0, "failed": 0, "turns": 0, "busy": 0}
+    )
     garbage: int = 0  # how often a peer sent what makes no sense
     sated: set[str] = field(default_factory=set)  # workers whose queues were found empty; cleared by what may fill one
     seq: int = 0  # of the newest event
+    planned_at: float = 0.0  # when the turn under way was sent
     store_late_at: float | None = None
     trouble: Trouble = AWAY  # why it is late, while it is
 
@@ -57,7 +62,13 @@ class Slate:
 
     def ended(self, end: Ended) -> None:
         """A step ended, and perhaps others with it: tell who waits for them."""
-        self.figures["done" if end.state is State.data_available else "failed"] += 1
+        tally = self.meters.of(end.cmd)
+        if end.state is State.data_available:
+            self.figures["done"] += 1
+            tally.done += 1
+        else:
+            self.figures["failed"] += 1
+            tally.failed += 1
         self.outbox.ended(end.ref, end.peer, end.state, end.body)
         for other in end.also:
             self.ended(other)

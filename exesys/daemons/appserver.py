@@ -25,7 +25,7 @@ from typing import Any
 
 import zmq
 
-from exesys import environment, keyring
+from exesys import keyring
 from exesys.appconfig import AppServer
 from exesys.appcrew import Crew
 from exesys.appservice import AppContext, Service
@@ -35,7 +35,7 @@ from exesys.bus.client import Client
 from exesys.bus.curve import Guard
 from exesys.config import Config
 from exesys.context import Resources
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Loop, run, settings
 from exesys.errors import ConfigError, ProtocolError, Unavailable
 from exesys.keyring import Keyring
 from exesys.process import die_with_parent, hold_lock
@@ -210,7 +210,7 @@ def main() -> int:
     environ = dict(os.environ)  # with the pid of supervisord, by which our kind is known
     die_with_parent()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what the class prints is seen at once
-    config = environment.load()
+    config = settings("appserver")
     server = config.appserver(given.name)
     if server is None:
         raise ConfigError(f"there is no application server {given.name}.", fix=f"Declare [appserver:{given.name}].")

@@ -18,12 +18,12 @@ import logging
 import secrets
 import time
 
-from exesys import environment, timerviews
+from exesys import timerviews
 from exesys.bus import messages as m
 from exesys.bus.client import Client
 from exesys.config import Config
 from exesys.courier import Courier
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Loop, run, settings
 from exesys.errors import ExesysError, Unavailable
 from exesys.lease import Lease
 from exesys.process import die_with_parent
@@ -151,7 +151,7 @@ class Controller:
 
 def main() -> int:
     die_with_parent()
-    config = environment.load()
+    config = settings("controller")
     loop = Loop()
     client = Client(config, role="controller")
     upkeep = Upkeep(config.redis_url, config.redis.prefix, config.limits)

@@ -21,7 +21,10 @@ from typing import Any
 
 import zmq
 
+from exesys import environment, logs
 from exesys.bus.sockets import DRAIN, Socket, drain, drain_named, drain_subscribers, readable, send
+from exesys.config import Config
+from exesys.errors import ExesysError
 
 PARENT_CHECK_S = 1.0
 
@@ -140,19 +143,25 @@ class Complaint:
             self._log.warning("the router says: %s", text)
 
 
+def settings(name: str) -> Config:
+    """Read the settings of the daemon `name`, and log from now on in the form they say. Raises ConfigError."""
+    config = environment.load()
+    logs.change(config.logs.format, os.environ.get("SUPERVISOR_PROCESS_NAME", name))
+    return config
+
+
 def run(name: str, main: Callable[[], int]) -> None:
     """Run a daemon's main with logging to stdout, and end with its exit code."""
-    from exesys.errors import ExesysError
-
     # Messages are trees, not rings: the collector finds nothing, so let it look seldom.
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", force=True
-    )
+    logs.begin(name)
     try:
         code = main()
     except ExesysError as error:
         logging.getLogger(name).error("%s", error)
+        code = 1
+    except Exception:
+        logging.getLogger(name).exception("an error that should not be: the program ends")
         code = 1
     sys.exit(code)

@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 
-from exesys import environment, process, servers
+from exesys import process, servers
 from exesys.config import Config
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Loop, run, settings
 from exesys.process import die_with_parent
 from exesys.relay import Relay
 from exesys.store.snapshot import Source
@@ -78,7 +78,7 @@ class Replica:
 
 def main() -> int:
     die_with_parent()
-    return Replica(environment.load(), Loop()).serve()
+    return Replica(settings("redis-backup"), Loop()).serve()
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ from typing import Any
 
 from bottle import Bottle, HTTPResponse, request
 
-from exesys import command, environment, keystore, troubles, views
+from exesys import command, keystore, troubles, views
 from exesys.access import Cors, Gate, origins
 from exesys.bus.client import Client, describe
 from exesys.bus.handle import Handle
 from exesys.config import Config
-from exesys.daemons.loop import run
+from exesys.daemons.loop import run, settings
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
+from exesys.endpoints.metrics import MetricsApi
 from exesys.endpoints.openapi import OpenApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Runners
@@ -55,10 +56,12 @@ from exesys.http import (
 )
 from exesys.process import die_with_parent
 from exesys.schemas import LONGEST_WAIT_S, MOST_LISTED
+from exesys.spans import set_up
 from exesys.states import State
 from exesys.store.reader import Reader, Step
 from exesys.store.timetable import Timetable
 from exesys.tokens import Role
+from exesys.tracing import Traced, traceparent
 from exesys.workflow import Graph
 
 ACK_S = 5.0
@@ -67,7 +70,7 @@ KINDS = (JSON, PLAIN)
 LISTED = {"limit": "Limit", "state": "State", "before": "Mark"}
 # An array of refusals has the status of its first.
 TOLD = {**either("Answers"), **dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), "Refusal")}
-SENT_WITH = {"Operation": "Operation", "Prefer": "Prefer"}
+SENT_WITH = {"Operation": "Operation", "Prefer": "Prefer", "traceparent": "Text"}
 KEPT_FREE = 8  # threads that never wait for a job's end
 QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a job is shown all the same
 
@@ -102,6 +105,7 @@ class Api:
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
             *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
+            *MetricsApi(self.config, self.client, self.reader).endpoints(),
             *WhoAmI().endpoints(),
             Endpoint("GET", "/healthz", self.healthz, {}, Role.anyone, {200: "Health"}),
             Endpoint("GET", "/readyz", self.readyz, {}, Role.anyone, {200: "Ready"}),
@@ -143,7 +147,7 @@ class Api:
         if isinstance(body, list):
             self.gate.charge(request.environ, len(body))
             return self._workflow(body, wait_s) if workflow else self._many(body, wait_s)
-        built = command.from_json(body, self.limits, _new_id)
+        built = command.from_json(body, self.limits, _new_id, traceparent())
         [handle] = self.client.send(built, notify=wait_s > 0, standby=workflow)
         in_vain = self._await([handle], wait_s)
         refused = _refusal(handle)
@@ -164,7 +168,7 @@ class Api:
         built: list[command.Command | ExesysError] = []
         for body in bodies:
             try:
-                built.append(command.from_json(body, self.limits, _new_id))
+                built.append(command.from_json(body, self.limits, _new_id, traceparent()))
             except ExesysError as error:
                 built.append(error)
         good = [item for item in built if isinstance(item, command.Command)]
@@ -193,7 +197,7 @@ class Api:
                 f"the workflow has {len(bodies):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
-        commands = command.workflow_from_json(bodies, self.limits, _new_id)
+        commands = command.workflow_from_json(bodies, self.limits, _new_id, traceparent())
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(most)
         ends = graph.ends
@@ -415,13 +419,15 @@ def _answer(handle: Handle, in_vain: Mapping[Handle, str]) -> tuple[int, dict[st
 
 def main() -> int:
     die_with_parent()
-    config = environment.load()
+    config = settings("rest")
     keystore.check_reach(config, "rest", config.rest.host)
     gate = Gate(config, keystore.Watch(config))
     client = Client(config, patient=False)
     reader = Reader(config.redis_url, config.redis.prefix)
     table = Timetable(config.redis_url, config.redis.prefix)
+    set_up("rest")
     app = Api(config, client, reader, table, gate).app()
+    app.install(Traced())
     rest = config.rest
     shown = Cors(app, origins(config), HEADERS)
     serve(shown, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes, gate.refusal)

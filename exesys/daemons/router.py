@@ -15,13 +15,13 @@ from collections.abc import Iterable
 
 import zmq
 
-from exesys import codec, environment, keyring
+from exesys import codec, keyring
 from exesys.bus import broker, effects, messages, sockets, wire, zap
 from exesys.bus.curve import Guard
 from exesys.bus.topics import Topics
 from exesys.catalogue import Catalogue
 from exesys.config import Config
-from exesys.daemons.loop import Loop, run
+from exesys.daemons.loop import Loop, run, settings
 from exesys.errors import ConfigError, ProtocolError, StateError
 from exesys.keyring import Keyring
 from exesys.process import die_with_parent, hold_lock, wait_until
@@ -56,6 +56,7 @@ class Router:
         self.core = self._boot()
         self.core.endpoints = {"results": results_at, "events": events_at}
         self._sent_at = self._heard_at = 0.0
+        self._began_at = 0.0  # the turn under way
         self._retry_at: float | None = None  # set while the store is away
         self._keys_at = 0.0  # when to look again who may come in
         self._complain_at = 0.0  # when to complain again
@@ -200,6 +201,7 @@ class Router:
             self._lose_store(error, now)
             return
         if done is not None:
+            self.core.meters.redis.see(now - self._began_at)
             self.core.apply(*done, now)
         elif self.store.busy:
             self.core.store_slow(self._sent_at, self.store.trouble)
@@ -214,6 +216,7 @@ class Router:
         if turn is None:
             return
         self._sent_at = self._heard_at = now
+        self._began_at = time.monotonic()
         try:
             self.store.begin(turn)
         except StoreAway as error:
@@ -260,11 +263,12 @@ class Router:
         for effect in self.core.effects():
             match effect:
                 case effects.Send(address, message):
-                    self.loop.send(self.front, address, wire.encode(message))
+                    if not self.loop.send(self.front, address, wire.encode(message)):
+                        self.core.figures["dropped"] += 1
                 case effects.Dispatch(session, message):
                     # A worker that went is found by its silence, and its jobs with it.
-                    if session in self.pushes:
-                        sockets.send(self.pushes[session][0], wire.encode(message))
+                    if session in self.pushes and not sockets.send(self.pushes[session][0], wire.encode(message)):
+                        self.core.figures["dropped"] += 1
                 case effects.Publish(topic, message):
                     self.loop.send(self.events, topic.encode(), wire.encode(message))
                 case effects.Warn(text):
@@ -303,7 +307,7 @@ class Router:
 
 def main() -> int:
     die_with_parent()
-    config = environment.load()
+    config = settings("router")
     os.umask(0o077)
     config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     hold_lock(config.run / "router.lock")

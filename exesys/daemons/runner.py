@@ -25,13 +25,13 @@ from typing import Any
 
 import zmq
 
-from exesys import environment, keyring
+from exesys import keyring
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.hosting import HostSession
 from exesys.bus.subscription import Subscription
 from exesys.config import Config
-from exesys.daemons.loop import Complaint, Loop, run
+from exesys.daemons.loop import Complaint, Loop, run, settings
 from exesys.errors import ProtocolError
 from exesys.nursery import Ended, Happening, Nursery
 from exesys.process import DeadMan, die_with_parent, end_left_behind
@@ -235,7 +235,7 @@ class RunnerDaemon:
 def main() -> int:
     # At once, as a worker: without supervisord nobody would end us, and the router gives our runners to others.
     die_with_parent(signal.SIGKILL)
-    config = environment.load()
+    config = settings("runner")
     if left := end_left_behind(config.home):
         log.warning("killed %d processes of runners, left by a daemon that is gone", left)
     nursery = Nursery(config)  # first of all: nothing forks once there is a ZeroMQ context

@@ -32,6 +32,7 @@ from exesys.context import Context, JobInfo, Resources
 from exesys.errors import BadCommand, TooLarge
 from exesys.functions import Library, Terminated, describe_failure
 from exesys.process import die_with_parent
+from exesys.spans import Spans, set_up
 
 NOTE_S = 0.25
 CUT = "\n… cut here: the log is longer than [limits] log_bytes\n"
@@ -121,6 +122,7 @@ class Slot:
         self.channel = channel
         self.journal = Journal(channel, config.limits.log_bytes)
         self.resources = Resources(config, self._make_client)
+        self.spans = Spans()
         self.terminated = False
         self.library: Library
 
@@ -152,11 +154,11 @@ class Slot:
             # main thread holds no lock of the journal's, as it may inside the handler.
             self.journal.tell_all()
 
-    def run(self, ref: str, attempt: int, to: str, cmd: str, data: bytes) -> None:
+    def run(self, ref: str, attempt: int, to: str, cmd: str, data: bytes, traceparent: str) -> None:
         """Run one job and report it."""
         self.journal.open(ref, attempt)
         from_, job_id = parts_of(ref)
-        info = JobInfo(job_id, from_, to, cmd, attempt)
+        info = JobInfo(job_id, from_, to, cmd, attempt, traceparent)
         contexts: list[Context] = []  # one, if the function takes it
 
         def context() -> Context:
@@ -167,25 +169,34 @@ class Slot:
         began = time.perf_counter()
         outcome = Outcome.done
         added: Sequence[Added] = ()
-        try:
-            body = self.library.call(cmd, codec.unpack(data), context)
-            if len(body) > self.config.limits.data_bytes:
-                raise TooLarge(
-                    f"the result has {len(body):,} bytes; at most {self.config.limits.data_bytes:,} are allowed.",
-                    fix="Store it elsewhere and return a reference, or raise [limits] data_bytes.",
-                )
-            if contexts:
-                added = contexts[0].added
-        except BaseException as error:  # whatever a function raises is its own result
-            if self.terminated:
-                raise
-            outcome = Outcome.failed
-            body = _failure(error)
+        known = {"exesys.job_id": job_id, "exesys.cmd": cmd, "exesys.attempt": attempt}
+        with self.spans.around(cmd, traceparent, "consumer", known) as span:
+            info = info._replace(traceparent=span.traceparent)
+            try:
+                body = self.library.call(cmd, codec.unpack(data), context)
+                self._check_size(body)
+                if contexts:
+                    added = contexts[0].added
+            except BaseException as error:  # whatever a function raises is its own result
+                if self.terminated:
+                    raise
+                outcome = Outcome.failed
+                body = _failure(error)
+                span.failed(type(error).__name__, error)
+            span.note("exesys.outcome", outcome.name)
         run_ms = (time.perf_counter() - began) * 1000
         log = _sendable(self.journal.close_log())
         began_ms = began_ns // 1_000_000
         ended_ms = began_ms + round(run_ms)
         self.channel.send(["done", ref, attempt, int(outcome), body, log, began_ms, ended_ms, added, run_ms])
+
+    def _check_size(self, body: bytes) -> None:
+        most = self.config.limits.data_bytes
+        if len(body) > most:
+            raise TooLarge(
+                f"the result has {len(body):,} bytes; at most {most:,} are allowed.",
+                fix="Store it elsewhere and return a reference, or raise [limits] data_bytes.",
+            )
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """TERM: let the function's own clean-up run, then end."""
@@ -214,6 +225,7 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=arguments.fd))
     slot = Slot(environment.load_from(channel.receive()), channel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_up("worker")
     slot.load(dict(arguments.skip))
     # Not earlier: TERM must end a module that hangs at import, whatever it catches.
     signal.signal(signal.SIGTERM, slot.terminate)

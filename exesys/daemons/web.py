@@ -14,10 +14,10 @@ from typing import Any
 
 import bottle
 
-from exesys import __version__, addresses, environment, keystore
+from exesys import __version__, addresses, keystore
 from exesys.assets import FIRST, Answer, Assets
 from exesys.config import Config
-from exesys.daemons.loop import run
+from exesys.daemons.loop import run, settings
 from exesys.http import respond, serve
 from exesys.process import die_with_parent
 
@@ -124,7 +124,7 @@ def _file(root: Path | None, path: str) -> Any:
 
 def main() -> int:
     die_with_parent()
-    config = environment.load()
+    config = settings("web")
     keystore.check_reach(config, "web", config.web.host)
     logging.getLogger("web").info("listening on %s", config.web_url)
     serve(make_app(config), config.web.host, config.web.port, THREADS, CONNECTIONS, BODY_BYTES)

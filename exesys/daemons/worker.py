@@ -23,13 +23,13 @@ from typing import Any
 
 import zmq
 
-from exesys import environment, keyring
+from exesys import keyring, logs
 from exesys.bus import messages as m
 from exesys.bus import sockets, wire
 from exesys.bus.curve import Identity
 from exesys.bus.session import WorkerSession
 from exesys.config import Config
-from exesys.daemons.loop import Complaint, Loop, run
+from exesys.daemons.loop import Complaint, Loop, run, settings
 from exesys.errors import ProtocolError
 from exesys.process import die_with_parent
 from exesys.slots import GIVEN_BACK, HOARD_S, Broken, Finished, Happening, Phase, Ready, Slot, SlotPool
@@ -190,11 +190,14 @@ class Worker:
                     self._announce(catalogue.to_wire())
 
     def _finished(self, session: WorkerSession, finished: Finished) -> None:
-        report, run_ms, cut_short = finished
+        report, run_ms, cut_short, job = finished
         wanted = session.ended(report, run_ms)
         if cut_short:
             fate = FATES[m.Outcome(report.outcome)] if wanted else "it is dropped"
-            log.warning("%s, attempt %d, was cut short: %s; %s", report.ref, report.attempt, cut_short, fate)
+            known = logs.about(report.ref, job.cmd, report.attempt, job.traceparent) if job else {}
+            log.warning(
+                "%s, attempt %d, was cut short: %s; %s", report.ref, report.attempt, cut_short, fate, extra=known
+            )
 
     def _announce(self, catalogue: Any) -> None:
         """The slots are ready (or new): greet the router with what they can do."""
@@ -343,7 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", nargs="?")
     name = parser.parse_args().name
-    config = environment.load()
+    config = settings("worker")
     worker = Worker(config.for_worker(name) if name else config, Loop())
     code = worker.serve()
     worker.close()

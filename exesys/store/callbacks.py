@@ -27,7 +27,7 @@ end
 redis.call('HINCRBY', KEYS[3], 'tries', 1)
 redis.call('HINCRBY', KEYS[4], 'tried', 1)
 redis.call('ZADD', KEYS[2], ARGV[4], ARGV[2])
-return redis.call('HMGET', KEYS[3], 'url', 'delivery', 'tries', 'state', 'to', 'cmd', 'attempt', 'body')
+return redis.call('HMGET', KEYS[3], 'url', 'delivery', 'tries', 'state', 'to', 'cmd', 'attempt', 'body', 'traceparent')
 """
 # Note how a try went: compare-and-set on the delivery and the try, so that whoever comes late (stopped, its lease
 # gone to another, the step ended anew) changes nothing. KEYS callbacks, callback, counts; ARGV ref, delivery, tries,
@@ -42,7 +42,7 @@ if ARGV[4] == 'waiting' then
   return 1
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], 'state', 'to', 'cmd', 'attempt', 'body')
+redis.call('HDEL', KEYS[2], 'state', 'to', 'cmd', 'attempt', 'body', 'traceparent')
 redis.call('EXPIRE', KEYS[2], ARGV[6])
 redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
 return 1
@@ -61,6 +61,7 @@ class Taken(NamedTuple):
     cmd: str
     attempt: int
     body: bytes
+    traceparent: str = ""
 
 
 class Outbox(Connection):
@@ -120,9 +121,9 @@ class Outbox(Connection):
 
 def _taken(ref: str, told: Sequence[bytes | None]) -> Taken | None:
     """Read an entry; None for one that a hand has spoilt."""
-    url, delivery, tries, state, to, cmd, attempt, body = (part or b"" for part in told)
+    url, delivery, tries, state, to, cmd, attempt, body, traceparent = (part or b"" for part in told)
     try:
         named = (state.decode(), to.decode(), cmd.decode())
-        return Taken(ref, url.decode(), delivery.decode(), int(tries), *named, int(attempt), body)
+        return Taken(ref, url.decode(), delivery.decode(), int(tries), *named, int(attempt), body, traceparent.decode())
     except ValueError:
         return None

@@ -71,7 +71,7 @@ local function retry(env, job_id, index, firsts)
     call('PERSIST', index)
   end
   for _, ref in ipairs(started) do
-    make_ready(ref)
+    make_ready(ref, env.now_ms)
   end
   local failed, settled = {}, {}
   for _, ref in ipairs(waiting) do

@@ -67,5 +67,5 @@ end
 
 -- Fields that only a step under way needs.
 local function shed(record)
-  call('HDEL', record, 'peer', 'worker', 'sent', 'progress', 'note')
+  call('HDEL', record, 'peer', 'worker', 'sent', 'progress', 'note', 'ready')
 end

@@ -9,11 +9,12 @@ local function move_due(delayed, now_ms)
   if not first[2] or tonumber(first[2]) > tonumber(now_ms) then
     return tonumber(first[2] or 0)
   end
-  local due = call('ZRANGEBYSCORE', delayed, '-inf', now_ms, 'LIMIT', 0, MOST_DUE)
-  for _, ref in ipairs(due) do
+  local due = call('ZRANGEBYSCORE', delayed, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, MOST_DUE)
+  for i = 1, #due, 2 do
+    local ref = due[i]
     call('ZREM', delayed, ref)
     if call('EXISTS', key.record(ref, 'start')) == 1 then
-      make_ready(ref)
+      make_ready(ref, due[i + 1])
     end
   end
   first = call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
@@ -50,13 +51,14 @@ local function take(session, ref, queue, limits, now_ms)
   if redis.pcall('RENAME', key.record(ref, 'start'), record).err then
     return nil
   end
-  local job = call('HMGET', record, 'attempt', 'to', 'cmd', 'data', 'timeout_s', 'key')
+  local job = call('HMGET', record, 'attempt', 'to', 'cmd', 'data', 'timeout_s', 'key', 'ready', 'born',
+    'traceparent')
   local attempt = tonumber(job[1] or 0) + 1
   call('HSET', record, 'attempt', attempt, 'worker', session, 'sent', now_ms)
   if job[6] or not limits.free then
     occupy(ref, record, attempt, queue, job[6], limits, now_ms)
   end
-  return { ref, attempt, job[2], job[3], job[4], job[5] }
+  return { ref, attempt, job[2], job[3], job[4], job[5], job[7] or job[8], job[9] }
 end
 
 -- A key's turn: its first step is handed out, if another of it may run.
@@ -115,7 +117,8 @@ end
 
 -- Fill the claims from their queues, but for those known to be `empty`; `known`
 -- are the limits of queues that were read already. Returns per claim a list of
--- {ref, attempt, to, cmd, data, timeout_s}, and when a rate lets more begin (0: none holds any).
+-- {ref, attempt, to, cmd, data, timeout_s, since when it could be handed out, traceparent}, and when a rate lets more
+-- begin (0: none holds any).
 local function deal(claims, empty, known, now_ms)
   local dealt, room, keyed, wake = {}, {}, {}, 0
   for i, claim in ipairs(claims) do

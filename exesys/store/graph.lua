@@ -130,11 +130,12 @@ end
 
 -- A step that has `notify` ended: what the controller is to tell, and that it is due. In the same script as
 -- the end, so that none is lost. An end after a retry takes the place of the one before.
-local function announce(env, ref, state, url, to, cmd, attempt, body)
+local function announce(env, ref, state, url, to, cmd, attempt, body, traceparent)
   local told = key.callback(ref)
   call('DEL', told)
   call('HSET', told, 'url', url, 'delivery', redis.sha1hex(ref .. ' ' .. attempt .. ' ' .. env.now_ms), 'outcome', 'waiting',
-    'tries', 0, 'state', state, 'to', to, 'cmd', cmd, 'attempt', attempt, 'body', body)
+    'tries', 0, 'state', state, 'to', to, 'cmd', cmd, 'attempt', attempt, 'body', body,
+    'traceparent', traceparent or '')
   call('ZADD', key.callbacks(), env.now_ms, ref)
 end
 
@@ -151,7 +152,7 @@ end
 -- standby or start → error, without having run. Returns {to, peer, attempt}, nil if it does not stand there.
 local function give_up(env, ref, state, body)
   local record = key.record(ref, state)
-  local fields = call('HMGET', record, 'to', 'peer', 'attempt', 'unfed', 'notify', 'cmd')
+  local fields = call('HMGET', record, 'to', 'peer', 'attempt', 'unfed', 'notify', 'cmd', 'traceparent')
   if not fields[1] then
     return nil
   end
@@ -160,7 +161,7 @@ local function give_up(env, ref, state, body)
   call('HSET', record, 'error', body, 'ended', env.now_ms, 'was', state)
   call('RENAME', record, key.record(ref, 'error'))
   if fields[5] then
-    announce(env, ref, 'error', fields[5], fields[1], fields[6], fields[3] or 0, body)
+    announce(env, ref, 'error', fields[5], fields[1], fields[6], fields[3] or 0, body, fields[7])
   end
   return fields
 end
@@ -207,13 +208,13 @@ end
 local function fail(env, ref, body)
   local record = key.record(ref, 'processing')
   local limited = leave(ref, record)
-  local marks = call('HMGET', record, 'many', 'logged', 'to', 'notify', 'cmd', 'attempt')
+  local marks = call('HMGET', record, 'many', 'logged', 'to', 'notify', 'cmd', 'attempt', 'traceparent')
   shed(record)
   call('HSET', record, 'error', body, 'ended', env.now_ms)
   call('RENAME', record, key.record(ref, 'error'))
   call('ZADD', key.dead(), env.now_ms, ref)
   if marks[4] then
-    announce(env, ref, 'error', marks[4], marks[3], marks[5], marks[6], body)
+    announce(env, ref, 'error', marks[4], marks[3], marks[5], marks[6], body, marks[7])
   end
   if not marks[1] then
     retire(ref, 'error', env.error_ttl_s, marks[2])
@@ -285,7 +286,7 @@ local function start_one(env, ref, data)
     return false
   end
   noticed(ref, waiting, fields[6])
-  call('HSET', waiting, 'data', data)
+  call('HSET', waiting, 'data', data, 'ready', env.now_ms)
   call('RENAME', waiting, key.record(ref, 'start'))
   enter(env, ref, unpack(fields, 2, 5))
   return true

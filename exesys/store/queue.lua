@@ -89,14 +89,19 @@ local function place_of(record)
   return fields[1] or QUEUE, fields[2], tonumber(fields[3] or PRIORITY)
 end
 
--- Put a step in state start on its queue, behind its equals.
-local function make_ready(ref)
+-- Put a step in state start on its queue, behind its equals. `since` is when it could be handed out, if that is not
+-- when it was accepted.
+local function make_ready(ref, since)
+  if since then
+    call('HSET', key.record(ref, 'start'), 'ready', since)
+  end
   local queue, called, priority = place_of(key.record(ref, 'start'))
   line_up(ref, queue, called, score(priority, call('INCR', key.order())))
 end
 
 -- Put a step that a worker held back where it stood in its queue.
-local function put_back(ref, old_score)
+local function put_back(ref, old_score, now_ms)
+  call('HSET', key.record(ref, 'start'), 'ready', now_ms)
   local queue, called = place_of(key.record(ref, 'start'))
   line_up(ref, queue, called, old_score)
 end

@@ -23,7 +23,7 @@ PAGE = 500
 MOST_SCANNED = 10_000
 MOST_AT_ONCE = 500
 MOST_KEYED = 1000  # of one queue, to find the oldest
-PRIORITY_STEP = 1 << 45  # between the scores of two priorities; see queue.lua
+QUEUES_AT_ONCE = 100  # so that nothing else waits long
 RUNNER_SHOWN = (
     *("state", "target", "epoch", "restarts", "host", "job", "how", "error", "size", "grace_s"),
     *("born", "began", "ended", "log_total"),
@@ -78,6 +78,15 @@ class QueueRecord(NamedTuple):
     running: int  # counted only while a limit is set
 
 
+class Waiting(NamedTuple):
+    """What waits in a queue: how many steps, and when the oldest of them was accepted, if that is known."""
+
+    name: str
+    depth: int
+    oldest_ms: int | None
+    paused: bool
+
+
 class RunnerRecord(NamedTuple):
     """One runner as the store has it; of its `fields` not its data."""
 
@@ -127,7 +136,10 @@ class Reader(Connection):
         return [found[job_id] for job_id in job_ids]
 
     def _read(self, refs: list[str]) -> Any:
-        call = (self._library.function("job"), 0, *refs)
+        return self._call("job", *refs)
+
+    def _call(self, name: str, *arguments: str | int) -> Any:
+        call = (self._library.function(name), 0, *arguments)
         try:
             return self._do(self._redis.fcall_ro, *call)
         except StoreRefused as error:
@@ -344,34 +356,33 @@ class Reader(Connection):
             found.append(QueueRecord(name, settings, ready + keyed, turns, running))
         return found
 
-    def oldest(self, queues: Sequence[str]) -> dict[str, int]:
-        """Return when the oldest of those that wait in each queue was sent, in ms; of a queue that is empty nothing.
+    def waiting(self, names: Sequence[str]) -> list[Waiting]:
+        """Tell what waits in each queue, and for how long; a look at a thousand queues costs some milliseconds.
 
-        Looked at are the first of each priority, and of those with a key a
-        bounded number, at random when there are more: they take turns, so the
-        first in line need not be the oldest.
+        The oldest is that of the first of each priority, and of those with a
+        key a bounded number, at random when there are more: they take turns,
+        so the first in line need not be the oldest.
         """
-        most = max(min(MOST_SCANNED // max(len(queues), 1), MOST_KEYED), 1)
-        found: dict[str, int] = {}
-        for name in queues:
-            pipeline = self._redis.pipeline(transaction=False)
-            for rank in range(10):
-                within = (rank * PRIORITY_STEP, f"({(rank + 1) * PRIORITY_STEP}")
-                pipeline.zrangebyscore(self.keys("ready", name), *within, start=0, num=1)
-            pipeline.srandmember(self.keys("keyed", name), most)
-            records = [
-                self.keys("record", ref.decode(), State.start.name)
-                for refs in self._do(pipeline.execute)
-                for ref in refs
-            ]
-            pipeline = self._redis.pipeline(transaction=False)
-            for record in records:
-                pipeline.hget(record, "born")
-            # Without one it runs by now.
-            born = [int(each) for each in self._do(pipeline.execute, False) if isinstance(each, bytes)]
-            if born:
-                found[name] = min(born)
+        most = max(min(MOST_SCANNED // max(len(names), 1), MOST_KEYED), 1)
+        found: list[Waiting] = []
+        for start in range(0, len(names), QUEUES_AT_ONCE):
+            some = names[start : start + QUEUES_AT_ONCE]
+            for name, (depth, oldest_ms, paused) in zip(some, self._call("waiting", most, *some), strict=True):
+                found.append(Waiting(name, depth, int(oldest_ms) if oldest_ms else None, bool(paused)))
         return found
+
+    def totals(self) -> dict[str, int]:
+        """Return how many steps wait for a time (`delayed`) or to be fed (`unfed`), and have failed (`dead`).
+
+        And how many `callbacks` wait, `timers` there are, and runners have
+        `ended`. A foreign key in the place of one of ours counts as nothing.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in ("delayed", "standby", "dead", "callbacks", "ended"):
+            pipeline.zcard(self.keys(name))
+        pipeline.scard(self.keys("timers"))
+        counts = [int(count or 0) for count in self._each(pipeline)]
+        return dict(zip(("delayed", "unfed", "dead", "callbacks", "ended", "timers"), counts, strict=True))
 
 
 def _misread(fields: dict[str, bytes]) -> str:

@@ -4,7 +4,7 @@
 -- ARGV   per job asked for: ref, attempt
 -- Finds  record
 -- Gives  with KEYS {ref, attempt} of each step held; else of each job that is
---        still in processing at that attempt {ref, attempt, to, cmd, data, timeout_s}
+--        still in processing at that attempt {ref, attempt, to, cmd, data, timeout_s, sent, traceparent}
 
 local function recall(KEYS, ARGV)
   call = redis.call
@@ -21,9 +21,10 @@ local function recall(KEYS, ARGV)
     return answers
   end
   for i = 1, #ARGV, 2 do
-    local job = call('HMGET', key.record(ARGV[i], 'processing'), 'attempt', 'to', 'cmd', 'data', 'timeout_s')
+    local job = call('HMGET', key.record(ARGV[i], 'processing'), 'attempt', 'to', 'cmd', 'data', 'timeout_s', 'sent',
+      'traceparent')
     if job[1] == ARGV[i + 1] then
-      answers[#answers + 1] = { ARGV[i], job[1], job[2], job[3], job[4], job[5] }
+      answers[#answers + 1] = { ARGV[i], unpack(job, 1, 7) }
     end
   end
   return answers

@@ -31,7 +31,7 @@ local function release(KEYS, ARGV)
         leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
-        put_back(ref, held[i + 1])
+        put_back(ref, held[i + 1], env.now_ms)
       end
     end
     call('ZREM', KEYS[1], ref)

@@ -32,9 +32,12 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
+  if fields[14] then
+    call('HSET', key.record(ref, 'data_available'), 'traceparent', fields[14])
+  end
   if fields[13] then
     call('HSET', key.record(ref, 'data_available'), 'notify', fields[13])
-    announce(env, ref, 'data_available', fields[13], fields[4], fields[5], fields[1], body)
+    announce(env, ref, 'data_available', fields[13], fields[4], fields[5], fields[1], body, fields[14])
   end
   local limited = vacate(ref, fields[10] or QUEUE, fields[11], fields[12])
   if not fields[8] then
@@ -152,7 +155,7 @@ local function again(ref, record, now_ms, delay_ms)
   if delay_ms > 0 then
     call('ZADD', key.delayed(), now_ms + delay_ms, ref)
   else
-    make_ready(ref)
+    make_ready(ref, now_ms)
   end
 end
 
@@ -169,7 +172,7 @@ local function failed(env, ref, peer, body, attempt)
 end
 
 local FIELDS = { 'attempt', 'peer', 'result_ttl_s', 'to', 'cmd', 'sum', 'born', 'many', 'logged', 'queue', 'key',
-  'counted', 'notify' }
+  'counted', 'notify', 'traceparent' }
 
 -- Redo a claim that Redis has lost.
 local function reclaim(ref, record, attempt)
@@ -233,7 +236,7 @@ local function report(KEYS, ARGV)
         leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
-        if place then put_back(ref, place) else make_ready(ref) end
+        if place then put_back(ref, place, now_ms) else make_ready(ref, now_ms) end
         answer = AGAIN
       elseif outcome == '2' then
         local crashes = call('HINCRBY', record, 'crashes', 1)

@@ -48,7 +48,7 @@ MOST_CALLS = 300  # to Redis in one look; the rest of the finds is for the next
 MOST_WHOLE = 150  # fields of index and flow of a job that is mended at once; half as many steps, twice as many edges
 NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
-    *("runner", "tune", "mend", "begin", "plain"),
+    *("runner", "tune", "mend", "begin", "plain", "waiting"),
 )
 SHARED = ("common", "queue", "step", "tally", "graph", "deal")
 PARTS = {"mend": ("stand", "whole", "recount", "mend")}  # of functions that have several files
@@ -291,7 +291,8 @@ class Builder:
     def _claimed(self, claims: list[Claim], reply: Any, answers: Answers) -> None:
         answers.next_due_ms = int(reply[0])
         for claim, jobs in zip(claims, reply[1:], strict=True):
-            answers.claimed.append(Claimed(claim.session, tuple([self._job(job) for job in jobs])))
+            ready_ms = tuple([int(job[6]) for job in jobs])
+            answers.claimed.append(Claimed(claim.session, tuple([self._job(job) for job in jobs]), ready_ms))
 
     def _report(self, settings: list[Argument], chunk: Sequence[Closed], into: list[Ended]) -> Request:
         arguments: list[Argument] = [*settings, self.limits.max_crashes]
@@ -339,7 +340,7 @@ class Builder:
         return self._script("release", keys, arguments, read, lambda: into.append((0, [])))
 
     def _job(self, raw: Any) -> Job:
-        ref, attempt, to, cmd, data, timeout_s = raw
+        ref, attempt, to, cmd, data, timeout_s, _, traceparent = raw
         return Job(
             ref.decode(),
             int(attempt),
@@ -347,6 +348,7 @@ class Builder:
             cmd.decode(),
             data,
             float(timeout_s) if timeout_s else self.limits.timeout_s,
+            spelling.text(traceparent),
         )
 
 
@@ -374,7 +376,7 @@ def _packs(items: list[T], size: int, weight: Callable[[T], int]) -> Iterator[li
 
 
 def _none_claimed(claims: list[Claim]) -> list[Claimed]:
-    return [Claimed(claim.session, ()) for claim in claims]
+    return [Claimed(claim.session, (), ()) for claim in claims]
 
 
 def _chunks(items: list[T], size: int) -> list[list[T]]:

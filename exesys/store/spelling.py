@@ -33,7 +33,7 @@ from exesys.workflow import Graph
 STATES = tuple(State)
 NEW = Taken("new", "", State.start, None)
 # Options that a step's record keeps.
-RECORDED = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify", "result_ttl_s")
+RECORDED = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify", "traceparent", "result_ttl_s")
 
 Argument = str | bytes | int | float
 

@@ -160,7 +160,8 @@ local function submit(KEYS, ARGV)
         local first_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
         due = sooner(due, tonumber(first_due[2] or 0))
       elseif hand then
-        local job = { ref, 1, to, step.cmd, step.data, option(step, 'timeout_s') or false }
+        local timeout_s, traceparent = option(step, 'timeout_s') or false, option(step, 'traceparent') or false
+        local job = { ref, 1, to, step.cmd, step.data, timeout_s, now_ms, traceparent }
         hand_out(hand, job, score(step.priority, order))
       elseif due_ms > now then
         placed[ref] = true

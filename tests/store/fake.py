@@ -311,7 +311,7 @@ class FakeStore(Mends):
             if due_ms <= self.now_ms:
                 self.db.zrem(delayed, ref)
                 if self._has(ref, State.start):
-                    self._make_ready(ref)
+                    self._make_ready(ref, int(due_ms))
 
     def _claim(self, turn: Turn, answers: Answers) -> None:
         delayed = self.keys("delayed")
@@ -334,7 +334,8 @@ class FakeStore(Mends):
                     room[queue] -= len(job)
                     if room[queue] <= 0:
                         wake = sooner(wake, self._room_of(queue, known[queue])[1])
-            answers.claimed.append(Claimed(claim.session, tuple(jobs)))
+            since = [self._since(job.ref) for job in jobs]
+            answers.claimed.append(Claimed(claim.session, tuple(jobs), tuple(since)))
         answers.next_due_ms = int(sooner(due_ms, wake))
 
     def _next(self, session: str, queue: str, limits: Limited) -> list[Job] | None:
@@ -375,11 +376,16 @@ class FakeStore(Mends):
         self.db.zadd(self.keys("held", session), ref, place)
         return [self._job(ref, record, attempt)]
 
+    def _since(self, ref: str) -> int:
+        record = self.record(ref, State.processing)
+        return int(self._text(record, "ready") or self._text(record, "born"))
+
     def _job(self, ref: str, record: str, attempt: int) -> Job:
         timeout_s = self._number(record, "timeout_s", self.limits.timeout_s)
         data = self.db.hget(record, "data")
         assert data is not None
-        return Job(ref, attempt, self._text(record, "to"), self._text(record, "cmd"), data, timeout_s)
+        named = [self._text(record, name) for name in ("to", "cmd")]
+        return Job(ref, attempt, *named, data, timeout_s, self._text(record, "traceparent"))
 
     # --- report.lua -------------------------------------------------------
 
@@ -414,7 +420,7 @@ class FakeStore(Mends):
             self._leave(ref)
             self._restart(ref)
             if place is None:
-                self._make_ready(ref)
+                self._make_ready(ref, self.now_ms)
             else:
                 self._put_back(ref, place)
             return again
@@ -423,7 +429,7 @@ class FakeStore(Mends):
                 return self._failed(ref, attempt, peer, body)
             self._leave(ref)
             self._restart(ref)
-            self._make_ready(ref)
+            self._make_ready(ref, self.now_ms)
             return again
         fails = db.hincrby(record, "fails")
         if fails > self._number(record, "retries", 0):
@@ -436,7 +442,7 @@ class FakeStore(Mends):
         if delay_ms > 0:
             db.zadd(self.keys("delayed"), ref, self.now_ms + delay_ms)
         else:
-            self._make_ready(ref)
+            self._make_ready(ref, self.now_ms)
         return again
 
     def _failed(self, ref: str, attempt: int, peer: str, body: bytes) -> Ended:
@@ -461,7 +467,9 @@ class FakeStore(Mends):
         record = self.record(ref, State.processing)
         old = self.db.values[record]
         limited = self._leave(ref)
-        kept = {name: old[name] for name in ("to", "cmd", "sum", "attempt", "born", "notify") if name in old}
+        kept = {
+            name: old[name] for name in ("to", "cmd", "sum", "attempt", "born", "notify", "traceparent") if name in old
+        }
         ttl_s = int(self._number(record, "result_ttl_s", int(self.limits.result_ttl_s)))
         self.db.delete(record)
         done = self.record(ref, State.data_available)
@@ -613,7 +621,7 @@ class FakeStore(Mends):
         else:
             self.db.persist(index)
         for ref in started:
-            self._make_ready(ref)
+            self._make_ready(ref, self.now_ms)
         ended: list[Ended] = []
         settled: dict[str, bool] = {}
         for ref in waiting:

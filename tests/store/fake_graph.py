@@ -62,7 +62,7 @@ class Moves(Queues):
         fields = {"to": command.to, "cmd": command.cmd, "data": command.data, "sum": command.digest}
         fields |= {"born": self.now_ms}
         fields |= {"peer": peer} if peer else {}
-        recorded = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify")
+        recorded = ("timeout_s", "retries", "backoff_s", "key", "key_limit", "notify", "traceparent")
         fields |= {name: options[name] for name in recorded if name in options}
         if (queue := options.get("queue", DEFAULT_QUEUE)) != DEFAULT_QUEUE:
             self.db.sadd(self.keys("queues"), queue)
@@ -134,6 +134,7 @@ class Moves(Queues):
             attempt = self._text(record, "attempt", "0")
             told = {"url": fields["notify"], "outcome": "waiting", "tries": 0, "state": state.name, "attempt": attempt}
             told |= {"to": fields["to"], "cmd": fields["cmd"], "body": body}
+            told["traceparent"] = fields.get("traceparent", b"")
             told["delivery"] = hashlib.sha1(f"{ref} {attempt} {self.now_ms}".encode()).hexdigest()
             self.db.delete(self.keys("callback", ref))
             self.db.hset(self.keys("callback", ref), **told)
@@ -190,7 +191,7 @@ class Moves(Queues):
         many, logged = (self.db.hget(record, mark) is not None for mark in ("many", "logged"))
         to = self._text(record, "to")
         self._leave(ref)
-        self.db.hdel(record, "peer", *UNDER_WAY)
+        self.db.hdel(record, "peer", "ready", *UNDER_WAY)
         self.db.hset(record, error=body, ended=self.now_ms)
         self.db.rename(record, error := self.record(ref, State.error))
         self.db.zadd(self.keys("dead"), ref, self.now_ms)
@@ -250,7 +251,7 @@ class Moves(Queues):
                 ended += self._give_up_all(ref, State.standby, body)
             elif waiting in self.db.values:
                 self._noticed(ref, waiting)
-                self.db.hset(waiting, data=data)
+                self.db.hset(waiting, data=data, ready=self.now_ms)
                 self.db.rename(waiting, here := self.record(ref, State.start))
                 priority = int(self._number(here, "priority", DEFAULT_PRIORITY))
                 self._enter(ref, *self._place_of(here), priority, int(self._number(here, "due_ms", 0)))

@@ -104,14 +104,18 @@ class Queues:
     def _place_of(self, record: str) -> tuple[str, str]:
         return self._text(record, "queue", DEFAULT_QUEUE), self._text(record, "key")
 
-    def _make_ready(self, ref: str) -> None:
+    def _make_ready(self, ref: str, since: int | None = None) -> None:
         record = self.record(ref, State.start)
+        if since is not None:
+            self.db.hset(record, ready=since)
         priority = int(self._number(record, "priority", DEFAULT_PRIORITY))
         place = score(priority, self.db.incrby(self.keys("order")))
         self._line_up(ref, *self._place_of(record), place)
 
     def _put_back(self, ref: str, place: float) -> None:
-        self._line_up(ref, *self._place_of(self.record(ref, State.start)), place)
+        record = self.record(ref, State.start)
+        self.db.hset(record, ready=self.now_ms)
+        self._line_up(ref, *self._place_of(record), place)
 
     def _give_turn(self, queue: str, called: str) -> None:
         first = self.db.zrange(self._lane(queue, called), 1)

@@ -254,9 +254,9 @@ def test_a_claim_takes_from_its_queues_in_their_order_and_no_more_than_asked(sto
 
 
 def test_a_claim_marks_the_record_and_counts_the_attempt(store: Turns) -> None:
-    submit(store, place(timeout_s=1.5, to="x,y"))
+    submit(store, place(timeout_s=1.5, to="x,y", traceparent="t"))
     [job] = claim(store)
-    assert job == ("a:j", 1, "x,y", "f", b"\xc0", 1.5)
+    assert job == ("a:j", 1, "x,y", "f", b"\xc0", 1.5, "t")
     state, fields, _ = record(store, "a:j")
     assert (state, fields["attempt"], fields["worker"]) == ("processing", b"1", ONE.encode())
     assert run(store, recalls=[ONE]).recalled == [(Held("a:j", 1),)]
@@ -308,6 +308,25 @@ def test_a_delayed_job_waits_until_it_is_due(store: Turns) -> None:
     assert ([job.ref for job in answers.claimed[0].jobs], answers.next_due_ms) == (["a:soon"], NOW_MS + 500)
     answers = run(store, NOW_MS + 9999, claims=[Claim(ONE, 9, ("default",))])
     assert ([job.ref for job in answers.claimed[0].jobs], answers.next_due_ms) == (["a:late"], 0)
+
+
+def test_a_claim_tells_since_when_each_job_could_be_handed_out(store: Turns) -> None:
+    def ready(now_ms: int) -> dict[str, int]:
+        [claimed] = run(store, now_ms, claims=[Claim(ONE, 9, ("default",))]).claimed
+        held.update({job.ref: job for job in claimed.jobs})
+        return {job.ref: since - NOW_MS for job, since in zip(claimed.jobs, claimed.ready_ms, strict=True)}
+
+    held: dict[str, Any] = {}
+    submit(store, place("now", retries=3, backoff_s=2), place("late", due_ms=NOW_MS + 500))
+    submit(store, place("fed", "a", "b"), place("fed", "b", waits=True))
+    assert ready(NOW_MS + 50) == {"a:now": 0, "a:fed": 0}
+    assert ready(NOW_MS + 600) == {"a:late": 500}
+    run(store, NOW_MS + 700, reports=[close(held["a:fed"]), close(held["a:now"], Outcome.failed)])
+    assert ready(NOW_MS + 9000) == {"b:fed": 700, "a:now": 1700}
+    run(store, NOW_MS + 9100, reports=[close(held["a:now"], Outcome.crashed), close(held["b:fed"], Outcome.returned)])
+    assert ready(NOW_MS + 9200) == {"a:now": 9100, "b:fed": 9100}
+    run(store, NOW_MS + 9300, lost=[ONE])
+    assert set(ready(NOW_MS + 9400).values()) == {9300}
 
 
 def test_a_delayed_job_that_comes_twice_in_one_turn_waits_once(store: Turns) -> None:

@@ -40,7 +40,7 @@ def error_of(store: Turns, ref: str) -> str:
 
 
 def test_a_step_that_ends_well_is_to_be_told_at_once(store: Turns) -> None:
-    submit(store, place(notify=URL))
+    submit(store, place(notify=URL, traceparent="t"))
     assert outbox(store) == {}
     report(store, close(claim(store)[0]), now_ms=NOW_MS + 7)
     assert outbox(store) == {"a:j": NOW_MS + 7}
@@ -55,6 +55,7 @@ def test_a_step_that_ends_well_is_to_be_told_at_once(store: Turns) -> None:
         "cmd": b"f",
         "attempt": b"1",
         "body": BODY,
+        "traceparent": b"t",
     }
     assert store.dump()[store.keys("record", "a:j", "data_available")][0]["notify"] == URL.encode()
 

@@ -17,7 +17,8 @@ from exesys.runner import Name
 from exesys.states import State
 from exesys.store import reader as module
 from exesys.store.dial import StoreAway
-from exesys.store.reader import Reader
+from exesys.store.reader import Reader, Waiting
+from exesys.turn import Tuning
 
 
 @pytest.fixture(params=["", "{s07}"])
@@ -282,18 +283,24 @@ def born(store: RealStore, job_id: str, at_ms: int, **options: Any) -> None:
     run(store, now_ms=at_ms, placed=[place(job_id, **options)])
 
 
+def oldest(reader: Reader, *queues: str) -> dict[str, int | None]:
+    return {each.name: each.oldest_ms for each in reader.waiting(queues)}
+
+
 def test_the_oldest_of_a_queue_is_found_at_any_priority_with_a_key_or_without(store: RealStore, reader: Reader) -> None:
-    assert reader.oldest([]) == {}
-    assert reader.oldest(["default"]) == {}
+    assert reader.waiting([]) == []
+    assert reader.waiting(["default"]) == [Waiting("default", 0, None, False)]
     born(store, "high", NOW_MS + 50, priority=9)
-    assert reader.oldest(["default"]) == {"default": NOW_MS + 50}
+    assert oldest(reader, "default") == {"default": NOW_MS + 50}
     born(store, "low", NOW_MS + 40, priority=0)
-    assert reader.oldest(["default"]) == {"default": NOW_MS + 40}
+    assert oldest(reader, "default") == {"default": NOW_MS + 40}
     born(store, "keyed", NOW_MS + 30, key="a")
     born(store, "again", NOW_MS + 20, key="a")
     born(store, "urgent", NOW_MS + 60, key="a", priority=9)
     born(store, "mail", NOW_MS + 70, queue="mail", key="a")
-    assert reader.oldest(["default", "empty", "mail"]) == {"default": NOW_MS + 20, "mail": NOW_MS + 70}
+    told = reader.waiting(["default", "empty", "mail"])
+    assert told[0] == Waiting("default", 5, NOW_MS + 20, False)
+    assert told[1:] == [Waiting("empty", 0, None, False), Waiting("mail", 1, NOW_MS + 70, False)]
 
 
 def test_no_more_than_a_bounded_number_with_a_key_is_looked_at(
@@ -302,4 +309,25 @@ def test_no_more_than_a_bounded_number_with_a_key_is_looked_at(
     monkeypatch.setattr(module, "MOST_KEYED", 3)
     for number in range(9):
         born(store, f"j{number}", NOW_MS + number, key="a")
-    assert NOW_MS <= reader.oldest(["default"])["default"] <= NOW_MS + 6
+    [told] = reader.waiting(["default"])
+    assert told.depth == 9
+    assert told.oldest_ms in range(NOW_MS, NOW_MS + 7)
+
+
+def test_a_paused_queue_is_told_and_a_foreign_key_counts_as_nothing(store: RealStore, reader: Reader) -> None:
+    born(store, "a", NOW_MS, queue="mail")
+    run(store, tunings=[Tuning("queue", "merge", "mail", {"paused": 1})])
+    for kind in ("ready", "keyed", "queue"):
+        store.client.set(store.keys(kind, "spoilt"), "x")
+    names = [f"q{number}" for number in range(2 * module.QUEUES_AT_ONCE)]
+    told = reader.waiting(["mail", *names, "spoilt"])
+    assert told[0] == Waiting("mail", 1, NOW_MS, True)
+    assert told[-1] == Waiting("spoilt", 0, None, False)
+    assert [each.name for each in told] == ["mail", *names, "spoilt"]
+
+
+def test_the_totals_are_those_of_what_waits_and_what_has_failed(store: RealStore, reader: Reader) -> None:
+    assert set(reader.totals().values()) == {0}
+    run(store, placed=[place("late", due_ms=NOW_MS + 60_000), place("unfed", waits=True)])
+    told = reader.totals()
+    assert (told["delayed"], told["unfed"], told["dead"]) == (1, 1, 0)

@@ -26,6 +26,7 @@ ENDPOINTS = {
     "DELETE /jobs/<job_id>": "submit",
     "POST /jobs/<job_id>/retry": "submit",
     "GET /jobs/<job_id>/log": "read",
+    "GET /metrics": "read",
     "GET /dead": "read",
     "DELETE /dead": "admin",
     "POST /dead/retry": "admin",

@@ -443,7 +443,7 @@ def test_data_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: by
 @pytest.mark.parametrize("name", sorted(command.OPTIONS))
 def test_every_option_of_a_command_can_be_given_and_passes_its_check(name: str) -> None:
     values = {"queue": "fast", "at": "2026-01-31T12:00:00Z", "priority": "9", "retries": "3"}
-    values["notify"] = "https://a.example/x"
+    values |= {"notify": "https://a.example/x", "traceparent": f"00-{'4b' * 16}-{'0f' * 8}-01"}
     values |= {"key": "a", "key_limit": "3"}
     given = cli._parser().parse_args(["submit", "f", f"--{name.replace('_', '-')}", values.get(name, "1.5")])
     checked = command.check_options({name: getattr(given, name)})

@@ -134,6 +134,7 @@ GOOD: dict[str, list[Any]] = {
     "key_limit": [1, 10_000],
     "result_ttl_s": [1, 3600.5],
     "notify": ["https://a.example/x", "http://127.0.0.1:1/"],
+    "traceparent": [f"00-{'4b' * 16}-{'0f' * 8}-01"],
 }
 BAD: dict[str, list[Any]] = {
     "queue": ["", 1, None],
@@ -147,6 +148,7 @@ BAD: dict[str, list[Any]] = {
     "key_limit": [0, 10_001, 1.5, "1", True],
     "result_ttl_s": [0, 0.5],
     "notify": ["", "a.example", "ftp://a.example/", "http://u:p@a.example/", "http://a b/", 5, None, ["http://a/"]],
+    "traceparent": [5, None, ["00"]],  # of malformed text: see test_trace.py
 }
 
 

@@ -114,7 +114,7 @@ def slot(environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Cha
 
 def end(process: subprocess.Popen[bytes], line: Channel, cmd: str, mark: Path) -> list[Any]:
     """Let it run the function, send TERM once the mark is there, and return all that it said."""
-    line.send(["job", "a:j", 1, "end_job", cmd, codec.pack(str(mark))])
+    line.send(["job", "a:j", 1, "end_job", cmd, codec.pack(str(mark)), ""])
     deadline = time.monotonic() + DEADLINE_S
     while not mark.exists():
         assert time.monotonic() < deadline
@@ -150,7 +150,7 @@ def test_a_job_that_ends_well_all_the_same_has_its_log_once(slot: Any, tmp_path:
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_the_steps_a_function_adds_come_with_its_result(slot: Any, size: int) -> None:
     _, line = slot
-    line.send(["job", "split:j", 1, "merge", "adds", codec.pack(size)])
+    line.send(["job", "split:j", 1, "merge", "adds", codec.pack(size), ""])
     kind, *_, added, _ = line.receive()
     data = codec.pack(b"x" * size)
     assert kind == "done"
@@ -162,10 +162,10 @@ def test_the_steps_a_function_adds_come_with_its_result(slot: Any, size: int) ->
 
 def test_the_steps_of_a_function_that_fails_are_dropped(slot: Any) -> None:
     _, line = slot
-    line.send(["job", "split:j", 1, "merge", "adds", codec.pack(0)])
+    line.send(["job", "split:j", 1, "merge", "adds", codec.pack(0), ""])
     kind, _, _, outcome, *_, added, _ = line.receive()
     assert (kind, outcome, added) == ("done", Outcome.failed, ())
-    line.send(["job", "split:j", 2, "merge", "sleeps", codec.pack(0)])
+    line.send(["job", "split:j", 2, "merge", "sleeps", codec.pack(0), ""])
     while (message := line.receive())[0] != "done":
         pass
     assert message[-2] == (), "nor do they come with the next job"

@@ -18,7 +18,7 @@ from exesys.errors import ProtocolError
 
 Decode = Callable[[bytes], m.Message]
 HELD = m.Held("a:j", 2)
-JOB = m.Job("a:j", 1, "end_job", "f", b"\xc0", 1.5)
+JOB = m.Job("a:j", 1, "end_job", "f", b"\xc0", 1.5, "t")
 REPORT = m.Report("a:j", 1, 0, b"\x81\xa3EOJ\x05", "log", 7, 8)
 ITEM = m.Item(1, "a", ["x", "y"], "f", b"\xc0", "j", {"priority": 9}, True, -1)
 ADDED = m.Added("p", "q", "f", b"\xc0", {})
@@ -99,7 +99,7 @@ TO_PEER: list[tuple[m.Message, bytes]] = [
     (m.Moved((1,), "{s07}", "tcp://x"), b"\x94\xa5MOVED\x91\x01\xa5{s07}\xa7tcp://x"),
     (
         m.Jobs(3, (JOB,)),
-        b"\x93\xa3JOB\x03\x91\x96\xa3a:j\x01\xa7end_job\xa1f\xc4\x01\xc0\xcb?\xf8\x00\x00\x00\x00\x00\x00",
+        b"\x93\xa3JOB\x03\x91\x97\xa3a:j\x01\xa7end_job\xa1f\xc4\x01\xc0\xcb?\xf8\x00\x00\x00\x00\x00\x00\xa1t",
     ),
     (m.ResultAck((HELD,)), b"\x92\xaaRESULT_ACK\x91\x92\xa3a:j\x02"),
     (
