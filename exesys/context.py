@@ -302,7 +302,11 @@ class Common:
 
 
 class Context(Common):
-    """What a job's function can use beside its data."""
+    """What a job's function can use beside its data.
+
+    `job` says what it runs for: `job_id`, `from_`, `to`, `cmd`, and
+    `attempt`, counted from 1.
+    """
 
     __slots__ = ("_addition", "_is_cancelled", "_started", "job")
 
@@ -392,7 +396,9 @@ class RunnerInfo(NamedTuple):
 class RunnerContext(Common):
     """What a runner's function can use beside its data.
 
-    `stopping` is set when it is to stop. It should return then: after its
+    `runner` says what it is: `type`, `uuid`, `name`, `target`, and `epoch`,
+    which counts its lives from 1. `stopping`, a `threading.Event`, is set when
+    it is to stop. It should return then: after its
     grace period it is ended with TERM, and then with KILL.
     """
 

@@ -27,7 +27,7 @@ _OF_THE_GRAPH = {"from": "name", "from_": "name", "to": "after", "job_id": ""}
 
 
 class Task:
-    """One step of a `Workflow`, to name in the `after` of others."""
+    """One step of a `Workflow`, to name in the `after` of others. `name` is what the others' data call its value."""
 
     def __init__(self, flow: Workflow, name: str, cmd: str, data: Any, options: dict[str, Any]) -> None:
         self.flow = flow
@@ -38,7 +38,7 @@ class Task:
         self.to: list[str] = []  # the names of the tasks after it
 
     def then(self, cmd: str, *, name: str | None = None, **options: Any) -> Task:
-        """Add a task that runs on what this one gives."""
+        """Add a task that runs on what this one gives, and return it; `name` and `options` as in `Workflow.step`."""
         return self.flow.step(cmd, after=self, name=name, **options)
 
     def __repr__(self) -> str:
@@ -46,7 +46,10 @@ class Task:
 
 
 class Workflow:
-    """Tasks that run one after the other, or side by side; see above."""
+    """Tasks that run one after the other, or side by side.
+
+    `client.workflow(flow)` sends it. Each task is one step of the job.
+    """
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import reference
 
 import exesys
-from exesys import context, flow
+from exesys import context, flow, testing
 from exesys.bus import aclient, appcall, future, handle, jobhandle
 
 WIDTH = 92
@@ -46,6 +46,13 @@ PARTS = (
     Part("exesys.function", exesys.function),
     Part("ctx", context.Context, "A function with a second parameter `ctx` gets it."),
     Part("ctx of a runner", context.RunnerContext, "A function that is started as a runner gets it."),
+    Part("exesys.testing.run", testing.run),
+    Part("Outcome", testing.Outcome, "`exesys.testing.run` returns it."),
+    Part("exesys.testing.run_workflow", testing.run_workflow),
+    Part("Flow", testing.Flow, "`exesys.testing.run_workflow` returns it."),
+    Part("StepOutcome", testing.StepOutcome, "`Flow.steps` has one for each step."),
+    Part("exesys.testing.PrivateSystem", testing.PrivateSystem, "The fixture `exesys_system` is one."),
+    Part("exesys.testing.PrivateRedis", testing.PrivateRedis, "The fixture `exesys_redis` is a client of one."),
     Part("exesys.ExesysError", exesys.ExesysError),
     Part("exesys.JobError", exesys.JobError),
     Part("exesys.JobCancelled", exesys.JobCancelled),
@@ -57,7 +64,8 @@ def python() -> str:
     """Return the page of the Python API."""
     parts = [
         "# Python",
-        "What `import exesys` gives to programs and to functions. All times are seconds. Every error that is raised on"
+        "What `import exesys` gives to programs and to functions. All times are seconds; options are those of"
+        " [a command](functions.md#options). Every error that is raised on"
         " purpose is an `exesys.ExesysError`; [errors](errors.md) lists them.",
     ]
     for part in PARTS:
@@ -108,7 +116,9 @@ def documented(thing: Any) -> str:
 
 def signature(name: str, function: Any) -> str:
     """Write how a function is called, over several lines when it is long."""
-    told = inspect.signature((typing.get_overloads(function) or [function])[-1])
+    # An overload that names more than the function itself says more of it.
+    ways = [function, *typing.get_overloads(function)]
+    told = max(map(inspect.signature, ways), key=lambda way: len(way.parameters))
     given = [_parameter(each) for each in _shown(told)]
     returns = f" -> {told.return_annotation}" if told.return_annotation not in (inspect.Signature.empty, "None") else ""
     prefix = "async " if inspect.iscoroutinefunction(function) else ""

@@ -57,9 +57,11 @@ Steps = Builder | list[dict[str, Any]]
 class Client:
     """A connection to the router. Thread-safe; make one and keep it.
 
-    `window` bounds the commands sent and not yet acknowledged: `submit` waits
-    while it is full. With `patient=False` a command is refused at once with
+    `config` holds the settings; left out, they are read as the daemons read
+    them. `window` bounds the commands sent and not yet acknowledged: `submit`
+    waits while it is full. With `patient=False` a command is refused at once with
     Unavailable when the router or the store is away, instead of waiting.
+    `role` and `info` are what a daemon says of itself. Raises ConfigError.
     """
 
     def __init__(

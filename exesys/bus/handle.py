@@ -29,8 +29,7 @@ class Owner(Protocol):
 class Handle:
     """A command on its way: like a `concurrent.futures.Future`, safe in any thread.
 
-    `drive`, when given, lets the waiting thread itself serve the connection
-    until its condition holds or the time is over (monotonic seconds).
+    `job_id`, `from_`, `to` and `cmd` are those of the command.
     """
 
     __slots__ = (
@@ -59,6 +58,10 @@ class Handle:
         drive: Drive | None = None,
         owner: Owner | None = None,
     ) -> None:
+        """`drive` lets the waiting thread serve the connection until its condition holds or the time is over.
+
+        That time is in monotonic seconds.
+        """
         self.job_id = job_id
         self.from_ = from_
         self.to = to
