@@ -1,8 +1,9 @@
 // A table that draws only the rows in sight, so that ten thousand cost as much as thirty.
 //
-// A column is { title, value, render?, width?, num?, wide? }: `value(row)` gives text or a number, `render(row)` an
-// element in its place; a cell is drawn anew only when its value has changed, so that a button keeps its focus.
-// `wide` columns are left out on a phone. A row is known by `key(row)`.
+// A column is { title, value, render?, alike?, width?, num?, wide? }: `value(row)` gives text or a number, `render(row)`
+// an element in its place; a cell is drawn anew only when its value has changed, so that a button keeps its focus.
+// `alike`: rows of the same value have the same element. `wide` columns are left out on a phone. A row is known by
+// `key(row)`; a line that is out of sight is used for another.
 
 import { h, put } from "./dom.js";
 
@@ -13,7 +14,7 @@ export class Table {
   #key;
   #rows = [];
   #places = new Map(); // key -> place
-  #drawn = new Map(); // key -> { line, cells, values }
+  #drawn = new Map(); // key -> { key, line, cells, values }
   #current = null; // the key of the row the keyboard is at
   #frame = 0;
   #body = h("tbody");
@@ -91,22 +92,19 @@ export class Table {
     const box = this.element;
     const first = Math.max(0, Math.floor(box.scrollTop / this.#row_px) - MARGIN);
     const last = Math.min(this.#rows.length, first + Math.ceil(box.clientHeight / this.#row_px) + 2 * MARGIN);
-    const wanted = new Set();
+    const rows = this.#rows.slice(first, last);
+    const wanted = new Set(rows.map(this.#key));
+    const spare = [...this.#drawn.values()].filter(({ key }) => !wanted.has(key));
+    for (const { key } of spare) this.#drawn.delete(key);
     let before = this.#above;
-    for (let place = first; place < last; place++) {
-      const row = this.#rows[place];
+    rows.forEach((row, number) => {
       const key = this.#key(row);
-      wanted.add(key);
-      const drawn = this.#line(key);
-      this.#set(drawn, row, place);
+      const drawn = this.#drawn.get(key) ?? this.#line(key, spare.shift());
+      this.#set(drawn, row, first + number);
       if (before.nextSibling !== drawn.line) before.after(drawn.line);
       before = drawn.line;
-    }
-    for (const [key, drawn] of this.#drawn) {
-      if (wanted.has(key)) continue;
-      drawn.line.remove();
-      this.#drawn.delete(key);
-    }
+    });
+    for (const { line } of spare) line.remove();
     this.#height(this.#above, first);
     this.#height(this.#below, this.#rows.length - last);
     if (last === this.#rows.length && last > 0) this.#options.end?.();
@@ -118,14 +116,19 @@ export class Table {
     spacer.hidden = rows === 0;
   }
 
-  #line(key) {
-    let drawn = this.#drawn.get(key);
-    if (!drawn) {
-      const cells = this.#columns.map((column) => h("td", { className: this.#kind(column) }));
-      const line = h("tr", { onclick: () => this.#choose(key) }, cells);
-      drawn = { line, cells, values: [] };
-      this.#drawn.set(key, drawn);
-    }
+  /** Make the line of a row, out of one that is free if there is one. */
+  #line(key, free) {
+    const drawn = free ?? this.#fresh();
+    drawn.key = key;
+    this.#columns.forEach(({ render, alike }, at) => { if (render && !alike) drawn.values[at] = undefined; });
+    this.#drawn.set(key, drawn);
+    return drawn;
+  }
+
+  #fresh() {
+    const cells = this.#columns.map((column) => h("td", { className: this.#kind(column) }));
+    const drawn = { key: "", line: h("tr", {}, cells), cells, values: [] };
+    drawn.line.addEventListener("click", () => this.#choose(drawn.key));
     return drawn;
   }
 

@@ -11,7 +11,7 @@ export default function apps(page) {
   const why = h("section", { className: "card problem", hidden: true });
   const table = new Table("Application servers", [
     { title: "Server", value: (row) => row.name },
-    { title: "State", width: "110px", value: (row) => row.state, render: (row) => stateOf(row.state) },
+    { title: "State", width: "110px", value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
     { title: "Class", wide: true, value: (row) => row.class ?? "" },
     { title: "Instances", width: "90px", num: true, value: (row) => (Array.isArray(row.instances) ? row.instances.length : row.instances ?? "") },
     { title: "Methods", width: "30%", wide: true, value: (row) => methods(row) },

@@ -43,7 +43,7 @@ export default function job(page, { rest: [id] }) {
     { title: "Step", value: (row) => row.from, render: (row) => h("button", { type: "button", className: "plain", onclick: () => choose(nameOf(row)) }, row.from) },
     { title: "To", wide: true, value: (row) => [row.to].flat().join(", ") },
     { title: "Function", value: (row) => row.cmd },
-    { title: "State", width: "148px", value: (row) => row.state, render: (row) => stateOf(row.state) },
+    { title: "State", width: "148px", value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
     { title: "Attempt", width: "76px", wide: true, num: true, value: (row) => row.attempt || "" },
   ], { key: nameOf, open: (row) => choose(nameOf(row)) });
   const many = h("section", { className: "stack", hidden: true }, graph.element, table.element);

@@ -30,13 +30,13 @@ export default function jobs(page, { query: asked }) {
   const fresh = h("button", { type: "button", hidden: true, onclick: () => { table.element.scrollTop = 0; flush(); } });
   state.value = STATES.includes(asked.get("state")) ? asked.get("state") : "";
   page.head("Jobs", fresh, told);
-  const form = h("form", { className: "filters", role: "search", onsubmit: opened },
+  const form = h("div", { className: "filters", role: "search" },
     h("label", { className: "field search" }, "Job", search), label("State", state), label("Function", cmd),
     wide("Since", since), wide("Until", until));
   const table = new Table("Jobs", [
     { title: "Job", value: (row) => row.job_id, render: (row) => h("a", { href: link(row), className: "mono" }, row.job_id) },
     { title: "Function", width: "19%", value: (row) => (row.more ? `${row.cmd} + ${count(row.more)}` : row.cmd) },
-    { title: "State", width: "148px", value: (row) => `${row.state}${row.done}`, render: (row) => stateOf(row.state, wordOf(row)) },
+    { title: "State", width: "148px", value: (row) => `${row.state} ${wordOf(row)}`, alike: true, render: (row) => stateOf(row.state, wordOf(row)) },
     { title: "Accepted", width: "150px", wide: true, value: (row) => moment(row.accepted_ms) },
     { title: "", width: "92px", wide: true, num: true, value: (row) => ago(row.accepted_ms) },
     { title: "Took", width: "76px", wide: true, num: true, value: (row) => (Number.isFinite(row.ended_ms) ? millis(Math.max(0, row.ended_ms - row.accepted_ms)) : "") },
@@ -150,10 +150,12 @@ export default function jobs(page, { query: asked }) {
   const again = () => {
     const wanted = Object.fromEntries(Object.entries({ state: state.value, cmd: cmd.value.trim() }).filter(([, value]) => value));
     history.replaceState(null, "", `#/jobs${query(wanted)}`);
+    draw();
     begin().catch((error) => { if (!page.signal.aborted && !error.away) fail(error); });
   };
   for (const field of [state, cmd, since, until]) field.addEventListener("change", again);
   search.addEventListener("input", draw);
+  search.addEventListener("keydown", (event) => { if (event.key === "Enter") opened(event); });
   page.on("link", ({ again: back }) => { if (back) again(); });
   page.until(() => { clearInterval(tick); table.close(); });
   again();

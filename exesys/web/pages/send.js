@@ -27,7 +27,7 @@ export default function send(page, { query: asked }) {
   const sent = h("section", { className: "card", hidden: true, "aria-live": "polite" });
   const button = h("button", { className: "main" }, "Send");
   const form = h("form", { className: "card form", onsubmit: (event) => { event.preventDefault(); button.disabled || go(); } },
-    h("label", { className: "field" }, "Function", cmd, names), about,
+    h("label", { className: "field" }, "Function", cmd), names, about,
     h("label", { className: "field" }, "Data, as JSON", data), wrong,
     h("details", {}, h("summary", {}, "Options"), h("div", { className: "options" }, options.map(([name, , field]) => h("label", { className: "field" }, name, field)))),
     h("div", {}, button));

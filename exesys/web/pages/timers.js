@@ -29,7 +29,7 @@ export default function timers(page) {
     { title: "Timer", value: (row) => row.name },
     { title: "Sends", width: "12%", wide: true, value: (row) => row.cmd ?? "" },
     { title: "When", width: "20%", wide: true, value: (row) => when(row) },
-    { title: "State", width: "94px", value: (row) => row.state, render: (row) => stateOf(row.state) },
+    { title: "State", width: "94px", value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
     { title: "Next ticks", width: "30%", value: (row) => next(row) },
     { title: "Ran", width: "56px", wide: true, num: true, value: (row) => (row.ran === undefined ? "" : count(row.ran)) },
     { title: "Late", width: "66px", wide: true, num: true, value: (row) => (row.late_ms === null || row.late_ms === undefined ? "" : millis(row.late_ms)) },
