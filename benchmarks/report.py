@@ -15,6 +15,7 @@ LEAST_ARRAY_JOBS_PER_S = 10_000
 MOST_BYTES_PER_JOB = 700
 MOST_TIMES_EMPTY = 1.1
 MOST_LOST_BY_KEYS_PERCENT = 10.0
+MOST_LOST_BY_STREAMS_PERCENT = 10.0
 MOST_LATE_MS = 50
 MOST_IDLE_PERCENT = 5
 MOST_CALL_P50_MS = 0.5
@@ -93,6 +94,10 @@ def targets(runs: Sequence[Measurement], peers: Sequence[str]) -> list[Target]:
     if keyed:
         lost = 100 * (1 - median(rate / beside for rate, beside in zip(keyed, plain, strict=True)))
         found.append(_most("keys on TCP, of throughput", lost, MOST_LOST_BY_KEYS_PERCENT, "{:.1f} %"))
+    listened, alone = values(runs, OURS, "listened_jobs_per_s"), values(runs, OURS, "alone_jobs_per_s")
+    if listened:
+        lost = 100 * (1 - median(rate / beside for rate, beside in zip(listened, alone, strict=True)))
+        found.append(_most("100 streams, of throughput", lost, MOST_LOST_BY_STREAMS_PERCENT, "{:.1f} %"))
     if values(runs, OURS, "idle_percent"):
         for name, goal in (("ticks_p99_ms", "ticks, late by, p99"), ("delayed_p99_ms", "delayed jobs, late by, p99")):
             found.append(_most(goal, median(values(runs, OURS, name)), MOST_LATE_MS, "{:.3g} ms"))

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     import exesys
-    from benchmarks import apps, curve, delayed, http_load, load, others, ours, report, system, timers
+    from benchmarks import apps, curve, delayed, http_load, load, others, ours, report, streams, system, timers
     from exesys.config import Config
     from exesys.errors import BootError, ConfigError, ExesysError
 except ModuleNotFoundError as missing:
@@ -71,6 +71,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--timers", action="store_true", help="measure how late ticks and delayed jobs begin, no more")
     parser.add_argument("--curve", action="store_true", help="measure what keys cost on a bus over TCP, no more")
+    parser.add_argument("--streams", action="store_true", help="measure what 100 streams of events cost, no more")
     known = ",".join(others.PEERS)
     parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
     parser.add_argument("--peers-venv", type=Path, metavar="DIR", help="where they are installed, to keep them")
@@ -155,6 +156,11 @@ class Bench:
         call = partial(curve.beside, self.config, plain, jobs, in_flight, seed)
         self._measure(report.OURS, "curve", "", number, call)
 
+    def listened(self, number: int) -> None:
+        """Measure it while a hundred listen to all that happens, and while nobody does."""
+        jobs, in_flight, seed = self.options.jobs, self.options.in_flight, self._seed()
+        self._measure(report.OURS, "streams", "", number, lambda: streams.beside(self.config, jobs, in_flight, seed))
+
     def peer(self, goal: str, number: int, name: str, venv: Path) -> None:
         options, peer = self.options, others.PEERS[name]
         jobs = options.latency if goal == "latency" else _share(options.jobs, peer.share)
@@ -199,6 +205,12 @@ def measure_all(options: argparse.Namespace, home: Path) -> tuple[list[report.Me
             bench = Bench(options, keyed, store, runs)
             for number in range(options.rounds):
                 bench.keyed(plain, number)
+            return runs, _about(options, versions, store.version())
+    if options.streams:
+        with system.running(home / "l") as config, system.Store(config) as store:
+            bench = Bench(options, config, store, runs)
+            for number in range(options.rounds):
+                bench.listened(number)
             return runs, _about(options, versions, store.version())
     if options.delayed:
         with system.running(home / "d") as config, system.Store(config) as store:

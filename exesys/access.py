@@ -87,6 +87,23 @@ class Gate:
         """
         if role is Role.anyone:
             return
+        caller = self._caller(environ, role)
+        if self._buckets is not None:
+            environ[CALLER] = caller
+            self._take(caller, 1, 0)
+
+    def may_stay(self, environ: Environ, role: Role) -> bool:
+        """Tell whether a request that was let in still would be, however many came since."""
+        try:
+            self._caller(environ, role)
+        except (Unauthorized, Forbidden):
+            return False
+        except Unavailable:  # the tokens cannot be read just now
+            return True
+        return True
+
+    def _caller(self, environ: Environ, role: Role) -> object:
+        """Return whose a request is. Raises as `admit` does."""
         kept = self._watch.tokens()
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and environ["REQUEST_METHOD"] not in SAFE:
@@ -99,15 +116,11 @@ class Gate:
                     fix=f"Use a token with the role {role.name}: `bin/exesys keys new {role.name} NAME`.",
                 )
             environ[WHO] = (token.role, token.name)
-            caller: object = token.digest
-        else:
-            if self._wide:
-                self.check()
-            self._check_host(environ.get("HTTP_HOST", ""))
-            caller = environ.get("REMOTE_ADDR", "")
-        if self._buckets is not None:
-            environ[CALLER] = caller
-            self._take(caller, 1, 0)
+            return token.digest
+        if self._wide:
+            self.check()
+        self._check_host(environ.get("HTTP_HOST", ""))
+        return environ.get("REMOTE_ADDR", "")
 
     def charge(self, environ: Environ, commands: int) -> None:
         """Count a request that was let in as so many. Raises RateLimited."""

@@ -50,6 +50,7 @@ class Rest:
     port: int = _key(5000, _PORT)
     threads: int = _key(64, _int(4, 1024))
     connections: int = _key(2000, _int(10, 100_000))
+    streams: int = _key(200, _int(0, 10_000))
     names: tuple[str, ...] = _key((), Rule(addresses.read_names, "names of hosts, with ',' between, or empty"))
     origins: tuple[str, ...] = _key(
         (), Rule(addresses.read_origins, "origins such as https://example.org:8443, with ',' between, or empty")

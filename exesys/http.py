@@ -24,6 +24,7 @@ from bottle import HTTP_CODES, HTTPError, HTTPResponse, MultiDict, request
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask
 
+from exesys import command
 from exesys.errors import (
     BadCommand,
     BadJson,
@@ -202,6 +203,17 @@ def whole(name: str, text: str, low: int, high: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
         return int(text)
     raise BadCommand(f"`{name}` is {text[:40]!r}.", field=name, fix=f"Give a whole number, {low} to {high:,}.")
+
+
+def moment(name: str, text: str) -> int:
+    """Read a parameter that is a time, RFC 3339 or milliseconds since 1970; return it in ms. Raises BadCommand."""
+    if text.isascii() and text.isdigit() and len(text) < 16:
+        return int(text)
+    try:
+        return command.due_ms(text.replace(" ", "+"))  # a + that was not encoded
+    except BadCommand as error:
+        fix = "Give ms since 1970, or a time like 2026-01-31T12:00:00Z."
+        raise BadCommand(error.message.replace("`at`", f"`{name}`"), field=name, fix=fix) from None
 
 
 def mark(name: str, text: str | None) -> str:

@@ -134,15 +134,19 @@ def _only_step(given: argparse.Namespace, steps: list[Step]) -> Step:
 
 
 def jobs(config: Config, given: argparse.Namespace) -> int:
-    from exesys import views
+    from exesys import views, watching
+    from exesys.store.reader import Sought
 
+    if given.follow:
+        return watching.follow(config, given)
     reader = reach.reader(config)
     if given.job_id:
         steps = reach.steps_of(reader, given.job_id)
         told = views.job(given.job_id, steps, whole=True, callbacks=reader.callbacks(steps))
         output.show(told) if given.json else output.show_whole(told)
         return 0
-    found, _ = reader.jobs(given.limit, state=State[given.state] if given.state else None)
+    sought = Sought(State[given.state] if given.state else None, given.cmd or "")
+    found, _ = reader.jobs(given.limit, sought=sought)
     jobs = [views.job(job_id, steps) for job_id, steps in found]
     if given.json:
         output.show(jobs)
@@ -163,15 +167,18 @@ def jobs(config: Config, given: argparse.Namespace) -> int:
     ]
     output.table(("job_id", "from", "to", "cmd", "state", "attempt", "accepted", "error"), rows)
     if not rows:
-        output.note(f"there is no job in state {given.state}." if given.state else "there is no job.")
+        asked_for = [f"in state {given.state}"] * bool(given.state) + [f"of {given.cmd}"] * bool(given.cmd)
+        output.note(f"there is no job {' '.join(asked_for)}".rstrip() + ".")
     return 0
 
 
 def job_log(config: Config, given: argparse.Namespace) -> int:
-    from exesys import views
+    from exesys import views, watching
 
     reader = reach.reader(config)
     steps = reach.steps_of(reader, given.job)
+    if given.follow:
+        return watching.follow_log(config, reader, given.job)
     told = views.logs(steps, reader.logs(steps))
     if given.json:
         output.show(told)

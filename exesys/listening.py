@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import select
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,13 @@ from typing import Any
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 from waitress.wasyncore import readwrite
 
 CHANNEL_TIMEOUT_S = 60
 CLEANUP_S = 5
 HEADER_BYTES = 64 << 10
+STREAM = "exesys.stream"  # in the environ: called with the socket, and whether it is spelt in chunks
 TOLD_S = 60.0  # so often at most the log is told that all places are taken
 _READ, _WRITE = select.EPOLLIN | select.EPOLLPRI, select.EPOLLOUT
 _ANY_NUMBER = 1 << 30  # for waitress, which is not to count connections
@@ -48,11 +50,27 @@ def _refuse(channel: Channel) -> None:
         channel.socket.send(_BUSY)
 
 
+class Task(WSGITask):  # type: ignore[misc]  # untyped library
+    """An answer, or the beginning of one: what an application put at `STREAM` takes its connection over."""
+
+    def finish(self) -> None:
+        take = (self.environ or {}).get(STREAM)
+        if take is None:
+            super().finish()
+            return
+        self.channel.heir = lambda line: take(line, self.chunked_response)
+        self.set_close_on_finish()
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
     """A connection. Its floor knows when it comes and goes."""
 
+    task_class = Task
+    connected = False  # waitress sets it
+    inherited = False  # the socket is that of the heir now
     asked = False  # whether a whole request came since it was last settled
     served = False  # whether any came
+    heir: Callable[[socket.socket], None] | None = None  # who gets the socket when all is sent
 
     def add_channel(self, map: Any = None) -> None:
         super().add_channel(map)
@@ -61,6 +79,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
     def del_channel(self, map: Any = None) -> None:
         self.server.floor.left(self)
         super().del_channel(map)
+
+    def handle_close(self) -> None:
+        if self.inherited:
+            return
+        heir, self.heir = self.heir, None
+        if heir is None or self.total_outbufs_len or not self.connected:
+            super().handle_close()
+            return
+        self.connected, self.inherited = False, True
+        self.del_channel()
+        heir(self.socket)
 
     @property
     def settled(self) -> bool:

@@ -58,6 +58,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     console.print(shown)
 
 
+def line(*cells: str | tuple[str, str]) -> None:
+    """Print a row that comes by itself, at once; a cell may have a style of rich, for a terminal."""
+    texts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
+    if not sys.stdout.isatty():
+        print("\t".join(" ".join(text.split()) for text, _ in texts), flush=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text("  ").join(Text(text, style) for text, style in texts), soft_wrap=True)
+
+
 def note(text: str) -> None:
     """Tell a person something that is no part of the output."""
     print(f"exesys: {text}", file=sys.stderr)

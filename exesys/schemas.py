@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exesys import command, queues, runner, schedule
+from exesys import command, news, queues, runner, schedule
 from exesys.config import Limits
 from exesys.states import State
 from exesys.tokens import Role
@@ -89,6 +89,12 @@ def parameters() -> dict[str, Schema]:
         "Limit": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "description": "so many at most"},
         "Ended": {"type": "integer", "minimum": 0, "maximum": MOST_ENDED, "description": "so many that have ended"},
         "Mark": {**whole(MARK), "description": "`next` of the page before"},
+        "Moment": {**TEXT, "description": "a time: RFC 3339, or milliseconds since 1970"},
+        "Kinds": {
+            **whole(f"({'|'.join(news.KINDS)})(,({'|'.join(news.KINDS)}))*"),
+            "description": "which events, with commas between; step,progress when left out",
+        },
+        "EventId": {**whole(news.MARK.pattern), "description": "the id of the last event that was had: it goes on from there"},
         "OlderS": {"type": "number", "minimum": 0, "maximum": command.MAX_SECONDS, "description": "seconds"},
         "Bytes": {"type": "integer", "minimum": 0, "maximum": 1 << 62, "description": "how much was read before"},
         "RunnerType": whole(runner.TYPE.pattern),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from exesys.bus.messages import Find, Held, Job, Note, Repair, Report
 from exesys.command import Command
+from exesys.news import Entry
 from exesys.runner import Name
 from exesys.states import State
 from exesys.workflow import Graph
@@ -197,6 +198,10 @@ class Claimed(NamedTuple):
     ready_ms: tuple[int, ...]  # per job since when it could have been handed out
 
 
+NEWEST = "$"
+MOST_FOLLOWED = 200  # entries of news that one turn reads; the rest comes with the next
+
+
 class Lookup(NamedTuple):
     job_id: str
     from_: str
@@ -231,6 +236,7 @@ class Turn:
     recalls: list[str] = field(default_factory=list)  # sessions: what do they hold?
     reloads: list[Held] = field(default_factory=list)  # jobs to send once more
     catalogue: bytes = b""  # what the workers can do, to remember
+    follow: str = ""  # what was told behind this place is to be given; NEWEST: only the place itself
 
     @property
     def writes(self) -> bool:
@@ -251,7 +257,7 @@ class Turn:
         )
 
     def __bool__(self) -> bool:
-        return bool(self.writes or self.claims or self.lookups or self.recalls or self.reloads)
+        return bool(self.writes or self.claims or self.lookups or self.recalls or self.reloads or self.follow)
 
 
 @dataclass
@@ -274,3 +280,4 @@ class Answers:
     found: list[Found] = field(default_factory=list)
     recalled: list[tuple[Held, ...]] = field(default_factory=list)
     reloaded: list[Job] = field(default_factory=list)
+    followed: list[Entry] | None = None  # what was told behind `Turn.follow`; None: it could not be read

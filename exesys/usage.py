@@ -97,6 +97,8 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     jobs = add("jobs", "list jobs, the newest first, or show one", "jobs --state error")
     jobs.add_argument("job_id", nargs="?", metavar="JOB_ID", help="show all there is of this job, as JSON")
     jobs.add_argument("--state", choices=list(State.__members__), help="only jobs in this state")
+    jobs.add_argument("--cmd", metavar="CMD", help="only jobs of this function")
+    jobs.add_argument("-f", "--follow", action="store_true", help="tell what happens from now on, until Ctrl-C")
     jobs.add_argument("--limit", type=_whole(1), default=50, metavar="N", help="so many at most (default: %(default)s)")
     workflow = add("workflow", "send workflows, and draw them", "workflow submit FILE --wait 10")
     of_workflow = workflow.add_subparsers(metavar="COMMAND", title="commands")

@@ -28,8 +28,10 @@ def unserved(
 
     `workers` and `functions` are as the router tells them. Raises StoreAway.
     """
+    from exesys.store.reader import Sought
+
     served = views.served_by(workers)
-    found, _ = reader.jobs(NEWEST, state=State.start)
+    found, _ = reader.jobs(NEWEST, sought=Sought(State.start))
     seen = Counter(views.queue_of(step) for _, steps in found for step in steps if step.state is State.start)
     named = {each["options"].get("queue", DEFAULT_QUEUE) for each in functions}
     left = sorted((seen.keys() | named) - served.keys())

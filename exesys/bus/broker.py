@@ -10,7 +10,7 @@ Here is who may speak (HELLO, BYE, silence), which part a message goes to, the
 order of a turn, and events. What is said is dealt with by the parts, which
 share a `slate`: `intake` for what clients ask, `crew` for the workers, `board`
 for runners and the daemons that host them, `tuner` for what is kept beside jobs, `mender`
-for what is to be mended in the store, `apps` for application servers.
+for what is to be mended in the store, `apps` for application servers, `herald` for what is told of steps.
 
 Answers go out only after the commit they speak of (`outbox`). The ready queue is not
 held here: claims pop from the store for as much credit as there is, so memory
@@ -30,6 +30,7 @@ from exesys.bus.board import Board
 from exesys.bus.crew import Crew
 from exesys.bus.door import Door
 from exesys.bus.effects import Effect, Warn
+from exesys.bus.herald import Herald
 from exesys.bus.intake import Intake
 from exesys.bus.mender import Mender
 from exesys.bus.pending import Pending
@@ -95,6 +96,7 @@ class Broker:
         self._stops = Stops(self._slate)
         self._board = Board(self._slate, self._stops, jitter)
         self._lobby = Lobby(self._slate)
+        self._herald = Herald(self._slate)
         self._parts: dict[str, Part | None] = {
             "client": None,
             "worker": self._crew,
@@ -131,6 +133,10 @@ class Broker:
     def declare(self, before: Iterable[str]) -> None:
         """Set of queues what the ini says, and take away what it said `before` of others."""
         self._tuner.declare(before)
+
+    def listened_to(self, events: bool) -> None:
+        """Tell whether anybody subscribes to what happens to steps."""
+        self._herald.listened_to(events)
 
     def _only(self, role: str, what: str, handler: Handler) -> Handler:
         """Make a handler one for peers of this role."""
@@ -288,6 +294,7 @@ class Broker:
             "runners": lambda: self._board.describe(now),
             "functions": slate.door.catalogue.to_wire,
             "apps": self._lobby.apps.to_wire,
+            "events": self._herald.beat,
             "store": lambda: {"reason": slate.trouble.reason if slate.late(now) else ""},
             "figures": lambda: {**self.figures, "garbage": slate.garbage, "peers": len(self.roster.peers)},
             "metrics": lambda: self._metrics(now),
@@ -391,6 +398,7 @@ class Broker:
             self._unfed_ms = now_ms + int(self.config.limits.standby_s * 1000)
         turn.claims = self.roster.claims(slate.sated)
         turn.runners = self._board.take(now)
+        self._herald.plan(turn)
         if not turn:
             return None
         self._mender.plan(turn)
@@ -426,6 +434,7 @@ class Broker:
         self._intake.apply(underway, answers, now)
         self._tuner.apply(underway, answers)
         self._mender.apply(underway, answers, now)
+        self._herald.applied(turn, answers)
         if turn.runners:
             self._board.applied(answers.runners, now)
         if answers.changed:

@@ -22,16 +22,18 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from exesys import codec, command, environment, keyring, runner
+from exesys import codec, command, environment, keyring, news, runner
 from exesys.bus import messages as m
+from exesys.bus import sockets
 from exesys.bus.appcall import App, Apps
 from exesys.bus.connection import Connection
 from exesys.bus.door import TUNINGS
 from exesys.bus.handle import Handle, Handles, job_error
 from exesys.bus.inflight import Desk
 from exesys.bus.jobhandle import JobHandle
+from exesys.bus.listener import Events
 from exesys.config import Config
-from exesys.errors import Unavailable, from_problem
+from exesys.errors import BadCommand, Unavailable, from_problem
 from exesys.states import State
 from exesys.workflow import Graph
 
@@ -43,6 +45,7 @@ CHUNK = 500
 ANSWER_S = 10.0
 CLOSE_S = 5.0
 STORE_AWAY_S = 0.25
+BEAT_S = 1.0
 
 
 class Builder(Protocol):
@@ -230,6 +233,38 @@ class Client:
         answer = self._connection.ask(lambda tag: m.Sync(tag, parts), timeout)
         assert isinstance(answer, m.Snapshot)
         return answer.parts
+
+    def events(
+        self,
+        *,
+        kinds: Iterable[str] = ("step", "progress"),
+        job_id: str | None = None,
+        cmd: str | None = None,
+        state: str | None = None,
+        timeout: float = ANSWER_S,
+    ) -> Events:
+        """Listen to what happens to steps from now on, of one job, cmd or state alone where one is given.
+
+            with client.events(cmd="add") as events:
+                for event in events:
+                    print(event["job_id"], event["state"])
+
+        Each is a map, see `Events`. Raises BadCommand, and Unavailable when the router
+        does not publish within `timeout` seconds.
+        """
+        wanted = news.checked(",".join(kinds), cmd, state)
+        if "stats" in wanted.kinds:
+            raise BadCommand("figures are not published on the bus.", field="kinds", fix="Ask GET /events for them.")
+        if job_id is not None:
+            wanted = wanted._replace(job_id=command.check_name(job_id, "job_id"))
+        return Events(wanted, self._events_at, self._beat, keyring.identity(self.config), timeout)
+
+    def _events_at(self) -> str:
+        welcome = self._connection.desk.welcome
+        return sockets.towards(self.config.bus_endpoint, welcome.endpoints["events"]) if welcome is not None else ""
+
+    def _beat(self) -> None:
+        self.snapshot("events", timeout=BEAT_S)
 
     # --- runners ----------------------------------------------------------
 

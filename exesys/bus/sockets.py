@@ -132,8 +132,17 @@ def spelled(raw: bytes) -> bytes:
     return z85.encode(raw)
 
 
-def connect(context: Context, kind: int, endpoint: str, identity: Identity | None = None) -> Socket:
-    """Connect a peer's socket, over CURVE with an `identity`. It reconnects by itself, within a second."""
+def connect(
+    context: Context,
+    kind: int,
+    endpoint: str,
+    identity: Identity | None = None,
+    topics: tuple[bytes, ...] = (b"stop.", b"ctl."),
+) -> Socket:
+    """Connect a peer's socket, over CURVE with an `identity`. It reconnects by itself, within a second.
+
+    A SUB subscribes to what begins like one of `topics`.
+    """
     socket = _make(context, kind)
     _beat(socket)
     _show(socket, identity)
@@ -142,7 +151,7 @@ def connect(context: Context, kind: int, endpoint: str, identity: Identity | Non
     if kind == zmq.PUSH:
         socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a router that is away
     if kind == zmq.SUB:
-        for topic in (b"stop.", b"ctl."):
+        for topic in topics:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
     socket.connect(towards(endpoint, endpoint))
     return socket

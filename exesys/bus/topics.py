@@ -22,6 +22,10 @@ class Topics:
     def __len__(self) -> int:
         return len(self._of)
 
+    def wanted(self, topic: str) -> bool:
+        """Tell whether somebody subscribes to a topic, or to all that begin as it does."""
+        return any(topic.encode().startswith(each) for each in self._of)
+
     def heard(self, told: bytes, connection: int) -> bool:
         """Take what a socket of the type XPUB received; tell whether the connection is to be ended."""
         mark, topic = told[:1], told[1:]

@@ -31,7 +31,19 @@ PROOF = "proof-"
 OF_A_JOB = frozenset({"record", "log", "job", "flow"})
 STANDING = frozenset(
     {
-        *("jobs", "order", "sessions", "functions", "epoch", "format", "turn", "server", "lineage", "controller"),
+        *(
+            "events",
+            "jobs",
+            "order",
+            "sessions",
+            "functions",
+            "epoch",
+            "format",
+            "turn",
+            "server",
+            "lineage",
+            "controller",
+        ),
         *("ended", "queues", "runner", "runner_log", "mended", "timer_changes", "tuned", "dead", "callback_counts"),
         "run",
     }

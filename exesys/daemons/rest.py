@@ -24,6 +24,7 @@ from exesys.config import Config
 from exesys.daemons.loop import run, settings
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
+from exesys.endpoints.events import EventsApi
 from exesys.endpoints.metrics import MetricsApi
 from exesys.endpoints.openapi import OpenApi
 from exesys.endpoints.queues import QueuesApi
@@ -43,6 +44,7 @@ from exesys.http import (
     describe_problem,
     either,
     mark,
+    moment,
     number,
     on_error,
     parse_json,
@@ -58,7 +60,8 @@ from exesys.process import die_with_parent
 from exesys.schemas import LONGEST_WAIT_S, MOST_LISTED
 from exesys.spans import set_up
 from exesys.states import State
-from exesys.store.reader import Reader, Step
+from exesys.store.reader import Reader, Sought, Step
+from exesys.store.tail import Tail
 from exesys.store.timetable import Timetable
 from exesys.tokens import Role
 from exesys.tracing import Traced, traceparent
@@ -67,7 +70,7 @@ from exesys.workflow import Graph
 ACK_S = 5.0
 LAST_ACKS_S = 0.5
 KINDS = (JSON, PLAIN)
-LISTED = {"limit": "Limit", "state": "State", "before": "Mark"}
+LISTED = {"limit": "Limit", "state": "State", "cmd": "Name", "since": "Moment", "until": "Moment", "before": "Mark"}
 # An array of refusals has the status of its first.
 TOLD = {**either("Answers"), **dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), "Refusal")}
 SENT_WITH = {"Operation": "Operation", "Prefer": "Prefer", "traceparent": "Text"}
@@ -78,12 +81,15 @@ QUEUES_S = 1.0  # so long is asked which queues are served: without an answer a 
 class Api:
     """The endpoints, over one bus client and one reader of the store."""
 
-    def __init__(self, config: Config, client: Client, reader: Reader, table: Timetable, gate: Gate) -> None:
+    def __init__(
+        self, config: Config, client: Client, reader: Reader, table: Timetable, gate: Gate, events: EventsApi
+    ) -> None:
         self.config = config
         self.gate = gate
         self.client = client
         self.reader = reader
         self.table = table
+        self.events = events
         self.limits = command.Limits(config.limits.data_bytes, config.limits.depth)
         self._waiting = threading.Semaphore(max(1, config.rest.threads - KEPT_FREE))
 
@@ -97,6 +103,7 @@ class Api:
             Endpoint("DELETE", "/jobs/<job_id>", self.cancel, {}, Role.submit, {200: "Cancelled"}, (404,)),
             Endpoint("POST", "/jobs/<job_id>/retry", self.retry, {}, Role.submit, either("Retried"), (404,)),
             Endpoint("GET", "/jobs/<job_id>/log", self.log, {}, Role.read, {200: "JobLog"}, (404,), kinds=KINDS),
+            *self.events.endpoints(),
             *DeadApi(self.client, self.reader).endpoints(),
             Endpoint("GET", "/callbacks", self.callbacks, {}, Role.read, {200: "Callbacks"}),
             Endpoint("GET", "/functions", self.functions, {}, Role.read, {200: "Functions"}),
@@ -301,7 +308,7 @@ class Api:
     # --- reading ----------------------------------------------------------
 
     def jobs(self) -> HTTPResponse:
-        """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=."""
+        """List jobs, the newest first: ?limit=, ?before= (from `next`), ?state=, ?cmd=, ?since=, ?until=."""
         limit = whole("limit", asked("limit", "50"), 1, MOST_LISTED)
         named = asked("state")
         if named is not None and named not in State.__members__:
@@ -309,7 +316,10 @@ class Api:
                 f"the state {named[:40]!r} is unknown.", field="state", fix=f"Known: {', '.join(State.__members__)}."
             )
         before = mark("before", asked("before"))
-        found, following = self.reader.jobs(limit, before, State[named] if named else None)
+        cmd = asked("cmd")
+        times = [None if (given := asked(name)) is None else moment(name, given) for name in ("since", "until")]
+        sought = Sought(State[named] if named else None, command.check_name(cmd, "cmd") if cmd else "", *times)
+        found, following = self.reader.jobs(limit, before, sought)
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 
     def job(self, job_id: str) -> HTTPResponse:
@@ -426,15 +436,18 @@ def main() -> int:
     reader = Reader(config.redis_url, config.redis.prefix)
     table = Timetable(config.redis_url, config.redis.prefix)
     set_up("rest")
-    app = Api(config, client, reader, table, gate).app()
-    app.install(Traced())
     rest = config.rest
+    tail = Tail(config.redis_url, config.redis.prefix)
+    events = EventsApi(gate, reader, tail, lambda: None, rest.streams)
+    app = Api(config, client, reader, table, gate, events).app()
+    app.install(Traced())
     shown = Cors(app, origins(config), HEADERS)
     serve(shown, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes, gate.refusal)
+    events.hub.close()
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again
-    reader.close()
-    table.close()
+    for line in (reader, table, tail):
+        line.close()
     return 0
 
 

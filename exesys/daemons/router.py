@@ -18,6 +18,7 @@ import zmq
 from exesys import codec, keyring
 from exesys.bus import broker, effects, messages, sockets, wire, zap
 from exesys.bus.curve import Guard
+from exesys.bus.herald import TOPIC
 from exesys.bus.topics import Topics
 from exesys.catalogue import Catalogue
 from exesys.config import Config
@@ -140,6 +141,7 @@ class Router:
         self.loop.forget(self.events)
         self.events.close(linger=0)
         self._topics = Topics()
+        self.core.listened_to(False)
 
         def bound() -> bool:
             try:
@@ -184,6 +186,7 @@ class Router:
             if self._topics.heard(told, source):
                 sockets.cut_off(source, self.core.endpoints["events"])
                 self._complain("let go: a subscriber with too many or too long topics", now)
+        self.core.listened_to(self._topics.wanted(TOPIC))
 
     def _complain(self, text: str, now: float) -> None:
         if now >= self._complain_at:

@@ -2,7 +2,7 @@
 --
 -- KEYS   the job's index
 -- ARGV   the settings (see graph.lua), cancel, retry or purge, job_id, error body
--- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log, callbacks
+-- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log, callbacks, events
 -- Gives  {-1: there is no such job, -2: it is under way, -3: it has not failed,
 --        else how many steps were changed,
 --        {ref, attempt, peer, body, the session that runs it or ''} of each step that ended}
@@ -43,6 +43,7 @@ local function reopen(env, job_id, firsts)
       local state = fields[2] == 'standby' and 'standby' or 'start'
       call('HDEL', failed, 'error', 'ended', 'was', 'fails', 'crashes', 'losses')
       call('RENAME', failed, key.record(ref, state))
+      moved(ref, key.record(ref, state), state == 'standby' and 1 or 0)
       call('ZREM', key.dead(), ref)
       call('PERSIST', key.record(ref, state))
       call('PERSIST', key.log(ref))

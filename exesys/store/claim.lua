@@ -2,7 +2,7 @@
 --
 -- KEYS   delayed
 -- ARGV   now_ms, number of claims, the claims (see deal.lua)
--- Finds  record, ready queue, held
+-- Finds  record, ready queue, held, events
 -- Gives  when to claim again, as a millisecond (0: not for a time's sake), then what each claim got
 --
 -- Claiming is the one request that is not repeated after a lost connection:

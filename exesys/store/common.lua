@@ -5,19 +5,6 @@
 local call  -- redis.call, which is there only while a function runs: each begins by setting it
 local QUEUE, PRIORITY, END = 'default', 4, 'end_job'
 
--- Make a function that writes one of the library's: for that router alone whose epoch, the last argument, is the
--- store's. Where a later router has begun, what this one remembers is old, and it changes nothing.
-local function register(short, callback)
-  redis.register_function(name(short), function(KEYS, ARGV)
-    local epoch = table.remove(ARGV)
-    local holds = redis.call('GET', key.epoch()) or '0'
-    if holds ~= epoch then
-      return redis.error_reply('FENCED the epoch of this router is ' .. epoch .. ', that of the store ' .. holds)
-    end
-    return callback(KEYS, ARGV)
-  end)
-end
-
 local function job_of(ref)
   return string.match(ref, ':(.*)$')
 end

@@ -55,6 +55,7 @@ local function take(session, ref, queue, limits, now_ms)
     'traceparent')
   local attempt = tonumber(job[1] or 0) + 1
   call('HSET', record, 'attempt', attempt, 'worker', session, 'sent', now_ms)
+  happened(ref, 2, attempt, job[3], job[2])
   if job[6] or not limits.free then
     occupy(ref, record, attempt, queue, job[6], limits, now_ms)
   end

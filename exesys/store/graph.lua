@@ -160,6 +160,7 @@ local function give_up(env, ref, state, body)
   noticed(ref, record, fields[4])
   call('HSET', record, 'error', body, 'ended', env.now_ms, 'was', state)
   call('RENAME', record, key.record(ref, 'error'))
+  happened(ref, 4, fields[3] or 0, fields[6] or '', fields[1])
   if fields[5] then
     announce(env, ref, 'error', fields[5], fields[1], fields[6], fields[3] or 0, body, fields[7])
   end
@@ -213,6 +214,7 @@ local function fail(env, ref, body)
   call('HSET', record, 'error', body, 'ended', env.now_ms)
   call('RENAME', record, key.record(ref, 'error'))
   call('ZADD', key.dead(), env.now_ms, ref)
+  happened(ref, 4, marks[6] or 0, marks[5] or '', marks[3])
   if marks[4] then
     announce(env, ref, 'error', marks[4], marks[3], marks[5], marks[6], body, marks[7])
   end
@@ -281,13 +283,14 @@ end
 -- standby → start, on what its feeders gave. Tells whether it stood there.
 local function start_one(env, ref, data)
   local waiting = key.record(ref, 'standby')
-  local fields = call('HMGET', waiting, 'to', 'queue', 'key', 'priority', 'due_ms', 'unfed')
+  local fields = call('HMGET', waiting, 'to', 'queue', 'key', 'priority', 'due_ms', 'unfed', 'cmd')
   if not fields[1] then
     return false
   end
   noticed(ref, waiting, fields[6])
   call('HSET', waiting, 'data', data, 'ready', env.now_ms)
   call('RENAME', waiting, key.record(ref, 'start'))
+  happened(ref, 0, 0, fields[7] or '', fields[1])
   enter(env, ref, unpack(fields, 2, 5))
   return true
 end

@@ -35,6 +35,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "callbacks": ("exesys:callbacks", "sorted set: refs whose end is to be told, by the millisecond of the next try"),
     "callback": ("exesys:callback:%s", "hash: what is to be told of a step's end, or how that went; see graph.lua"),
     "callback_counts": ("exesys:callback-counts", "hash: how many callbacks were tried, sent, failed"),
+    "events": ("exesys:events", "stream: what changed last, for those who follow; see news.lua"),
     "jobs": ("exesys:jobs", "stream: job_ids in order of arrival"),
     "order": ("exesys:order", "integer: the last order number given out"),
     "sessions": ("exesys:sessions", "set: worker sessions that may hold jobs"),

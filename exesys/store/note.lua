@@ -2,7 +2,7 @@
 --
 -- KEYS   the steps' records in processing
 -- ARGV   per step: ref, attempt, fraction (-1: none), text, log ('': none)
--- Finds  log
+-- Finds  log, events
 --
 -- Whole values, never appended ones: a note that comes twice changes nothing.
 
@@ -15,6 +15,7 @@ local function note(KEYS, ARGV)
         call('HSET', record, 'progress', fraction, 'note', text)
       end
       keep_log(ref, record, attempt, log)
+      progressed(ref, attempt, fraction, text, log ~= '')
     end
   end
   return 0

@@ -52,6 +52,34 @@ class Step(NamedTuple):
         return float(self.fields[name]) if name in self.fields else None
 
 
+class Sought(NamedTuple):
+    """Which jobs are looked for: with a step in this state, of this cmd, accepted in this time (ms since 1970)."""
+
+    state: State | None = None
+    cmd: str = ""
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    @property
+    def picky(self) -> bool:
+        """Whether it is about more than the state."""
+        return bool(self.cmd) or self.since_ms is not None or self.until_ms is not None
+
+    def fits(self, steps: Sequence[Step], accepted: bool = False) -> bool:
+        """Tell whether a job is one of these; `accepted`: its time is known to fit."""
+        if not steps or (self.state is not None and all(step.state is not self.state for step in steps)):
+            return False
+        if self.cmd and all(step.text("cmd") != self.cmd for step in steps):
+            return False
+        if accepted or not (self.since_ms is not None or self.until_ms is not None):
+            return True
+        born = min((step.number("born") or 0 for step in steps), default=0)
+        return (self.since_ms or 0) <= born <= (born if self.until_ms is None else self.until_ms)
+
+
+ANY = Sought()
+
+
 class Callback(NamedTuple):
     """How the telling of a step's end goes. `outcome` is waiting, sent or failed."""
 
@@ -149,52 +177,76 @@ class Reader(Connection):
             self._do(self._redis.function_load, self._library.source, True)
             return self._do(self._redis.fcall_ro, *call)
 
-    def jobs(
-        self, limit: int, before: str = "", state: State | None = None
-    ) -> tuple[list[tuple[str, list[Step]]], str]:
+    def under_way(self, job_id: str) -> bool:
+        """Tell whether a job has steps that have not ended."""
+        count = self._do(self._redis.hget, self.keys("job", job_id), ":open")
+        if count is not None:
+            return int(count) > 0
+        [steps] = self.steps([job_id])
+        return any(not step.state.final for step in steps)
+
+    def jobs(self, limit: int, before: str = "", sought: Sought = ANY) -> tuple[list[tuple[str, list[Step]]], str]:
         """Return up to `limit` jobs, the newest first, and where the next page begins ("": nowhere).
 
-        With `state` only jobs that have a step in it.
+        Only those that are `sought`. Of very many that are not, only some are looked at: then a page
+        may be short, and yet have a next one.
         """
-        if state is State.error:
-            return self._failed(limit, before)
-        if state is State.processing and not before:
+        if sought.state is State.error:
+            return self._failed(limit, before, sought)
+        if sought.state is State.processing and not before:
             held: list[bytes] = []
+            most = MOST_SCANNED if sought.picky else limit
             for session in self._do(self._redis.smembers, self.keys("sessions")):
-                held += self._do(self._redis.zrange, self.keys("held", session.decode()), 0, limit - 1)
-            return self._some(held[:limit], state), ""
+                held += self._do(self._redis.zrange, self.keys("held", session.decode()), 0, most - 1)
+            jobs = self._of(held[:most])
+            return [(job_id, steps) for job_id, steps in jobs if sought.fits(steps)][:limit], ""
         found: list[tuple[str, list[Step]]] = []
-        top, scanned = f"({before}" if before else "+", 0
+        newest = "+" if sought.until_ms is None else str(sought.until_ms)
+        top, scanned = f"({before}" if before else newest, 0
+        oldest = "-" if sought.since_ms is None else str(sought.since_ms)
         while len(found) < limit and scanned < MOST_SCANNED:
-            page = self._do(self._redis.xrevrange, self.keys("jobs"), top, "-", PAGE if state else limit - len(found))
+            most = PAGE if sought.state is not None or sought.cmd else limit - len(found)
+            page = self._do(self._redis.xrevrange, self.keys("jobs"), top, oldest, most)
             if not page:
                 return found, ""
             scanned += len(page)
             ids = [fields[b"j"].decode() for _, fields in page]
             for (entry, _), job_id, steps in zip(page, ids, self.steps(ids), strict=True):
                 before = entry.decode()
-                if steps and (state is None or any(step.state is state for step in steps)):
+                if sought.fits(steps, accepted=True):
                     found.append((job_id, steps))
                     if len(found) == limit:
                         break
             top = f"({before}"
         return found, before
 
-    def _failed(self, limit: int, before: str) -> tuple[list[tuple[str, list[Step]]], str]:
+    def _failed(self, limit: int, before: str, sought: Sought) -> tuple[list[tuple[str, list[Step]]], str]:
         """Return a page of failed jobs."""
-        rows, following = self._dead_page(limit, before)
-        return self._some([ref for ref, _ in rows], State.error), following
+        found: list[tuple[str, list[Step]]] = []
+        seen: set[str] = set()
+        scanned = 0
+        while len(found) < limit and scanned < MOST_SCANNED:
+            rows, following = self._dead_page(PAGE if sought.picky else limit - len(found), before)
+            scanned += len(rows)
+            jobs = dict(self._of([ref for ref, _ in rows]))
+            for number, (ref, _) in enumerate(rows, 1):
+                job_id = parts_of(ref.decode())[1]
+                if job_id not in seen and sought.fits(jobs.get(job_id, ())):
+                    seen.add(job_id)
+                    found.append((job_id, jobs[job_id]))
+                    if len(found) == limit and number < len(rows):
+                        return found, _dead_mark(rows[:number], before)
+            before = following
+            if not following:
+                break
+        return found, before
 
     def _dead_page(self, limit: int, before: str) -> tuple[list[tuple[bytes, float]], str]:
         """Return a page of refs that failed, the newest first. Its mark: the millisecond, how many of it were given."""
         top, _, given = before.partition("-")
         place = (top or "+inf", "-inf", int(given or 0), limit, True)
         rows: list[tuple[bytes, float]] = self._do(self._redis.zrevrangebyscore, self.keys("dead"), *place)
-        if len(rows) < limit:
-            return rows, ""
-        last = int(rows[-1][1])
-        ties = sum(score == last for _, score in rows) + (int(given or 0) if top == str(last) else 0)
-        return rows, f"{last}-{ties}"
+        return rows, "" if len(rows) < limit else _dead_mark(rows, before)
 
     def dead(self, limit: int, before: str = "") -> tuple[list[Dead], str]:
         """Return up to `limit` steps that failed by themselves, the newest first; of a cancelled job one.
@@ -232,10 +284,10 @@ class Reader(Connection):
         told = {name: int(counts.get(name.encode(), 0)) for name in ("tried", "sent", "failed")}
         return {"waiting": int(self._do(self._redis.zcard, self.keys("callbacks"))), **told}
 
-    def _some(self, refs: Sequence[bytes], state: State) -> list[tuple[str, list[Step]]]:
+    def _of(self, refs: Sequence[bytes]) -> list[tuple[str, list[Step]]]:
+        """Return the jobs that some refs are of, each once, with their steps."""
         ids = list(dict.fromkeys(parts_of(ref.decode())[1] for ref in refs))
-        pairs = zip(ids, self.steps(ids), strict=True)
-        return [(job_id, steps) for job_id, steps in pairs if any(step.state is state for step in steps)]
+        return list(zip(ids, self.steps(ids), strict=True))
 
     def logs(self, steps: Sequence[Step]) -> list[dict[int, str]]:
         """Return per step what each attempt printed and logged."""
@@ -383,6 +435,14 @@ class Reader(Connection):
         pipeline.scard(self.keys("timers"))
         counts = [int(count or 0) for count in self._each(pipeline)]
         return dict(zip(("delayed", "unfed", "dead", "callbacks", "ended", "timers"), counts, strict=True))
+
+
+def _dead_mark(rows: Sequence[tuple[bytes, float]], before: str) -> str:
+    """Return where the page behind these rows begins: the millisecond of the last, how many of it were given."""
+    top, _, given = before.partition("-")
+    last = int(rows[-1][1])
+    ties = sum(score == last for _, score in rows) + (int(given or 0) if top == str(last) else 0)
+    return f"{last}-{ties}"
 
 
 def _misread(fields: dict[str, bytes]) -> str:

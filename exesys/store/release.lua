@@ -2,7 +2,7 @@
 --
 -- KEYS   the session's held set, sessions
 -- ARGV   the settings (see graph.lua), session, most losses, error body, most refs
--- Finds  record, ready queue, dead, job, flow, callbacks
+-- Finds  record, ready queue, dead, job, flow, callbacks, events
 -- Gives  {refs still held, {ref, attempt, peer, body} of each step lost too
 --        often, and of those that fail with it}
 --
@@ -31,6 +31,7 @@ local function release(KEYS, ARGV)
         leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
+        moved(ref, key.record(ref, 'start'), 0)
         put_back(ref, held[i + 1], env.now_ms)
       end
     end

@@ -5,7 +5,7 @@
 --        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
 --        body, jitter, began_ms, ended_ms, log, number of steps it adds, and
 --        those (see step.lua)
--- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks
+-- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks, events
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
 --        may start now, the steps that failed with it (see graph.lua)}
@@ -32,6 +32,7 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
+  happened(ref, 3, fields[1], fields[5], fields[4])
   if fields[14] then
     call('HSET', key.record(ref, 'data_available'), 'traceparent', fields[14])
   end
@@ -127,6 +128,7 @@ local function add(env, job_id, added)
     if not write(env.now_ms, ref, state, step, { 'many', 1 }) then
       error(ref .. ' cannot be written')
     end
+    happened(ref, fed and 1 or 0, 0, step.cmd, step.to)
     if fed then
       if not fed_names[step.from] then
         fed_names[#fed_names + 1], fed_names[step.from] = step.from, true
@@ -152,6 +154,7 @@ local function again(ref, record, now_ms, delay_ms)
   leave(ref, record)
   call('HDEL', record, 'worker', 'sent', 'progress', 'note')
   call('RENAME', record, key.record(ref, 'start'))
+  moved(ref, key.record(ref, 'start'), 0)
   if delay_ms > 0 then
     call('ZADD', key.delayed(), now_ms + delay_ms, ref)
   else
@@ -236,6 +239,7 @@ local function report(KEYS, ARGV)
         leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
         call('RENAME', record, key.record(ref, 'start'))
+        moved(ref, key.record(ref, 'start'), 0)
         if place then put_back(ref, place, now_ms) else make_ready(ref, now_ms) end
         answer = AGAIN
       elseif outcome == '2' then

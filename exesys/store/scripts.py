@@ -13,7 +13,7 @@ from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
 
-from exesys import codec
+from exesys import codec, news
 from exesys.bus.messages import Held, Job
 from exesys.config import Limits
 from exesys.states import State
@@ -22,6 +22,8 @@ from exesys.store.keys import Keys
 from exesys.store.oddities import Oddities
 from exesys.store.spelling import Argument
 from exesys.turn import (
+    MOST_FOLLOWED,
+    NEWEST,
     Answers,
     Change,
     Changed,
@@ -50,7 +52,7 @@ NAMES = (
     *("submit", "workflow", "claim", "report", "release", "change", "unfed", "lookup", "recall", "note", "job"),
     *("runner", "tune", "mend", "begin", "plain", "waiting"),
 )
-SHARED = ("common", "queue", "step", "tally", "graph", "deal")
+SHARED = ("common", "news", "queue", "step", "tally", "graph", "deal")
 PARTS = {"mend": ("stand", "whole", "recount", "mend")}  # of functions that have several files
 REFUSED = Taken("refused", "", State.start, None)
 
@@ -169,6 +171,8 @@ class Builder:
         for reloads in _chunks(turn.reloads, chunk):
             wanted = [part for held in reloads for part in held]
             yield self._script("recall", [], wanted, _each(answers.reloaded, self._job), _nothing, Kind.read)
+        if turn.follow:
+            yield self._follow(turn.follow, answers)
 
     def _script(
         self,
@@ -278,6 +282,17 @@ class Builder:
 
         arguments = [*settings, MOST_CALLS, MOST_WHOLE, len(turn.known), *turn.known, *finds]
         return self._script("mend", [self.keys("mended")], arguments, read, blank)
+
+    def _follow(self, place: str, answers: Answers) -> Request:
+        """Read what was told behind a place: what this turn's own scripts told is among it."""
+
+        def read(reply: Any) -> None:
+            answers.followed = news.entries(reply)
+
+        key = self.keys("events")
+        if place == NEWEST:
+            return Request(("XREVRANGE", key, "+", "-", "COUNT", 1), read, _nothing, Kind.read)
+        return Request(("XRANGE", key, news.after(place), "+", "COUNT", MOST_FOLLOWED), read, _nothing, Kind.read)
 
     def _claim(self, turn: Turn, answers: Answers) -> Request:
         arguments: list[Argument] = [turn.now_ms, *spelling.spelt_claims(turn.claims)]

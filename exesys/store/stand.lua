@@ -54,6 +54,9 @@ local function one_state(ref)
       number, there = number or place - 1, there + 1
     end
   end
+  if there > 1 then
+    moved(ref, key.record(ref, STATES[number + 1]), number)
+  end
   return number, number and STATES[number + 1], there
 end
 

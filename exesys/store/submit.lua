@@ -5,7 +5,7 @@
 -- ARGV   the settings (see graph.lua), depth limit, number of claims, the
 --        claims (see deal.lua), then per command its job_id and the step (see
 --        step.lua)
--- Finds  record, ready queue, jobs, order, held, flow, standby, callbacks
+-- Finds  record, ready queue, jobs, order, held, flow, standby, callbacks, events
 -- Gives  {answers, when to claim again (0: not for a time's sake), what each claim got}; the
 --        answer to a command is 1 when it was new and is in start, else
 --        {verdict, ref, state, body, steps that failed (see graph.lua)}, where
@@ -149,6 +149,7 @@ local function submit(KEYS, ARGV)
         call('HDEL', index, first)
         answer = { 'refused', ref, 0, false, {} }
       elseif waits then
+        happened(ref, 1, 0, step.cmd, to)
         local _, failed = settle(env, job_id, from)
         if not failed then
           watch(env, ref)
@@ -163,11 +164,14 @@ local function submit(KEYS, ARGV)
         local timeout_s, traceparent = option(step, 'timeout_s') or false, option(step, 'traceparent') or false
         local job = { ref, 1, to, step.cmd, step.data, timeout_s, now_ms, traceparent }
         hand_out(hand, job, score(step.priority, order))
+        happened(ref, 2, 1, step.cmd, to)
       elseif due_ms > now then
+        happened(ref, 0, 0, step.cmd, to)
         placed[ref] = true
         later[#later + 1], later[#later + 2] = due_ms, ref
         due = sooner(due, due_ms)
       else
+        happened(ref, 0, 0, step.cmd, to)
         placed[ref] = true
         empty[queue] = nil
         if called then

@@ -2,7 +2,7 @@
 --
 -- KEYS   standby
 -- ARGV   the settings (see graph.lua), most refs
--- Finds  record, job, flow, callbacks
+-- Finds  record, job, flow, callbacks, events
 -- Gives  {next such millisecond (0: none), the steps that failed (see graph.lua)}
 
 local function unfed(KEYS, ARGV)

@@ -6,7 +6,7 @@
 --        number of steps, number of the flow's fields; per step the first part
 --        of its ref and the step (see step.lua); then each field of the flow
 --        and its value
--- Finds  record, ready queue, delayed, jobs, order
+-- Finds  record, ready queue, delayed, jobs, order, events
 -- Gives  per workflow {verdict, ref it is about, per step {ref, state, body}};
 --        no steps when it was not taken. `refused`: a foreign key of another
 --        kind stands in a record's place
@@ -75,6 +75,7 @@ local function store(env, index, flow, job_id, steps, ARGV, fields_at, fields)
     call('HSET', flow, unpack(ARGV, at, math.min(at + PIECE, fields_at + 2 * fields) - 1))
   end
   for _, step in ipairs(steps) do
+    happened(step.first .. ':' .. job_id, step.waits and 1 or 0, 0, step.cmd, step.to)
     if not step.waits then
       enter(env, step.first .. ':' .. job_id, step.queue, option(step, 'key'), step.priority, step.due_ms)
     end

@@ -19,6 +19,7 @@ from store.fake_queues import Held as Limited
 from store.fake_queues import score, sooner
 from store.space import raw
 
+from exesys import news
 from exesys.bus.messages import Held, Job, Outcome
 from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE, END, parts_of
 from exesys.config import Limits
@@ -64,6 +65,10 @@ class Turns(Protocol):
 
     def dump(self) -> Dump:
         """Return everything under the prefix: key -> (value, seconds to live or None)."""
+        ...
+
+    def check_news(self) -> None:
+        """Check that what was told of steps is so."""
         ...
 
     def drop(self, key: str) -> None:
@@ -124,6 +129,9 @@ class FakeStore(Mends):
         yield lambda: self._note(turn)
         yield lambda: answers.recalled.extend(map(self._recall, turn.recalls))
         yield lambda: self._reload(turn, answers)
+
+    def check_news(self) -> None:
+        """The fake tells nothing."""
 
     def dump(self) -> Dump:
         return {key: (copy.deepcopy(value), self.db.ttl_s.get(key)) for key, value in self.db.values.items()}
@@ -725,6 +733,8 @@ class RealStore:
         self.client = client
         self.store = Store(url, prefix, limits)
         self.store.reconnect()
+        self.heard = "0-0"  # the last entry of the news
+        self.told: dict[str, State] = {}  # what it said of each step
 
     def boot(self) -> tuple[int, list[str], bytes]:
         epoch, sessions, catalogue = self.store.boot()
@@ -747,8 +757,19 @@ class RealStore:
     def dump(self) -> Dump:
         """Everything there is; the lives and the number of the last turn are the connection's own affair."""
         names = sorted(name.decode() for name in self.client.scan_iter(count=1000))
-        own = self.keys("turn"), self.keys("lineage")
+        own = self.keys("turn"), self.keys("lineage"), self.keys("events")
         return {name: self._dumped(name) for name in names if name not in own}
+
+    def check_news(self) -> None:
+        """What was told last of each step is where it stands."""
+        for entry in news.entries(self.client.xrange(self.keys("events"), news.after(self.heard))):
+            self.heard = entry.id
+            for line in entry.fields.get(b"e", b"").decode().splitlines():
+                ref, number, *_ = line.split(" ")
+                self.told[ref] = State(int(number))
+        for ref, state in self.told.items():
+            there = [each for each in State if self.client.exists(self.keys("record", ref, each.name))]
+            assert there in ([], [state]), f"{ref} was told to be {state.name}, and is {there[0].name}"
 
     def _dumped(self, name: str) -> tuple[Any, int | None]:
         kind = self.client.type(name).decode()

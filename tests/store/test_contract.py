@@ -579,6 +579,7 @@ def test_every_step_stands_in_one_place(make_store: Make, seed: int) -> None:
     for _ in range(30):
         turns.heed(store.run(turns.next()))
         check_places(store.dump())
+        store.check_news()
 
 
 # --- what is told of running steps ---------------------------------------------

@@ -126,6 +126,7 @@ class Walk:
     def compare(self) -> None:
         dump = self.store.dump()
         check_places(dump)
+        self.store.check_news()
         if self.coming:
             return  # what waits for these does not know of what came before them
         found = records(dump)

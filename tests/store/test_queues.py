@@ -40,6 +40,7 @@ def test_a_paused_queue_takes_jobs_and_hands_out_none(store: Turns) -> None:
     tune(store, paused=False)
     assert refs(claim(store, 9)) == ["a:j0", "a:j1", "a:k"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_pause_holds_back_one_queue_alone(store: Turns) -> None:
@@ -79,6 +80,7 @@ def test_no_more_run_at_once_than_a_queue_says(store: Turns) -> None:
     tune(store, concurrency=None)
     assert refs(claim(store, 9)) == ["a:j3", "a:j4"]
     check_places(store.dump())
+    store.check_news()
 
 
 @pytest.mark.parametrize("outcome", [Outcome.failed, Outcome.crashed, Outcome.returned])
@@ -93,6 +95,7 @@ def test_whatever_the_end_another_may_run(make_store: Make, outcome: Outcome) ->
     [other] = claim(store, 9)
     assert other.ref == ("a:j0" if outcome is Outcome.returned else "a:k0")
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_lost_worker_and_a_cancel_make_room(store: Turns) -> None:
@@ -104,6 +107,7 @@ def test_a_lost_worker_and_a_cancel_make_room(store: Turns) -> None:
     change(store, "cancel", "j0")
     assert refs(claim(store, 9, TWO)) == ["a:j1"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_place_that_redis_lost_the_end_of_is_found(store: Turns) -> None:
@@ -164,6 +168,7 @@ def test_of_one_key_one_runs_at_a_time(store: Turns) -> None:
     change(store, "cancel", "j1")
     assert refs(claim(store, 9)) == ["a:j2"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_as_many_of_a_key_run_as_the_job_or_its_queue_says(store: Turns) -> None:
@@ -173,6 +178,7 @@ def test_as_many_of_a_key_run_as_the_job_or_its_queue_says(store: Turns) -> None
     jobs(store, 5, "k", key="a", queue="other")
     assert len(claim(store, 9, queues=("other",))) == 3
     check_places(store.dump())
+    store.check_news()
 
 
 def test_keys_take_turns_however_many_jobs_one_has(store: Turns) -> None:
@@ -219,6 +225,7 @@ def test_a_delayed_and_a_retried_job_keep_their_key(store: Turns) -> None:
     report(store, close(Held("a:d", 1)))
     assert refs(claim(store, 9, now_ms=NOW_MS + 10)) == ["a:r"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_the_steps_of_a_workflow_keep_their_key(store: Turns) -> None:
@@ -250,6 +257,7 @@ def test_a_higher_limit_of_keys_holds_at_once(store: Turns) -> None:
     tune(store, key_limit=3)
     assert len(claim(store, 9)) == 2
     check_places(store.dump())
+    store.check_news()
 
 
 def test_the_job_behind_a_cancelled_one_has_its_turn(store: Turns) -> None:
@@ -258,6 +266,7 @@ def test_the_job_behind_a_cancelled_one_has_its_turn(store: Turns) -> None:
     change(store, "cancel", "j2")
     assert refs(claim(store, 9)) == ["a:j3"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_cancelled_job_leaves_no_priority_behind(store: Turns) -> None:

@@ -17,7 +17,7 @@ from exesys.runner import Name
 from exesys.states import State
 from exesys.store import reader as module
 from exesys.store.dial import StoreAway
-from exesys.store.reader import Reader, Waiting
+from exesys.store.reader import Reader, Sought, Waiting
 from exesys.turn import Tuning
 
 
@@ -43,7 +43,7 @@ def pages(reader: Reader, limit: int, state: State | None = None) -> list[list[s
     """Read all pages, each from where the one before it ended."""
     found, before = [], ""
     for _ in range(1000):
-        page, before = reader.jobs(limit, before, state)
+        page, before = reader.jobs(limit, before, Sought(state))
         found.append(names(page))
         if not before:
             return found
@@ -121,11 +121,11 @@ def test_jobs_can_be_listed_by_state(store: RealStore, reader: Reader, state: St
             if each.final:
                 outcome = Outcome.done if each is State.data_available else Outcome.failed
                 report(store, close(job, outcome, session), now_ms=NOW_MS + number)
-    found = names(reader.jobs(50, state=state)[0])
+    found = names(reader.jobs(50, sought=Sought(state))[0])
     assert sorted(found) == [f"{state.name}{number}" for number in range(3)]
     if state is not State.processing:
         assert found == [f"{state.name}{number}" for number in (2, 1, 0)], "the newest first"
-    assert len(reader.jobs(2, state=state)[0]) == 2
+    assert len(reader.jobs(2, sought=Sought(state))[0]) == 2
 
 
 @pytest.mark.parametrize("state", [State.start, State.data_available])
@@ -144,7 +144,7 @@ def test_the_newest_failures_come_first(store: RealStore, reader: Reader) -> Non
     jobs = claim(store, 3)
     for late, job in enumerate((jobs[1], jobs[0], jobs[2])):
         report(store, close(job, Outcome.failed), now_ms=NOW_MS + late)
-    assert names(reader.jobs(2, state=State.error)[0]) == ["l", "j"]
+    assert names(reader.jobs(2, sought=Sought(State.error))[0]) == ["l", "j"]
 
 
 def test_failures_have_pages_too_also_those_of_one_moment(store: RealStore, reader: Reader) -> None:
@@ -155,9 +155,9 @@ def test_failures_have_pages_too_also_those_of_one_moment(store: RealStore, read
     assert [len(page) for page in found] == [2, 2, 2, 1]
     assert sorted(job for page in found for job in page) == [f"j{number}" for number in range(7)]
     assert sorted(found[0] + found[1][:1]) == ["j4", "j5", "j6"], "the newest first"
-    _, before = reader.jobs(2, state=State.error)
+    _, before = reader.jobs(2, sought=Sought(State.error))
     report(store, close(claim_new(store, "new"), Outcome.failed), now_ms=NOW_MS + 9)
-    assert names(reader.jobs(2, before, State.error)[0]) == found[1], "what fails in between shifts nothing"
+    assert names(reader.jobs(2, before, Sought(State.error))[0]) == found[1], "what fails in between shifts nothing"
 
 
 def claim_new(store: RealStore, name: str) -> Job:
@@ -173,7 +173,7 @@ def test_a_search_by_state_ends_after_a_bounded_number_of_jobs(
     monkeypatch.setattr(module, "MOST_SCANNED", 30)
     submit(store, *(place(f"j{number}") for number in range(100)))
     report(store, close(claim(store)[0]))
-    page, before = reader.jobs(5, state=State.data_available)
+    page, before = reader.jobs(5, sought=Sought(State.data_available))
     assert page == []
     assert before, "it says where to go on"
     assert [job for each in pages(reader, 5, State.data_available) for job in each] == ["j0"]
@@ -273,7 +273,7 @@ def test_a_server_that_is_away_is_one_error(tmp_path: Path) -> None:
             call()
     for state in (State.error, State.processing, State.start):
         with pytest.raises(StoreAway):
-            reader.jobs(5, state=state)
+            reader.jobs(5, sought=Sought(state))
 
 
 # --- queues ---------------------------------------------------------------------

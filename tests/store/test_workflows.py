@@ -211,9 +211,11 @@ def test_what_feeders_give_must_not_be_too_large(make_store: Make) -> None:
     assert error_of(store, "z:j") == ("PredecessorFailed", "predecessor m failed")
     assert "m:j" in store.dump()["exesys:dead"][0]
     check_places(store.dump())
+    store.check_news()
     assert change(store, "retry").steps == 2
     assert error_of(store, "m:j")[0] == "TooLarge", "it is as large as before"
     check_places(store.dump())
+    store.check_news()
 
 
 def test_one_result_that_is_too_large_for_the_next_step(make_store: Make) -> None:
@@ -260,6 +262,7 @@ def test_a_step_that_comes_after_its_feeder_failed_fails_at_once(store: Turns) -
     assert {each.ref: each.peer for each in taken.also} == {"b:j": f"{TWO}.4", "c:j": f"{TWO}.3"}
     assert error_of(store, "c:j") == ("PredecessorFailed", "predecessor b failed")
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_step_may_come_while_its_feeder_runs(store: Turns) -> None:
@@ -285,6 +288,7 @@ def test_a_failed_step_that_is_tried_again_later_feeds_what_came_in_between(stor
     assert change(store, "retry").steps == 2
     assert run_on(store) == ["a:j", "b:j"]
     check_places(store.dump())
+    store.check_news()
 
 
 def test_two_roots_feed_one_step_that_was_sent_first(store: Turns) -> None:
@@ -406,6 +410,7 @@ def test_a_failure_fails_what_depends_on_it_and_nothing_else(store: Turns) -> No
     }
     assert store.dump()["exesys:dead"][0].keys() == {"b:j"}, "the one that failed by itself"
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_worker_that_is_lost_too_often_fails_what_depends_on_its_step(make_store: Make) -> None:
@@ -440,6 +445,7 @@ def test_a_retry_runs_only_what_failed_and_what_depended_on_it(store: Turns) -> 
     assert lives_s(store) == {DAY_S}, "nothing of it is in error any more"
     assert "exesys:dead" not in store.dump()
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_retry_has_all_its_tries_again(store: Turns) -> None:
@@ -516,6 +522,7 @@ def test_a_cancel_ends_what_has_not_ended_in_whatever_state(store: Turns) -> Non
     assert lives_s(store) == {14 * DAY_S}
     assert len(store.dump()["exesys:dead"][0]) == 1, "one of them finds the job"
     check_places(store.dump())
+    store.check_news()
 
 
 def test_what_ends_after_a_cancel_is_stale(store: Turns) -> None:
@@ -633,6 +640,7 @@ def test_a_step_added_where_a_feeder_failed_fails(store: Turns) -> None:
     assert {each.ref for each in ended.also} == {"b>x:j", "x:j"}
     assert error_of(store, "b>x:j") == ("PredecessorFailed", "predecessor a failed")
     check_places(store.dump())
+    store.check_news()
 
 
 def test_added_steps_keep_their_options(store: Turns) -> None:
@@ -674,6 +682,7 @@ def test_steps_that_do_not_fit_fail_the_attempt_and_leave_nothing(make_store: Ma
     assert error_of(store, "a:j") == ("BadStep", why)
     assert stand(store).keys() == {"a", "b", "c", "c>e", "d", "e"}
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_job_may_grow_to_its_last_step(make_store: Make) -> None:
@@ -877,6 +886,7 @@ def test_one_more_step_keeps_what_was_about_to_expire(store: Turns) -> None:
     run_on(store)
     assert lives_s(store) == {1000}
     check_places(store.dump())
+    store.check_news()
 
 
 def test_a_large_workflow_is_stored_and_runs_whole(store: Turns) -> None:
@@ -893,7 +903,8 @@ def test_a_large_workflow_is_stored_and_runs_whole(store: Turns) -> None:
         report(store, *(give(job, None) for job in jobs))
     assert (len(ran), len(set(ran))) == (2 * 900 + count + 1,) * 2
     check_places(store.dump())
-    assert lives_s(store) == {DAY_S}
+    store.check_news()
+    assert all(DAY_S - 60 <= life_s <= DAY_S for life_s in lives_s(store)), "to read so many takes a while"
 
 
 def test_everything_stands_under_the_prefix(make_store: Make) -> None:

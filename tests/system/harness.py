@@ -38,6 +38,7 @@ DEADLINE_S = 60.0
 UP_S = 120.0
 SHORT_CHARS = 40  # what a directory may have for the names of unix sockets in it to fit
 FORKS = Forks()  # the session's end closes it
+STREAMS = (b"exesys:jobs", b"exesys:events")
 STATES = ("start", "standby", "processing", "data_available", "error")
 T = TypeVar("T")
 
@@ -372,7 +373,7 @@ class System:
                 pipeline = connection.pipeline(transaction=False)
                 for name in names:
                     # A stream's DUMP remembers what was deleted from it.
-                    pipeline.xrange(name) if name == b"exesys:jobs" else pipeline.dump(name)
+                    pipeline.xrange(name) if name in STREAMS else pipeline.dump(name)
                 for name, held in zip(names, pipeline.execute(), strict=True):
                     if held is not None and name not in (b"exesys:order", b"exesys:turn"):
                         found[database, name.decode()] = held if isinstance(held, bytes) else repr(held).encode()
