@@ -27,7 +27,7 @@ class ExesysError(Exception):
     `code` and `status` (the HTTP status) belong to the class; `message`, a
     sentence, `field`, the part of the input at fault or "", and `fix`, what
     to do next, belong to the case. One with the code `internal` is a fault of
-    ExeSys: `exesys logs` shows more of it.
+    ExeSys: `bin/exesys logs` shows more of it.
     """
 
     code: ClassVar[str] = "internal"
@@ -118,7 +118,7 @@ class BadCommand(ExesysError):
 class Unauthorized(ExesysError):
     """A token is needed, and none that is known was sent.
 
-    Send `Authorization: Bearer TOKEN`. `exesys keys new` makes one; one that has expired or was revoked is made anew.
+    Send `Authorization: Bearer TOKEN`. `bin/exesys keys new` makes one, also in the place of one that has expired.
     """
 
     code = "unauthorized"
@@ -189,7 +189,7 @@ class NotJson(ExesysError):
 class UnknownFunction(ExesysError):
     """No worker knows a function of this name.
 
-    `fix` names the nearest, or why its module cannot be imported. After a change: `exesys reload`.
+    `fix` names the nearest, or why its module cannot be imported. After a change: `bin/exesys reload`.
     """
 
     code = "unknown_cmd"
@@ -223,7 +223,7 @@ class RateLimited(ExesysError):
 class Unavailable(ExesysError):
     """The router, the store or all workers are away.
 
-    Send the same again soon: a command with the same job_id runs once. If it stays so, `exesys doctor` says why.
+    Send the same again soon: a command with the same job_id runs once. If it stays so, `bin/exesys doctor` says why.
     """
 
     code = "unavailable"
@@ -283,7 +283,7 @@ class UnknownApp(ExesysError):
 class UnknownMethod(ExesysError):
     """An application server has no such method, or it is not for callers.
 
-    `fix` names the nearest; `exesys app show NAME` lists them.
+    `fix` names the nearest; `bin/exesys app show NAME` lists them.
     """
 
     code = "unknown_method"
@@ -303,7 +303,7 @@ class BadArguments(ExesysError):
 class AppUnavailable(Unavailable):
     """No instance of an application server is there. The call did not run.
 
-    Call again soon; `exesys app show NAME` says why none starts.
+    Call again soon; `bin/exesys app show NAME` says why none starts.
     """
 
     code = "app_unavailable"

@@ -123,7 +123,11 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
 def test_hints_name_the_program_as_it_is_called() -> None:
     """Somebody who typed bin/exesys cannot run exesys."""
     texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "etc").iterdir(), *(ROOT / "bin").iterdir()]
-    texts += [*(ROOT / "exesys").rglob("*.py"), *(ROOT / "exesys" / "web").iterdir(), *(ROOT / "modules").glob("*.py")]
+    texts += [
+        *(ROOT / "exesys").rglob("*.py"),
+        *(ROOT / "exesys" / "web").rglob("*.*"),
+        *(ROOT / "modules").glob("*.py"),
+    ]
     names = "|".join(COMMANDS)
     for path in texts:
         bare = re.findall(rf"(?<!bin/)\bexesys (?:{names})\b", path.read_text("utf-8"))

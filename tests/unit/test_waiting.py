@@ -7,7 +7,7 @@ from typing import Any
 
 from exesys import waiting
 from exesys.states import State
-from exesys.store.reader import Step
+from exesys.store.reader import ANY, Sought, Step
 
 WORKERS = [
     {"queues": ["default"], "draining": False},
@@ -27,8 +27,8 @@ class Reader:
         self._steps = steps
         self._ready = ready
 
-    def jobs(self, limit: int, before: str = "", state: State | None = None) -> Any:
-        found = [(each.job_id, [each, step("gone", State.error)]) for each in self._steps if each.state is state]
+    def jobs(self, limit: int, before: str = "", sought: Sought = ANY) -> Any:
+        found = [(each.job_id, [each, step("gone", State.error)]) for each in self._steps if each.state is sought.state]
         return found[:limit], ""
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
