@@ -94,7 +94,10 @@ def parameters() -> dict[str, Schema]:
             **whole(f"({'|'.join(news.KINDS)})(,({'|'.join(news.KINDS)}))*"),
             "description": "which events, with commas between; step,progress when left out",
         },
-        "EventId": {**whole(news.MARK.pattern), "description": "the id of the last event that was had: it goes on from there"},
+        "EventId": {
+            **whole(news.MARK.pattern),
+            "description": "the id of the last event that was had",
+        },
         "OlderS": {"type": "number", "minimum": 0, "maximum": command.MAX_SECONDS, "description": "seconds"},
         "Bytes": {"type": "integer", "minimum": 0, "maximum": 1 << 62, "description": "how much was read before"},
         "RunnerType": whole(runner.TYPE.pattern),

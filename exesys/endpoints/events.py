@@ -42,7 +42,9 @@ class EventsApi:
         """Give method, path, handler, known parameters and role of each."""
         return (
             Endpoint("GET", "/events", self.events, WANTED, Role.read, STREAM_OF, headers=RESUMED, kinds=KINDS),
-            Endpoint("GET", "/jobs/<job_id>/events", self.job_events, {}, Role.read, STREAM_OF, (404,), "", RESUMED, KINDS),
+            Endpoint(
+                "GET", "/jobs/<job_id>/events", self.job_events, {}, Role.read, STREAM_OF, (404,), "", RESUMED, KINDS
+            ),
         )
 
     def events(self) -> HTTPResponse:
