@@ -266,7 +266,7 @@ class JobError(ExesysError):
 class JobCancelled(JobError, CancelledError):
     """A job was cancelled. A JobError for those who expect that, a CancelledError for those who know futures.
 
-    Send it again, or `exesys retry` it, if it is to run after all.
+    Send it again, or `bin/exesys retry` it, if it is to run after all.
     """
 
 
