@@ -10,6 +10,7 @@ from exesys.bus.effects import Publish
 from exesys.bus.herald import TOPIC, Herald
 from exesys.bus.roster import Roster
 from exesys.bus.slate import Slate
+from exesys.meters import Meters
 from exesys.news import Entry
 from exesys.turn import MOST_FOLLOWED, NEWEST, Answers, Turn
 
@@ -18,7 +19,7 @@ LINE = {b"e": b"a:j 0 0 add b"}
 
 @pytest.fixture
 def slate() -> Slate:
-    return Slate(CONFIG, 7, Roster(CONFIG.lease_s), Door(CONFIG, CATALOGUE))
+    return Slate(CONFIG, 7, Roster(CONFIG.lease_s), Door(CONFIG, CATALOGUE), Meters(0.0, bool))
 
 
 def pieces(slate: Slate) -> list[object]:

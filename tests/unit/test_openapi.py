@@ -15,6 +15,7 @@ from exesys import command, openapi, queues, schedule, schemas
 from exesys.config import Config, Limits
 from exesys.daemons.rest import Api
 from exesys.endpoints import runners
+from exesys.endpoints.events import EventsApi
 from exesys.http import JSON, Endpoint
 from exesys.tokens import Role
 
@@ -25,7 +26,8 @@ LIMITS = Limits(array=7, depth=9)
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Endpoint, ...]:
     home = tmp_path_factory.mktemp("home")
-    return Api(Config(home, home), NOBODY, NOBODY, NOBODY, NOBODY).endpoints()
+    events = EventsApi(NOBODY, NOBODY, NOBODY, NOBODY, 0)
+    return Api(Config(home, home), NOBODY, NOBODY, NOBODY, NOBODY, events).endpoints()
 
 
 @pytest.fixture(scope="module")
