@@ -32,6 +32,7 @@ from exesys.endpoints.runners import Runners
 from exesys.endpoints.timers import TimersApi
 from exesys.endpoints.whoami import WhoAmI
 from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
+from exesys.figures import Figures
 from exesys.http import (
     HEADERS,
     JSON,
@@ -438,7 +439,7 @@ def main() -> int:
     set_up("rest")
     rest = config.rest
     tail = Tail(config.redis_url, config.redis.prefix)
-    events = EventsApi(gate, reader, tail, lambda: None, rest.streams)
+    events = EventsApi(gate, reader, tail, Figures(client, reader), rest.streams)
     app = Api(config, client, reader, table, gate, events).app()
     app.install(Traced())
     shown = Cors(app, origins(config), HEADERS)

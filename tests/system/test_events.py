@@ -168,6 +168,27 @@ def test_only_what_is_asked_for_is_told(system: System, job_id: str) -> None:
     assert (event["job_id"], event["state"]) == (job_id, "data_available")
 
 
+def test_figures_come_once_a_second(system: System) -> None:
+    with stream(system, "/events?kinds=stats") as opened:
+        first = opened.event()
+        with system.client() as client:
+            for handle in client.submit_many("echo", range(500)):
+                handle.result(20)
+            client.submit("echo", None, queue="nobody")
+        second, third = opened.event(), opened.event()
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert {each["event"] for each in (first, second, third)} == {"stats"}
+    assert 500 <= third["done"] - first["done"] <= 501
+    assert third["at_ms"] - second["at_ms"] == pytest.approx(1000, abs=500)
+    assert {each["name"]: each["waiting"] for each in third["queues"]}["nobody"] >= 1
+    assert third["slots"]["all"] == system.config.worker.slots
+    assert third["workers"] == 1
+    assert max(second["rate"]["done"], third["rate"]["done"]) > 100
+    assert (second["run_ms"]["p50"] or third["run_ms"]["p50"]) >= 0
+
+
 def test_http_1_0_has_no_chunks(system: System, job_id: str) -> None:
     system.post({"cmd": "echo", "job_id": job_id}, wait=10)
     with stream(system, f"/jobs/{job_id}/events", version="1.0") as opened:

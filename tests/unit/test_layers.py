@@ -123,7 +123,7 @@ LAYERS: list[list[str]] = [
         ),
         *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
         *("ticker", "timerviews", "timing", "servers", "relay", "slots"),
-        *("secret", "posting", "courier", "access", "streams"),
+        *("secret", "posting", "courier", "access", "figures", "streams"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "endpoints.whoami", "endpoints.metrics", "rounds"),
         *("endpoints.events", "openapi", "endpoints.openapi"),
