@@ -12,7 +12,7 @@ import reference
 
 import exesys
 from exesys import context, flow, testing
-from exesys.bus import aclient, appcall, future, handle, jobhandle
+from exesys.bus import aclient, appcall, future, handle, jobhandle, listener
 
 WIDTH = 92
 # What daemons ask of a client. It is public among modules, and no part of what is offered to users.
@@ -37,6 +37,7 @@ PARTS = (
     Part("JobHandle", jobhandle.JobHandle, "`Client.workflow` returns it."),
     Part("exesys.Executor", exesys.Executor, "`Client.executor` returns it."),
     Part("JobFuture", future.JobFuture, "`Executor.submit` and `Handle.future` return it."),
+    Part("Events", listener.Events, "`Client.events` returns it."),
     Part("App", appcall.App, "`Client.app` and `ctx.app` return it."),
     Part("exesys.AsyncClient", exesys.AsyncClient),
     Part("AsyncHandle", aclient.AsyncHandle, "`AsyncClient.submit` returns it."),

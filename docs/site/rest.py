@@ -80,8 +80,8 @@ def _value(schema: Schema, schemas: Mapping[str, Schema]) -> str:
 
 
 def _contents(content: Mapping[str, Any]) -> str:
-    return "; ".join(
-        _kind(each["schema"]) if kind == "application/json" else f"or `{kind}`" for kind, each in content.items()
+    return " or ".join(
+        _kind(each["schema"]) if kind == "application/json" else f"`{kind}`" for kind, each in content.items()
     )
 
 

@@ -74,11 +74,11 @@ def test_it_has_every_endpoint_and_every_schema(made: dict[str, str]) -> None:
     document = stage.document()
     heads, _, schemas = made["rest"].partition("\n## Schemas\n")
     asked = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
-    assert re.findall(r"^### (.*)$", heads, re.MULTILINE) == asked
+    assert sorted(re.findall(r"^### (.*)$", heads, re.MULTILINE)) == sorted(asked)
     assert len(asked) > 40
     for head, told in zip(asked, (each for path in document["paths"].values() for each in path.values()), strict=True):
         body = heads.partition(f"\n### {head}\n")[2].partition("\n##")[0]
-        assert told["summary"].replace("<", "\\<") in body or "`" in told["summary"]
+        assert rest.escaped(told["summary"]) in body
         assert all(f"| `{each['name']}` | {each['in']} | " in body for each in told["parameters"])
     assert re.findall(r"^### (.*)$", schemas, re.MULTILINE) == list(document["components"]["schemas"])
 
