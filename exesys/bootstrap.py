@@ -13,16 +13,16 @@ import contextlib
 import json
 import os
 import resource
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exesys import apps, following, home, keystore, moves, preflight, process, programs, reach, servers, teardown
+from exesys import apps, following, home, moves, preflight, process, programs, reach, teardown, welcome
 from exesys.addresses import masked, near
 from exesys.config import Config
 from exesys.errors import BootError, nearest
@@ -32,8 +32,6 @@ from exesys.teardown import Teller
 
 SUPERVISORD_START_S = 15.0
 READY_S = 60.0
-_FIRST = """-H "Content-type: application/json" -X POST URL/sys_cmd -d '{"from":"testclient",\
-"to":"testjob","cmd":"test_cmd","data":"senatoremonti","job_id":"16fd2706-8baf-433b-82eb-8c7fada847da"}'"""
 _DOWN = ("STOPPED", "EXITED", "FATAL", "BACKOFF")
 
 
@@ -45,23 +43,36 @@ def up(config: Config, foreground: bool = False, as_json: bool = False) -> int:
     Returns 0; raises BootError after stopping whatever it started.
     """
     tell = Teller(quiet=as_json)
+    supervisord, done = bring_up(config, tell, attached=foreground, silent=not foreground, alone=foreground)
+    if as_json:
+        print(json.dumps({**status(config), "proof": done and done._asdict()}), flush=True)
+    else:
+        tell(welcome.welcome(config, done, apps.settled(config)))
+    return _stay(config, supervisord, tell) if supervisord is not None and foreground else 0
+
+
+def bring_up(
+    config: Config, tell: Teller, attached: bool = False, silent: bool = True, alone: bool = False
+) -> tuple[subprocess.Popen[bytes] | None, Proof | None]:
+    """Start what does not run, wait until it serves, and prove it.
+
+    Return the supervisord that was started, None when one runs already; and
+    what came of the proof, None when nothing had to be started. An `attached`
+    one ends with this process; one that is not `silent` writes to our stdout.
+    Raises BootError after stopping whatever it started; with `alone` also
+    when a system runs here already.
+    """
     if not os.path.exists(config.run):
         preflight.plan(config)  # so that a start that cannot be leaves nothing behind
     home.make(config)
     with home.booting(config):
-        if _still_held(config):
-            supervisord = None
-            if foreground:
-                raise BootError(f"ExeSys runs in {config.home} already.", fix=f"Stop it first: `{_down_text(config)}`.")
-            done = _complete(config, tell)
-        else:
+        if not _still_held(config):
             teardown.end_orphans(config, tell)
-            supervisord, done = _start(config, foreground, tell)
-    if as_json:
-        print(json.dumps({**status(config), "proof": done and done._asdict()}), flush=True)
-    else:
-        tell(_welcome(config, done, apps.settled(config)))
-    return _stay(config, supervisord, tell) if supervisord is not None and foreground else 0
+            return _start(config, attached, silent, tell)
+        if alone:
+            fix = f"Stop it first: `{welcome.down_text(config)}`."
+            raise BootError(f"ExeSys runs in {config.home} already.", fix=fix)
+        return None, _complete(config, tell)
 
 
 def down(config: Config, as_json: bool = False) -> int:
@@ -185,21 +196,19 @@ def _still_held(config: Config) -> bool:
     if process.wait_until(lambda: not process.is_locked(home.lock(config)), stop_s):
         return False
     raise BootError(
-        f"{config.home} is held by a supervisord that does not answer.", fix=f"Stop it: `{_down_text(config)}`."
+        f"{config.home} is held by a supervisord that does not answer.", fix=f"Stop it: `{welcome.down_text(config)}`."
     )
 
 
 # -- the start --------------------------------------------------------------------
 
 
-def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
+def _start(config: Config, attached: bool, silent: bool, tell: Teller) -> tuple[subprocess.Popen[bytes], Proof]:
     moves.settle(config.data)  # what a restore decided, and could not end
     plan = preflight.plan(config)
     parts = _programs(config, plan)
     conf = config.home / "supervisord.conf"
-    text = programs.render(
-        home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=not foreground
-    )
+    text = programs.render(home.template(), config, parts, plan.environment, minfds=_minfds(config), silent=silent)
     lock = process.hold_lock(home.lock(config), wait_s=1.0)
     try:
         home.write(conf, text)
@@ -207,7 +216,7 @@ def _start(config: Config, foreground: bool, tell: Teller) -> tuple[subprocess.P
         if plan.mongo and not config.mongo.port:
             home.write(config.run / "mongo.port", plan.environment["EXESYS_MONGO_PORT"] + "\n")
         tell(f"Starting {', '.join(part.name for part in parts)}.")
-        supervisord = _spawn(config, conf, lock, foreground)
+        supervisord = _spawn(config, conf, lock, attached, silent)
     finally:
         os.close(lock)
     try:
@@ -230,17 +239,17 @@ def _programs(config: Config, plan: preflight.Plan) -> list[programs.Program]:
     )
 
 
-def _spawn(config: Config, conf: Path, lock: int, foreground: bool) -> subprocess.Popen[bytes]:
+def _spawn(config: Config, conf: Path, lock: int, attached: bool, silent: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "exesys.launch", "supervisord", "--conf", str(conf), "--lock-fd", str(lock)]
-    if foreground:
+    if attached:
         command += ["--parent", str(os.getpid())]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("EXESYS_")}
     with (config.log / "supervisord.out").open("wb") as out:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=None if foreground else out,
-            stderr=None if foreground else out,
+            stdout=out if silent else None,
+            stderr=out if silent else None,
             cwd=config.root,
             env={**environ, "EXESYS_HOME": str(config.home)},
             pass_fds=[lock],
@@ -301,7 +310,7 @@ def _complete(config: Config, tell: Teller) -> Proof | None:
     if record is None:
         raise BootError(
             f"{config.home} is held by a supervisord whose run/system.json is gone.",
-            fix=f"Stop it: `{_down_text(config)}`.",
+            fix=f"Stop it: `{welcome.down_text(config)}`.",
         )
     _check_same(config, record)
     supervisor = home.supervisor(config)
@@ -347,15 +356,15 @@ def _check_same(config: Config, record: home.Record) -> None:
     if Path(record.root).resolve() != config.root.resolve():
         raise BootError(
             f"{config.home} is held by the system of {record.root} (supervisord is process {pid}).",
-            fix=f"Set EXESYS_HOME to another directory, or stop it: `{_down_text(config, record.root)}`.",
+            fix=f"Set EXESYS_HOME to another directory, or stop it: `{welcome.down_text(config, record.root)}`.",
         )
     changed = _changed(config, record)
     if changed:
         raise BootError(
             f"{config.home} is held by a system with other settings (supervisord is process {pid}):"
             f" {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}.",
-            fix=f"Take over the new ones with `{_command(config)} restart`, stop it with `{_down_text(config)}`,"
-            " or set EXESYS_HOME to another directory.",
+            fix=f"Take over the new ones with `{welcome.called(config)} restart`,"
+            f" stop it with `{welcome.down_text(config)}`, or set EXESYS_HOME to another directory.",
         )
 
 
@@ -374,15 +383,20 @@ def _stay(config: Config, supervisord: subprocess.Popen[bytes], tell: Teller) ->
     while supervisord.poll() is None:
         came = signal.sigtimedwait(wanted, 1.0)
         if came and came.si_signo != signal.SIGCHLD and supervisord.poll() is None:
-            tell("Stopping.")
-            with home.booting(config):
-                teardown.stop(config, tell)
-            supervisord.wait()
+            end(config, supervisord, tell)
             return 0
     return 0 if supervisord.returncode == 0 else 1
 
 
-# -- figures and texts ------------------------------------------------------------
+def end(config: Config, supervisord: subprocess.Popen[bytes], tell: Callable[[str], None]) -> None:
+    """Stop the system whose supervisord this process has started, and wait for it."""
+    tell("Stopping.")
+    with home.booting(config):
+        teardown.stop(config, tell)
+    supervisord.wait()
+
+
+# -- figures -----------------------------------------------------------------------
 
 
 def _minfds(config: Config) -> int:
@@ -390,54 +404,3 @@ def _minfds(config: Config) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(config.rest.connections, config.runner.capacity) + 1024
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
-def _command(config: Config, root: str = "") -> str:
-    """Return how a person calls ExeSys here."""
-    script = Path(root or config.root) / "bin" / "exesys"
-    if not script.is_file():
-        return "exesys"
-    return "bin/exesys" if script.parent.parent == Path.cwd() else shlex.quote(str(script))
-
-
-def _down_text(config: Config, root: str = "") -> str:
-    default = config.home == config.root / "var" and not root
-    return f"{'' if default else f'EXESYS_HOME={shlex.quote(str(config.home))} '}{_command(config, root)} down"
-
-
-def _welcome(config: Config, proof: Proof | None, listed: list[dict[str, Any]]) -> str:
-    record = home.read_record(config)
-    if record is None:  # it was stopped meanwhile
-        return f"ExeSys in {config.home} is stopped."
-    started = home.as_started(config, record)
-    if config.joins:
-        lines = [
-            f"This host works for {config.bus_endpoint}, in {config.home}",
-            *([f"  Proof    {proof.message}"] if proof else []),
-            "  Functions here find ctx.redis and ctx.mongo where [redis] data_url and [mongo] uri say.",
-            "",
-            f"Stop it with: {_down_text(config)}",
-        ]
-        return "\n".join(lines)
-    mongo = "none; functions that ask for ctx.mongo are told to set [mongo] uri"
-    if record.mongo:
-        mongo = f"{record.mongo}, {masked(started.mongo.uri)}" if not config.mongo.uri else record.mongo
-    if record.mongo.startswith(servers.TRIAL_MONGO):
-        mongo += "\n           for trials only: install mongod, or set [mongo] uri, before you rely on it"
-    redis = record.redis if config.redis.url else f"{record.redis}, {started.redis_url}"
-    header = ' -H "Authorization: Bearer $EXESYS_TOKEN"' if keystore.read(config) else ""
-    lines = [
-        f"ExeSys runs in {config.home}" if proof else f"ExeSys runs already in {config.home}",
-        f"  REST     {config.rest_url}",
-        f"  Web      {config.web_url}",
-        f"  Redis    {redis}",
-        f"  MongoDB  {mongo}",
-        *([f"  Apps     {apps.in_words(listed)}"] if listed else []),
-        *([f"  Proof    {proof.message}"] if proof else []),
-        "",
-        "Try it, and send the same again for the result:",
-        f"  curl{header} " + _FIRST.replace("URL", config.rest_url),
-        "",
-        f"Stop it with: {_down_text(config)}",
-    ]
-    return "\n".join(lines)

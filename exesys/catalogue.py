@@ -89,10 +89,11 @@ class Catalogue:
         module = cmd.partition(".")[0]
         if module in failed:
             text = f"`{cmd}` cannot be called: the module `{module}` did not load: {self._reason(module)}."
-            return _unknown(text, "Correct the module; GET /functions shows the whole traceback.")
+            return _unknown(text, "Correct it, then `bin/exesys reload`; GET /functions shows the whole traceback.")
         withheld = [key for key in self.broken if _is_function(key) and cmd in (key, key.partition(".")[2])]
         if withheld:
-            return _unknown(f"`{withheld[0]}` cannot be called: {self._reason(withheld[0])}.", "Correct the function.")
+            text = f"`{withheld[0]}` cannot be called: {self._reason(withheld[0])}."
+            return _unknown(text, "Correct the function, then `bin/exesys reload`.")
         return _unknown(f"no function is named `{cmd}`.{self._not_loaded(failed)}", self._advice(cmd))
 
     def _reason(self, key: str) -> str:
@@ -111,11 +112,9 @@ class Catalogue:
         close = nearest(cmd, list(self.names))
         if close:
             return f"Did you mean `{close}`?"
-        return (
-            "GET /functions lists those there are."
-            if self.names
-            else "Put a module with functions in [functions] path."
-        )
+        if not self.names:
+            return "Put a module with functions in [functions] path, then `bin/exesys reload`."
+        return "GET /functions lists those there are; `bin/exesys reload` loads what is new."
 
     # --- on the wire ------------------------------------------------------
 

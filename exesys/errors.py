@@ -389,9 +389,15 @@ def from_problem(fields: Sequence[Any]) -> ExesysError:
     return kind(problem.message, field=problem.field, fix=problem.fix)
 
 
+NO_JOB_FIX = (
+    "It was never sent, or was purged, or has expired: results are kept for `result_ttl_s`, 24 h by default."
+    " Send it again."
+)
+
+
 def no_job(job_id: str) -> NotFound:
     """Make the error for a job of which there is nothing."""
-    return NotFound(f"there is no job {job_id}.", fix="It was never sent, or it has expired or was purged.")
+    return NotFound(f"there is no job {job_id}.", fix=NO_JOB_FIX)
 
 
 def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:

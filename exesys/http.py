@@ -54,7 +54,10 @@ PLAIN = "text/plain"
 STOP_CHECK_S = 0.5
 _SHOWN = 24
 _SHOWN_PATH = 60
-_QUOTES = 'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
+_QUOTES = (
+    'Every name and text stands between double quotes, with a colon after the name: {"to": "testjob"}.'
+    """ In a shell put single quotes around the whole: -d '{"cmd": "echo"}'."""
+)
 _SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
 _MARK = re.compile(MARK)
 _NONE: Mapping[Any, str] = MappingProxyType({})

@@ -268,26 +268,6 @@ def workflow_show(config: Config, given: argparse.Namespace) -> int:
     return 0
 
 
-def why(config: Config, given: argparse.Namespace) -> int:
-    from exesys import drawing, views
-
-    reader = reach.reader(config)
-    steps = reach.steps_of(reader, given.job_id)
-    held_up: dict[int, str] = {}
-    if any(step.state is State.start for step in steps):
-        with contextlib.suppress(ExesysError), reach.connect(config) as client:  # it is only a help
-            served = views.served_by(client.snapshot("workers", timeout=REASON_S)["workers"], reader.paused())
-            held_up = views.held_up(steps, served, reader)
-    told = drawing.why(views.nodes(steps), config.limits.standby_s, held_up)
-    told += [f"{step.from_} failed: {views.error_of(step)}" for step in steps if step.state is State.error]
-    told += views.untold(steps, reader.callbacks(steps))
-    if given.json:
-        output.show({"job_id": given.job_id, "why": told})
-    else:
-        print("\n".join(told) if told else f"Nothing of job {given.job_id} waits: all its steps ended well.")
-    return 0
-
-
 def change(config: Config, given: argparse.Namespace) -> int:
     """Cancel a job, or retry it."""
     what = {

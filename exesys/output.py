@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import zoneinfo
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -68,6 +69,42 @@ def line(*cells: str | tuple[str, str]) -> None:
     from rich.text import Text
 
     Console().print(Text("  ").join(Text(text, style) for text, style in texts), soft_wrap=True)
+
+
+_PALETTE = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta")
+_NAME_CHARS = 12
+
+
+class Columns:
+    """Prints lines of several programs as they come, from any thread, each line behind the name of its program.
+
+    On a terminal each name has a colour of its own; `as_json`, each line is an object.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._colours: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, program: str, text: str, style: str = "") -> None:
+        """Print `text`, which may have several lines. `style` is rich's word for how it looks on a terminal."""
+        with self._lock:
+            for line in text.splitlines() or [""]:
+                self._print(program, line, style)
+
+    def _print(self, program: str, line: str, style: str) -> None:
+        if self._as_json:
+            show({"program": program, "line": line})
+        elif sys.stdout.isatty():
+            from rich.console import Console
+            from rich.text import Text
+
+            colour = self._colours.setdefault(program, _PALETTE[len(self._colours) % len(_PALETTE)])
+            shown = Text.assemble((f"{program:<{_NAME_CHARS}} │ ", colour), (line, style))
+            Console().print(shown, soft_wrap=True)
+        else:
+            sys.stdout.write(f"{program:<{_NAME_CHARS}} | {line}\n")
+        sys.stdout.flush()
 
 
 def note(text: str) -> None:

@@ -275,6 +275,14 @@ def _started(pid: int) -> str:
     return "" if state in ("Z", "X") else fields[18]  # field 22 of proc_pid_stat(5)
 
 
+def age_s(pid: int) -> float | None:
+    """Return for how many seconds a process has been there; None when it has ended."""
+    ticks = _started(pid)
+    if not ticks:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def _pid_namespace() -> str:
     return str(os.stat("/proc/self/ns/pid").st_ino)
 

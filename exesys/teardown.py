@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from exesys import home, process, programs
@@ -38,7 +39,7 @@ class Teller:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def stop(config: Config, tell: Teller) -> None:
+def stop(config: Config, tell: Callable[[str], None]) -> None:
     """End supervisord, which ends the programs in order; what will not end is killed."""
     record = home.read_record(config)
     started = home.as_started(config, record) if record else config

@@ -81,6 +81,7 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     add("restart", "stop and start the system, with the settings that hold now", "restart")
     add("status", "show addresses and programs", "status --json")
     add("reload", "load changed modules as running jobs and calls end", "reload")
+    _dev(add)
     _logs(add("logs", "show a program's log, or a job's", "logs worker --follow"))
     add("doctor", "check this machine and this system, and say what to do", "doctor")
     _chaos(add("chaos", "prove that nothing is lost: strike a private system, and account", "chaos --minutes 2"))
@@ -139,6 +140,16 @@ def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
         add("app call", "call a method, and print its value", "app call words size '[\"demo\"]'", under=of_app),
     )
     return top
+
+
+def _dev(add: Callable[..., argparse.ArgumentParser]) -> None:
+    dev = add("dev", "run in the foreground: logs, and a reload at each change of a module", "dev")
+    dev.add_argument("--jobs", action="store_true", help="also tell the end of each job")
+    new = add("new-module", "write a commented example of a module, which works at once", "new-module hello")
+    new.add_argument("name", metavar="NAME", help="of the module, and of its function")
+    kind = new.add_mutually_exclusive_group()
+    kind.add_argument("--runner", action="store_true", help="a function that runs until it is stopped")
+    kind.add_argument("--app", action="store_true", help="an application server: a class in a process of its own")
 
 
 def _chaos(chaos: argparse.ArgumentParser) -> None:

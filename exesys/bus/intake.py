@@ -13,7 +13,17 @@ from exesys.bus import messages as m
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
-from exesys.errors import BadCommand, Conflict, ExesysError, NotFound, QueueFull, StateError, Unavailable, no_job
+from exesys.errors import (
+    NO_JOB_FIX,
+    BadCommand,
+    Conflict,
+    ExesysError,
+    NotFound,
+    QueueFull,
+    StateError,
+    Unavailable,
+    no_job,
+)
 from exesys.turn import Answers, Change, Changed, Found, Lookup, Placed, Stored, Taken
 from exesys.workflow import Graph, too_long
 
@@ -168,7 +178,7 @@ class Intake:
                 answer = _refusal(tag, Unavailable("the store could not be read.", fix="Ask again in a moment."))
             elif step.state is None:
                 text = f"there is no step from {lookup.from_} to {lookup.to} in job {lookup.job_id}."
-                answer = _refusal(tag, NotFound(text, fix="It was never sent, or it has expired or was purged."))
+                answer = _refusal(tag, NotFound(text, fix=NO_JOB_FIX))
             else:
                 answer = m.Answer(tag, step.state, step.body)
                 if notify and not step.state.final:

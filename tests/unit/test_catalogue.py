@@ -49,7 +49,9 @@ def test_an_unknown_name_names_the_nearest() -> None:
     known = catalogue("text.search", "maths.add")
     assert unknown(known, "serch") == "no function is named `serch`. Did you mean `search`?"
     assert "Did you mean `text.search`?" in unknown(known, "text.serch")
-    assert unknown(known, "zzz") == "no function is named `zzz`. GET /functions lists those there are."
+    assert unknown(known, "zzz") == (
+        "no function is named `zzz`. GET /functions lists those there are; `bin/exesys reload` loads what is new."
+    )
     assert "[functions] path" in unknown(catalogue(), "zzz")
 
 

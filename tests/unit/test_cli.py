@@ -136,7 +136,7 @@ def test_hints_name_the_program_as_it_is_called() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_can_answer_in_json(name: str) -> None:
-    takes_one = ("submit", "result", "why", "cancel", "retry", "backup", "restore")
+    takes_one = ("submit", "result", "why", "cancel", "retry", "backup", "restore", "new-module")
     example = ["tcp://h:1", "--key", "f"] if name == "join" else ["j"] if name in takes_one else []
     given, _ = cli._parser().parse_known_args([name, *example, "--json"])
     assert given.json is True

@@ -1,7 +1,6 @@
 """The documents say what is so: commands, settings, links, messages and keys in them exist.
 
-`readme_commands()` lists what the README tells a person to type, in its
-order; a system test runs it. `readme_python()` is its Python.
+What they tell a person to type is run by tests/system/test_readme.py.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from exesys import callbacks, cli, codec, command, config, functions, mending, redisurl, rounds, troubles
+from exesys import callbacks, cli, codec, command, config, functions, mending, redisurl, rounds, samples, troubles
 from exesys.bus import mender, messages, wire
 from exesys.errors import ExesysError
 from exesys.process import HOSTED_BY
@@ -70,10 +69,6 @@ def commands(block: str) -> Iterator[str]:
 def readme_commands() -> list[str]:
     """Return every command of the README's shell blocks. They run from top to bottom, in the project's directory."""
     return [each for block in blocks("README.md", "sh") for each in commands(block)]
-
-
-def readme_python() -> list[str]:
-    return blocks("README.md", "python")
 
 
 def all_commands() -> list[tuple[str, list[str]]]:
@@ -130,9 +125,9 @@ def test_no_two_pages_add_another_timer_of_one_name() -> None:
     assert {name for name, timers in added.items() if len(timers) > 1} == set()
 
 
-def test_the_readme_lists_every_subcommand() -> None:
-    table = text_of("README.md").partition("## The command line")[2].partition("\n## ")[0]
-    assert {name for name in subcommands() if f"`bin/exesys {name}" in table} == set(subcommands())
+def test_every_subcommand_is_listed() -> None:
+    table = text_of("docs/cli.md").partition("```sh")[0]
+    assert {name for name in subcommands() if re.search(rf"`bin/exesys {name}\b(?!-)", table)} == set(subcommands())
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
@@ -176,8 +171,10 @@ def test_curl_sends_what_is_accepted(page: str, words: list[str], library: funct
 
 
 def example(name: str) -> Any:
-    """Return the class of an application server that the README declares."""
-    [declared] = [line for line in readme_commands() if "[appserver:" in line]
+    """Return the class of an application server that a page declares."""
+    [declared] = {
+        line for block in blocks("docs/example.md", "sh") for line in commands(block) if "[appserver:" in line
+    }
     ini = shlex.split(declared)[1].replace("\\n", "\n")
     server = config.parse(ini, None, {}, ROOT, ROOT).appserver(name)
     assert server is not None, name
@@ -185,8 +182,8 @@ def example(name: str) -> Any:
     return getattr(sys.modules[module], kind)
 
 
-def test_the_first_curl_is_the_one_everybody_knows() -> None:
-    body = json.loads(curls_of_readme()[0][-1])
+def test_the_readme_has_the_curl_that_everybody_knows() -> None:
+    body = json.loads(the_curl()[-1])
     assert body == {
         "from": "testclient",
         "to": "testjob",
@@ -197,35 +194,41 @@ def test_the_first_curl_is_the_one_everybody_knows() -> None:
 
 
 def test_the_answers_shown_have_the_form_of_answers(library: functions.Library) -> None:
-    first, second = (json.loads(block) for block in blocks("README.md", "json")[:2])
+    first, second = (json.loads(block) for block in blocks("README.md", "json")[-2:])
     assert (first["status"], first["state"]) == (State.start, State.start.name)
     assert (second["status"], second["state"]) == (State.data_available, State.data_available.name)
-    sent = json.loads(curls_of_readme()[0][-1])
+    sent = json.loads(the_curl()[-1])
     for answer in (first, second):
         assert {key: answer[key] for key in ("job_id", "from", "to", "cmd")}.items() <= sent.items()
     packed = library.call("test_cmd", sent["data"], lambda: None)
     assert codec.unpack(packed) == second["result"]
 
 
-def curls_of_readme() -> list[list[str]]:
-    return [words for page, words in curls() if page == "README.md"]
+def the_curl() -> list[str]:
+    [words] = [words for page, words in curls() if page == "README.md" and "testclient" in words[-1]]
+    return words
 
 
 # --- Python ---------------------------------------------------------------
 
 
 def python_modules() -> dict[str, str]:
-    """Return the modules that the pages show: in blocks of two pages, and in here-documents."""
+    """Return the modules that the pages show, in blocks and here-documents, and have `new-module` write."""
     shown = {}
     for page in ("docs/functions.md", "docs/runners.md"):
         for block in blocks(page, "python"):
             name = re.match(r"# modules/(\w+)\.py\n", block)
             assert name, f"a block of {page} does not begin with its file: {block[:40]!r}"
             shown[name[1]] = block
-    for line in [*readme_commands(), *(each for block in blocks("docs/tutorial.md", "sh") for each in commands(block))]:
-        here = re.match(r"cat > modules/(\w+)\.py <<'PYTHON'\n(.*\n)PYTHON$", line, re.DOTALL)
-        if here:
-            shown[here[1]] = here[2]
+    for page in PAGES:
+        for line in (each for block in blocks(page, "sh") for each in commands(block)):
+            here = re.match(r"cat > modules/(\w+)\.py <<'PYTHON'\n(.*\n)PYTHON$", line, re.DOTALL)
+            if here:
+                shown[here[1]] = here[2]
+    for _, words in all_commands():
+        if words[:2] == ["bin/exesys", "new-module"]:
+            sample = samples.RUNNER if "--runner" in words else samples.APP if "--app" in words else samples.FUNCTION
+            shown[words[2]] = samples.written(sample, words[2])
     return shown
 
 
@@ -244,8 +247,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[functions.Libr
 
 
 def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> None:
-    bakery = {"bakery", "bakery_oven", "bakery_stock"}
-    assert set(python_modules()) == {"shop", "mail", "report", "words", "hello", "count", "watch", *bakery}
+    assert set(python_modules()) == {
+        *("shop", "mail", "report", "words", "watch"),
+        *("hello", "greetings", "heartbeat", "tally"),
+        *("bakery", "bakery_oven", "bakery_stock"),
+    }
     assert library.catalogue.broken == {}
     for page, words in all_commands():
         if words[:2] == ["bin/exesys", "submit"]:
@@ -256,10 +262,9 @@ def test_modules_shown_can_be_loaded_and_called(library: functions.Library) -> N
 
 
 def test_python_shown_compiles() -> None:
-    for page in ("README.md", "docs/workflows.md", "docs/appservers.md", "docs/tutorial.md", "docs/migrate.md"):
-        assert blocks(page, "python")
+    for page in PAGES:
         for block in blocks(page, "python"):
-            compile(block, page, "exec")
+            compile(block, str(page), "exec")
 
 
 # --- settings -------------------------------------------------------------

@@ -121,7 +121,7 @@ LAYERS: list[list[str]] = [
             "spans",
             "tracing",
         ),
-        *("flow", "lines", "drawing", "views", "runnerviews", "queueviews"),
+        *("flow", "lines", "drawing", "views", "advice", "runnerviews", "queueviews"),
         *("ticker", "timerviews", "timing", "servers", "relay", "slots"),
         *("secret", "posting", "courier", "access", "figures", "streams"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
@@ -153,6 +153,7 @@ LAYERS: list[list[str]] = [
             "reach",
             "watching",
             "jobs",
+            "why",
             "runners",
             "queuing",
             "timers",
@@ -160,7 +161,8 @@ LAYERS: list[list[str]] = [
             "deadjobs",
             "waiting",
         ),
-        *("staging", "restoring", "following", "bootstrap", "backups", "doctor", "demo"),
+        *("welcome", "staging", "restoring", "following", "bootstrap", "backups", "demo"),
+        *("changes", "machine", "outdated", "doctor", "samples", "newmodule", "reloading", "dev"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
         *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
         *(
@@ -203,7 +205,7 @@ OWNERS = {
         ),
         *("daemons.runner", "daemons.appserver"),
         "keyring",  # makes pairs of keys
-        "doctor",  # its version
+        "machine",  # its version
         "chaos.blows",  # sends what comes too late
     },
     "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
@@ -254,7 +256,8 @@ PURE = {
     *("mending", "bus.mender", "store.walk"),
     *("chaos.plan", "chaos.account"),
     *("store.keys", "store.journal", "store.lineage", "store.spelling"),
-    *("flow", "lines", "drawing", "views", "runnerviews", "schemas", "markup", "openapi"),
+    *("flow", "lines", "drawing", "views", "advice", "runnerviews", "schemas", "markup", "openapi"),
+    "samples",
 }
 EXCUSED = {
     ("openapi", "http"),  # ours: the type of an endpoint

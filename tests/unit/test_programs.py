@@ -9,7 +9,7 @@ import pytest
 from supervisor.options import ServerOptions
 
 from exesys import config as configuration
-from exesys import doctor, home, programs
+from exesys import home, machine, programs
 from exesys.appconfig import APPSERVER
 from exesys.config import SECTIONS
 from exesys.errors import BootError
@@ -212,4 +212,4 @@ def test_doctor_wants_what_setup_declares():
         for node in tree.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "REQUIRES"
     )
-    assert dict((*line.split(">="), "")[:2] for line in declared) == doctor.PACKAGES
+    assert dict((*line.split(">="), "")[:2] for line in declared) == machine.PACKAGES
