@@ -20,6 +20,7 @@ from exesys.config import Config
 from exesys.errors import ResultTimeout
 from exesys.states import State
 
+LOOK_S = 1.0  # so often a wait for events looks up
 MOST_CALLS = 64  # of application servers, under way from one AsyncClient
 
 
@@ -213,6 +214,22 @@ class AsyncClient:
     async def purge(self, job_id: str) -> int:
         """Remove all there is of a job that has failed; return how many steps it had."""
         return await asyncio.to_thread(self._client.purge, job_id)
+
+    async def events(self, **wanted: Any) -> AsyncIterator[dict[str, Any]]:
+        """Listen to what happens to steps, as `Client.events` does: `async for event in client.events(cmd="add")`."""
+        events = await asyncio.to_thread(partial(self._client.events, **wanted))
+        waits: asyncio.Future[dict[str, Any]] | None = None
+        try:
+            while True:
+                waits = asyncio.ensure_future(asyncio.to_thread(events.get, LOOK_S))
+                with contextlib.suppress(ResultTimeout):
+                    yield await asyncio.shield(waits)
+        finally:
+            events.close()
+            if waits is None or waits.done():
+                events.end()
+            else:  # its thread sees within a moment that it is over, and ends it
+                waits.add_done_callback(lambda over: over.exception())
 
     async def start_runner(self, target: str, data: Any = None, **options: Any) -> str:
         """Start a function as a runner, as `Client.start_runner` does."""

@@ -98,7 +98,7 @@ class Events:
         self._socket: sockets.Socket | None = None
         while not self._hearing.begun:
             if time.monotonic() >= until or self._closed.is_set():
-                self._end()
+                self.end()
                 raise Unavailable("the router publishes nothing.", fix="See `bin/exesys status`.")
             with contextlib.suppress(Unavailable):
                 beat()
@@ -115,7 +115,7 @@ class Events:
         until = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
             if self._closed.is_set():
-                self._end()
+                self.end()
                 return None
             left_s = LOOK_S if until is None else until - time.monotonic()
             if left_s <= 0:
@@ -164,13 +164,14 @@ class Events:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        self._end()
+        self.end()
 
     def close(self) -> None:
         """Listen no more: whoever waits is told that nothing comes."""
         self._closed.set()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Let go of the connection, in the thread that iterates or when none does."""
         if self._socket is not None:
             self._socket.close(linger=0)
             self._socket = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,50 @@ def claim_new(store: RealStore, name: str) -> Job:
     submit(store, place(name))
     [job] = claim(store)
     return job
+
+
+@pytest.mark.parametrize("state", [None, *STATES])
+def test_jobs_are_found_by_their_cmd_in_any_state(store: RealStore, reader: Reader, state: State | None) -> None:
+    """Page by page, also where most are others."""
+    for number in range(12):
+        cmd = "rare" if number % 4 == 1 else "usual"
+        submit(store, *(place(f"{each.name}{number}", cmd=cmd, queue=each.name) for each in STATES))
+        for session, each in ((ONE, State.processing), (TWO, State.data_available), (TWO, State.error)):
+            [job] = claim(store, 1, session, (each.name,))
+            if each.final:
+                outcome = Outcome.done if each is State.data_available else Outcome.failed
+                report(store, close(job, outcome, session), now_ms=NOW_MS + number)
+    found, before = [], ""
+    for _ in range(50):
+        page, before = reader.jobs(2, before, Sought(state, "rare"))
+        found += names(page)
+        if not before:
+            break
+    wanted = STATES if state is None else [state]
+    most = 2 if state is State.processing else 100  # what runs has no pages
+    assert len(found) == min(3 * len(wanted), most)
+    assert set(found) <= {f"{each.name}{number}" for each in wanted for number in (1, 5, 9)}
+
+
+@pytest.mark.parametrize("state", [None, State.error])
+def test_jobs_are_found_by_when_they_were_accepted(store: RealStore, reader: Reader, state: State | None) -> None:
+    times = []
+    for number in range(3):
+        now_ms = time.time_ns() // 1_000_000
+        run(store, now_ms=now_ms, placed=[place(f"j{number}")])
+        report(store, close(claim(store)[0], Outcome.failed), now_ms=now_ms)
+        until_ms = now_ms
+        while until_ms == now_ms:
+            until_ms = time.time_ns() // 1_000_000
+        times.append(until_ms)
+
+    def found(**when: int) -> list[str]:
+        return names(reader.jobs(9, sought=Sought(state, **when))[0])
+
+    assert found(since_ms=times[0]) == ["j2", "j1"]
+    assert found(until_ms=times[1] - 1) == ["j1", "j0"]
+    assert found(since_ms=times[0], until_ms=times[1] - 1) == ["j1"]
+    assert found(since_ms=times[2] + 1000) == []
 
 
 def test_a_search_by_state_ends_after_a_bounded_number_of_jobs(

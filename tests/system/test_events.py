@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from harness import System, until
 
+import exesys
 from exesys.errors import ResultTimeout, Unavailable
 
 STREAMS = 12
@@ -319,6 +321,23 @@ def test_thousands_are_heard_in_their_order(system: System) -> None:
             event = events.get(20)
             assert event["event"] == "step", event
             left.discard(event["job_id"])
+
+
+def test_asyncio_hears_too(system: System) -> None:
+    async def listen() -> dict[str, Any]:
+        async with exesys.AsyncClient(system.config) as client:
+            events = client.events(cmd="add", state="data_available")
+            first = asyncio.ensure_future(anext(events))
+            while not first.done():
+                await client.run("add", [1, 2], timeout=10)
+                await asyncio.wait({first}, timeout=0.1)
+            await events.aclose()
+            in_vain = asyncio.ensure_future(anext(client.events(cmd="nothing")))
+            await asyncio.wait({in_vain}, timeout=0.3)
+            in_vain.cancel()
+            return await first
+
+    assert asyncio.run(listen())["state"] == "data_available"
 
 
 # --- on the command line ----------------------------------------------------------

@@ -449,6 +449,23 @@ def test_jobs_are_listed_by_state(shared, job_id):
         assert not jobs.keys() & {f"{job_id}-{other}" for other in commands if other != state}
 
 
+def test_jobs_are_found_by_cmd_and_time(shared, job_id):
+    shared.post([{"cmd": "add", "data": [1], "job_id": f"{job_id}-{n}"} for n in range(2)], wait=10)
+    accepted_ms = shared.get(f"/jobs/{job_id}-0").body["steps"][0]["accepted_ms"]
+    moment = dt.datetime.fromtimestamp(accepted_ms / 1000, dt.UTC)
+    since, until_ = (moment + dt.timedelta(seconds=away) for away in (-1, 1))
+    for query in (
+        {"cmd": "add", "since": since.isoformat(), "until": until_.isoformat()},
+        {"cmd": "add", "since": accepted_ms - 1000, "until": accepted_ms + 1000, "state": "data_available"},
+    ):
+        found = [job["job_id"] for job in shared.get("/jobs", **query).body["jobs"]]
+        assert {f"{job_id}-0", f"{job_id}-1"} <= set(found)
+    assert shared.get("/jobs", cmd="add", until=since.isoformat()[:19] + "Z").status == 200
+    before = shared.get("/jobs", cmd="add", until=accepted_ms - 60_000, limit=1000).body["jobs"]
+    assert f"{job_id}-0" not in {job["job_id"] for job in before}
+    assert not shared.get("/jobs", cmd="no_such_function").body["jobs"]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -467,6 +484,10 @@ def test_jobs_are_listed_by_state(shared, job_id):
         ({"before": "-5"}, "before"),
         ({"before": "9" * 30}, "before"),
         ({"before": "1-2-3"}, "before"),
+        ({"cmd": "no cmd"}, "cmd"),
+        ({"since": "yesterday"}, "since"),
+        ({"until": "2026-01-31T12:00:00"}, "until"),
+        ({"until": "-1"}, "until"),
     ],
     ids=str,
 )
