@@ -124,6 +124,8 @@ class Whole(NamedTuple):
     high: int
 
     def __call__(self, key: str, value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # to JSON, 3.0 is 3
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
             fix = f"Give a whole number, {self.low} to {self.high:,}."
             raise BadCommand(f"`{key}` is {value!r:.40}.", field=key, fix=fix)

@@ -142,6 +142,11 @@ def asked(name: str, default: Any = None) -> Any:
     return default if given is None else _utf8(given)
 
 
+def header(name: str) -> str:
+    """Return a header of the request, "" when it is not there. What is no UTF-8 in it is replaced."""
+    return _utf8(request.environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
+
+
 def _utf8(text: str) -> str:
     """Decode what WSGI hands over as Latin-1."""
     return text.encode("latin-1").decode("utf-8", "replace")
@@ -213,7 +218,7 @@ def moment(name: str, text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 16:
         return int(text)
     try:
-        return command.due_ms(text.replace(" ", "+"))  # a + that was not encoded
+        return max(command.due_ms(text.replace(" ", "+")), 0)  # a + that was not encoded
     except BadCommand as error:
         fix = "Give ms since 1970, or a time like 2026-01-31T12:00:00Z."
         raise BadCommand(error.message.replace("`at`", f"`{name}`"), field=name, fix=fix) from None

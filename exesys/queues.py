@@ -128,7 +128,9 @@ def _checked(key: str, value: Any) -> Any:
     try:
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # to JSON, 3.0 is 3
+        if isinstance(value, bool) or not isinstance(value, str if key == "rate" else int):
             raise ValueError(value)
         return rule.parse(str(value))
     except ValueError:

@@ -41,7 +41,7 @@ def set_(config: Config, given: argparse.Namespace) -> int:
     for key in queues.SETTINGS:
         text = getattr(given, key, None)
         if text is not None:
-            fields[key] = None if text == "none" else text
+            fields[key] = None if text == "none" else int(text) if text.isascii() and text.isdigit() else text
     if not fields:
         output.note(f"nothing to set. See `{PROGRAM} queue set --help`.")
         return 2

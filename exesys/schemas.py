@@ -89,7 +89,10 @@ def parameters() -> dict[str, Schema]:
         "Limit": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "description": "so many at most"},
         "Ended": {"type": "integer", "minimum": 0, "maximum": MOST_ENDED, "description": "so many that have ended"},
         "Mark": {**whole(MARK), "description": "`next` of the page before"},
-        "Moment": {**TEXT, "description": "a time: RFC 3339, or milliseconds since 1970"},
+        "Moment": {
+            "anyOf": [{"type": "string", "format": "date-time"}, whole("[0-9]{1,15}")],
+            "description": "a time: RFC 3339, or milliseconds since 1970",
+        },
         "Kinds": {
             **whole(f"({'|'.join(news.KINDS)})(,({'|'.join(news.KINDS)}))*"),
             "description": "which events, with commas between; step,progress when left out",
@@ -144,7 +147,7 @@ def sent(limits: Limits) -> dict[str, Schema]:
             {},
             {
                 "depth": _limit(queues.MOST),
-                "rate": or_null({**TEXT, "examples": ["100/m"]}),
+                "rate": or_null({**whole("(([1-9][0-9]{0,3}|10000)/[smhd])?"), "examples": ["100/m"]}),
                 "concurrency": _limit(queues.MOST_AT_ONCE),
                 "key_limit": _limit(queues.MOST_OF_A_KEY),
                 "paused": or_null(FLAG),
@@ -155,7 +158,7 @@ def sent(limits: Limits) -> dict[str, Schema]:
 
 
 def _limit(most: int) -> Schema:
-    return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": most}, whole("[0-9]{1,12}"), NULL]}
+    return or_null({"type": "integer", "minimum": 1, "maximum": most})
 
 
 def _new_timer(options: Mapping[str, Schema]) -> Schema:
@@ -195,6 +198,7 @@ def told() -> dict[str, Schema]:
         "Step": record(
             {**EDGE, **STATE, "attempt": COUNT},
             {
+                "data": ANY,
                 "queue": TEXT,
                 **TIMES,
                 "progress": PROGRESS,

@@ -44,6 +44,7 @@ from exesys.http import (
     check_query,
     describe_problem,
     either,
+    header,
     mark,
     moment,
     number,
@@ -150,7 +151,7 @@ class Api:
     def sys_cmd(self) -> HTTPResponse:
         """Take one command, or an array of them; with `Operation: workflow` a step that waits, or a whole workflow."""
         wait_s = self._wait_s()
-        workflow = _is_workflow(request.get_header("Operation", "").strip())
+        workflow = _is_workflow(header("Operation").strip())
         body = parse_json(self._body())
         if isinstance(body, list):
             self.gate.charge(request.environ, len(body))
@@ -303,7 +304,7 @@ class Api:
     def _wait_s(self) -> float:
         given = asked("wait")
         if given is None:
-            given = preference("wait", request.get_header("Prefer", ""))
+            given = preference("wait", header("Prefer"))
         return 0.0 if given is None else number("wait", given, 0, LONGEST_WAIT_S)
 
     # --- reading ----------------------------------------------------------
@@ -345,7 +346,7 @@ class Api:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
         steps = self._steps(job_id)
         logs = self.reader.logs(steps)
-        if wants_text(request.get_header("Accept", "")):
+        if wants_text(header("Accept")):
             return as_text("".join(log for attempts in logs for log in attempts.values()))
         return respond(200, {"job_id": job_id, "steps": views.logs(steps, logs)})
 

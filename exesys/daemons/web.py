@@ -18,7 +18,7 @@ from exesys import __version__, addresses, keystore
 from exesys.assets import FIRST, Answer, Assets
 from exesys.config import Config
 from exesys.daemons.loop import run, settings
-from exesys.http import respond, serve
+from exesys.http import header, respond, serve
 from exesys.process import die_with_parent
 
 PAGES = Path(__file__).resolve().parent.parent / "web"
@@ -84,8 +84,7 @@ def make_app(config: Config) -> bottle.Bottle:
 
 
 def _asked_for(assets: Assets, name: str, digest: str) -> Answer | None:
-    given = bottle.request.get_header
-    return assets.answer(name, digest, given("Accept-Encoding", ""), given("If-None-Match", ""))
+    return assets.answer(name, digest, header("Accept-Encoding"), header("If-None-Match"))
 
 
 def _dashboard(config: Config, answer: Answer | None) -> Any:
@@ -98,7 +97,7 @@ def _dashboard(config: Config, answer: Answer | None) -> Any:
 
 def _rest_url(config: Config) -> str:
     """Return REST's address for whoever asks: under the name by which they came here, where it listens there too."""
-    came_by = addresses.host_of(bottle.request.get_header("Host", ""))
+    came_by = addresses.host_of(header("Host"))
     named = addresses.is_ip(came_by) or came_by in config.rest.names
     if addresses.is_any(config.rest.host) and named:
         return addresses.url(came_by, config.rest.port)

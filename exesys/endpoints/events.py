@@ -10,7 +10,7 @@ from bottle import HTTPResponse, request
 from exesys import command, news, views
 from exesys.access import Gate
 from exesys.errors import no_job
-from exesys.http import HEADERS, Endpoint, asked, to_json
+from exesys.http import HEADERS, Endpoint, asked, header, to_json
 from exesys.listening import STREAM
 from exesys.news import Mark, Wanted
 from exesys.store.reader import Reader
@@ -64,7 +64,7 @@ class EventsApi:
         return self._stream(Wanted(job_id=job_id), since, RETRY + news.event("job", shown))
 
     def _since(self) -> Mark:
-        given = request.get_header("Last-Event-ID", "").strip()
+        given = header("Last-Event-ID").strip()
         return news.mark(given) if given else Mark(self._tail.newest(), ALL_HAD)
 
     def _stream(self, wanted: Wanted, since: Mark, first: bytes) -> HTTPResponse:

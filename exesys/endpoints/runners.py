@@ -7,12 +7,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bottle import HTTPResponse, request
+from bottle import HTTPResponse
 
 from exesys import command, runnerviews
 from exesys.bus.client import Client
 from exesys.errors import BadCommand, NotFound, Unavailable, nearest
-from exesys.http import JSON, PLAIN, Endpoint, as_text, asked, either, number, parse_json, respond, wants_text, whole
+from exesys.http import (
+    JSON,
+    PLAIN,
+    Endpoint,
+    as_text,
+    asked,
+    either,
+    header,
+    number,
+    parse_json,
+    respond,
+    wants_text,
+    whole,
+)
 from exesys.process import wait_until
 from exesys.runner import Name, RunnerState, check_name, check_type
 from exesys.schemas import LONGEST_WAIT_S, MOST_ENDED
@@ -120,7 +133,7 @@ class Runners:
         after = None if given is None else whole("after", given, 0, 1 << 62)
         total, kept = self._reader.runner_log(name)
         text = runnerviews.log_text(kept, total, after)
-        if wants_text(request.get_header("Accept", "")):
+        if wants_text(header("Accept")):
             return as_text(text)
         return respond(200, {"name": str(name), "log": text, "next": total})
 

@@ -47,7 +47,7 @@ class TimersApi:
             Endpoint("GET", "/timers", self.timers, {"limit": "Limit", "after": "Text"}, Role.read, {200: "Timers"}),
             Endpoint(
                 *("POST", "/timers", self.add, {}, Role.admin, {200: "Timer", 201: "Timer"}),
-                errors=(409,),
+                errors=(409, 422),
                 body="NewTimer",
             ),
             Endpoint("GET", one, self.timer, {}, Role.read, {200: "Timer"}, (404,)),

@@ -124,7 +124,7 @@ def test_bad_lists(value: Any, reason: str) -> None:
 
 GOOD: dict[str, list[Any]] = {
     "queue": ["q", "x" * 128],
-    "priority": [0, 9],
+    "priority": [0, 9, 4.0],
     "delay_s": [0, 0.5, command.MAX_SECONDS],
     "at": ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00.5+01:00"],
     "timeout_s": [0.01, 1],
@@ -138,7 +138,7 @@ GOOD: dict[str, list[Any]] = {
 }
 BAD: dict[str, list[Any]] = {
     "queue": ["", 1, None],
-    "priority": [-1, 10, 4.0, "4", True, None],
+    "priority": [-1, 10, 4.5, "4", True, None],
     "delay_s": [-1, math.inf, "1", True],
     "at": ["2026-01-31T12:00:00", "soon", 5, "", None, "2026-13-01T00:00:00Z"],
     "timeout_s": [-1, 0, math.nan, math.inf, 10**400, -(10**400), "5", [], None, command.MAX_SECONDS + 1],

@@ -37,6 +37,7 @@ def test_a_rate_that_is_none_says_what_is_allowed(text: str) -> None:
     [
         ({"depth": 0}, "depth"),
         ({"depth": "many"}, "depth"),
+        ({"depth": "10"}, "depth"),
         ({"concurrency": -1}, "concurrency"),
         ({"concurrency": 1.5}, "concurrency"),
         ({"concurrency": True}, "concurrency"),
