@@ -126,7 +126,7 @@ class AsyncApp:
 
 
 class AsyncClient:
-    """`Client` with await: the same calls, on the same desk and thread."""
+    """`Client` with await: the same calls. Make one and keep it; `async with` closes it."""
 
     def __init__(self, config: Config | None = None, *, window: int = WINDOW) -> None:
         self._client = Client(config, window=window)
@@ -142,11 +142,11 @@ class AsyncClient:
         await self.close()
 
     async def submit(self, cmd: str, data: Any = None, **options: Unpack[command.Sending]) -> AsyncHandle:
-        """Send one command; returns once it is on its way."""
+        """Send one command, and return its handle once it is on its way. All is as in `Client.submit`."""
         return AsyncHandle(await self._unblocked(lambda: self._client.submit(cmd, data, **options)))
 
     async def submit_many(self, cmd: str, data: Iterable[Any], **options: Unpack[command.Options]) -> list[AsyncHandle]:
-        """Send the same command for each item of `data`."""
+        """Send the same command for each item of `data`; return the handles in order. Raises as `submit`."""
         handles = await asyncio.to_thread(self._client.submit_many, cmd, data, **options)
         return [AsyncHandle(handle) for handle in handles]
 
@@ -186,33 +186,33 @@ class AsyncClient:
     async def run(
         self, cmd: str, data: Any = None, timeout: float | None = None, **options: Unpack[command.Sending]
     ) -> Any:
-        """Send one command and wait for its value."""
+        """Send one command and wait for its value, at most `timeout` seconds. Raises as `Client.run`."""
         return await (await self.submit(cmd, data, **options)).result(timeout)
 
     async def result(self, job_id: str, timeout: float | None = None, **step: Any) -> Any:
-        """Wait for the value of a step sent earlier."""
+        """Wait for the value of a step sent earlier; `step` are `from_` and `to`. Raises as `Client.result`."""
         names = {"from_": command.DEFAULT_FROM, "to": command.END, **step}
         handle = await self._unblocked(lambda: self._client.follow(job_id, names["from_"], names["to"]))
         return await AsyncHandle(handle).result(timeout)
 
     async def status(self, job_id: str, **step: Any) -> dict[str, Any]:
-        """Return what `Client.status` does."""
+        """Return `status`, `state`, and `result` or `error` of a step; `step` are `from_` and `to`. Raises NotFound."""
         return await asyncio.to_thread(self._client.status, job_id, **step)
 
     async def workflow(self, steps: Steps, job_id: str | None = None) -> AsyncJobHandle:
-        """Send a workflow, as `Client.workflow` does."""
+        """Send a workflow, all or nothing, and return its handle. Raises as `Client.workflow`."""
         return AsyncJobHandle(await asyncio.to_thread(self._client.workflow, steps, job_id))
 
     async def cancel(self, job_id: str) -> int:
-        """Cancel what has not ended of a job; return how many steps that was."""
+        """Cancel what has not ended of a job; return how many steps that was. Raises NotFound, Unavailable."""
         return await asyncio.to_thread(self._client.cancel, job_id)
 
     async def retry(self, job_id: str) -> int:
-        """Run again what failed of a job; return how many steps that is."""
+        """Run again what failed of a job; return how many steps that is. Raises NotFound, Unavailable."""
         return await asyncio.to_thread(self._client.retry, job_id)
 
     async def purge(self, job_id: str) -> int:
-        """Remove all there is of a job that has failed; return how many steps it had."""
+        """Remove all there is of a job that has failed; return how many steps it had. Raises as `Client.purge`."""
         return await asyncio.to_thread(self._client.purge, job_id)
 
     async def events(self, **wanted: Any) -> AsyncIterator[dict[str, Any]]:

@@ -159,7 +159,10 @@ class Client:
         to: str | Sequence[str] = command.END,
         **options: Unpack[command.Options],
     ) -> Handles:
-        """Send the same command for each item of `data`; return the handles in order."""
+        """Send the same command for each item of `data`; return the handles in order.
+
+        Raises BadCommand or TooLarge for an item that is refused here; earlier ones, in pieces of 500, were sent.
+        """
         handles = Handles()
         remaining = iter(data)
         while chunk := [self._build(cmd, item, None, from_, to, options) for item in islice(remaining, CHUNK)]:
@@ -384,7 +387,7 @@ class Client:
         return self._connection.desk.full
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait until the router has greeted this client."""
+        """Wait until the router has greeted this client; tell whether it came within `timeout` seconds."""
         return self._connection.wait_greeted(timeout)
 
     def close(self, timeout: float = CLOSE_S) -> None:
