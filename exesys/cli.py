@@ -219,11 +219,13 @@ def _new_module(config: Config, given: argparse.Namespace) -> int:
 def _logs(config: Config, given: argparse.Namespace) -> int:
     if given.job:
         return jobs.job_log(config, given)
-    from exesys import bootstrap, home
+    from exesys import bootstrap, home, watching
 
-    if given.follow and (given.json or not given.program):
-        text = "--follow needs the name of one program, and gives no JSON."
-        raise BadCommand(text, fix=f"For example: {PROGRAM} logs worker --follow")
+    if given.follow and given.program and given.json:
+        fix = f"Without a name it does: {PROGRAM} logs --follow --json"
+        raise BadCommand("--follow of one program gives no JSON.", fix=fix)
+    if given.follow and not given.program:
+        return watching.follow_logs(config, given)
     names = [given.program] if given.program else bootstrap.logged(config)
     if given.json:
         output.show({name: home.tail(bootstrap.log_of(config, name), given.lines) for name in names})

@@ -1,14 +1,16 @@
-"""Following what happens, on the command line: jobs, and the log of one."""
+"""Following what happens, on the command line: jobs, the log of one, and those of all programs."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from exesys import output, reach
+from exesys import changes, home, output, reach
 from exesys.config import Config
 from exesys.errors import ResultTimeout
 from exesys.states import State
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from exesys.bus.listener import Events
     from exesys.store.reader import Reader, Step
 
+LOGS_S = 0.2  # so often it is looked for lines that were added
 LOOK_S = 2.0  # so often it is looked after a job of which nothing is heard
 _STYLES = {"data_available": "green", "error": "red", "processing": "cyan", "standby": "dim", "start": ""}
 
@@ -70,6 +73,20 @@ def _show(event: dict[str, Any], as_json: bool) -> None:
     again = f"attempt {event['attempt']}" if event["attempt"] > 1 else ""
     state = event["state"]
     output.line(at, (f"{state:<14}", _STYLES[state]), event["job_id"], event["from"], event["cmd"], again)
+
+
+def follow_logs(config: Config, given: argparse.Namespace) -> int:
+    """Print the last lines of all programs' logs, and go on with what is added until Ctrl-C."""
+    say = output.Columns(given.json)
+    with contextlib.closing(changes.Tails(config.log)) as tails:
+        for path in sorted(config.log.glob("*.log")):
+            for line in home.tail(path, given.lines):
+                say(path.stem, line)
+        waits = threading.Event()
+        while not waits.wait(LOGS_S):
+            for program, line in tails.read():
+                say(program, line)
+    return 0
 
 
 def follow_log(config: Config, reader: Reader, job_id: str) -> int:

@@ -4,6 +4,7 @@
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -91,7 +92,8 @@ def test_logs_for_programs(shared):
     assert all(len(lines) <= 2 for lines in logs.values())
     assert list(shared.exesys("logs", "router", "--json").json) == ["router"]
     assert shared.exesys("logs", "ruter", "--json").json["error"]["fix"] == "Did you mean router?"
-    assert "bin/exesys logs worker --follow" in complaint(shared.exesys("logs", "--follow"), 2)
+    refused = shared.exesys("logs", "worker", "--follow", "--json").json["error"]
+    assert "bin/exesys logs --follow --json" in refused["fix"]
 
 
 def test_logs_can_be_followed(shared):
@@ -107,6 +109,28 @@ def test_logs_can_be_followed(shared):
     assert until(lambda: "reload" in process.stdout.readline(), "what is new", within_s=20)
     process.terminate()
     process.communicate(timeout=10)
+    until(shared.ready, "the slots are new")
+
+
+def test_all_logs_can_be_followed(shared):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exesys.cli", "logs", "--follow", "--lines", "5", "--json"],
+        cwd=shared.root,
+        env=shared.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert {"program", "line"} == set(json.loads(process.stdout.readline()))
+    shared.exesys("reload")
+
+    def is_new():
+        told = json.loads(process.stdout.readline())
+        return told["program"] == "worker" and "reload" in told["line"]
+
+    until(is_new, "what is new", within_s=20)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
     until(shared.ready, "the slots are new")
 
 

@@ -151,6 +151,7 @@ LAYERS: list[list[str]] = [
             "output",
             "keys",
             "reach",
+            "changes",
             "watching",
             "jobs",
             "why",
@@ -162,7 +163,7 @@ LAYERS: list[list[str]] = [
             "waiting",
         ),
         *("welcome", "staging", "restoring", "following", "bootstrap", "backups", "demo"),
-        *("changes", "machine", "outdated", "doctor", "samples", "newmodule", "reloading", "dev"),
+        *("machine", "outdated", "doctor", "samples", "newmodule", "reloading", "dev"),
         *("chaos.account", "chaos.clock", "chaos.functions.chaos_work", "chaos.rig", "chaos.hands", "chaos.load"),
         *("chaos.going", "chaos.blows", "chaos.drill", "chaos.show"),
         *(
