@@ -11,7 +11,7 @@ The buckets of the histograms are finer than those that Prometheus is shown
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 COARSE_S = (*(float(f"{step}e{power}") for power in range(-4, 3) for step in (1, 2, 5)), 1000.0, 2000.0, 3600.0)
@@ -71,7 +71,7 @@ class Meters:
     def __init__(self, now: float, knows: Callable[[str], bool]) -> None:
         self._began = now
         self._knows = knows
-        self._rest = Tally()
+        self.rest = Tally()  # of steps whose command is none of those below, or not known
         self._by_cmd: dict[str, Tally] = {}
         self.turn_steps = Histogram(SIZES)  # what a turn of the router asks of the store
         self.redis = Histogram(TIMES_S)  # the round trip of a turn
@@ -80,9 +80,14 @@ class Meters:
         """Return the tally of a command."""
         return self._by_cmd.get(cmd) or self._entered(cmd)
 
+    def accepted(self, cmds: Iterable[str]) -> None:
+        """Count steps that were stored, by their commands."""
+        for cmd in cmds:
+            self.of(cmd).accepted += 1
+
     def _entered(self, cmd: str) -> Tally:
         if len(self._by_cmd) >= MOST_CMDS or not self._knows(cmd):
-            return self._rest
+            return self.rest
         self._by_cmd[cmd] = tally = Tally()
         return tally
 
@@ -92,7 +97,7 @@ class Meters:
             "up_s": now - self._began,
             "bounds_s": list(TIMES_S),
             "sizes": list(SIZES),
-            "cmds": {cmd: tally.to_wire() for cmd, tally in ((REST, self._rest), *self._by_cmd.items())},
+            "cmds": {cmd: tally.to_wire() for cmd, tally in ((REST, self.rest), *self._by_cmd.items())},
             "turn_steps": self.turn_steps.to_wire(),
             "redis": self.redis.to_wire(),
         }

@@ -1,18 +1,19 @@
-"""OpenTelemetry spans around what is done, where its API package is installed; nothing at all where it is not.
+"""OpenTelemetry spans around what is done, where its API package is installed; nothing of it where it is not.
 
 Spans go wherever the process has set OpenTelemetry up to send them: by itself,
 or by `set_up`, which heeds OTEL_TRACES_EXPORTER as OpenTelemetry's own tools do.
-Without the SDK the API makes spans that nobody sees, and hands the trace on.
+Where it has not, no span is made, and the trace is handed on as it came.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Self
 
 from exesys import __version__
 from exesys.errors import ConfigError
@@ -21,58 +22,79 @@ _EXPORTERS = "opentelemetry_traces_exporter"  # the group of entry points in whi
 
 
 class Span:
-    """One span, or none. `traceparent` is what belongs to it hands on, "" without a trace."""
+    """No span, but what stands in its place. `traceparent` is what belongs to it hands on, "" without a trace."""
 
-    def __init__(self, traceparent: str, span: Any = None) -> None:
+    def __init__(self, traceparent: str) -> None:
         self.traceparent = traceparent
-        self._span = span
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def note(self, name: str, value: str | int) -> None:
         """Add an attribute."""
-        if self._span is not None:
-            self._span.set_attribute(name, value)
 
     def failed(self, why: str, error: BaseException | None = None) -> None:
         """Note that what it is around has failed."""
-        if self._span is not None:
-            from opentelemetry.trace import Status, StatusCode
 
-            if error is not None:
-                self._span.record_exception(error)
-            self._span.set_status(Status(StatusCode.ERROR, why))
+
+class _Made(Span):
+    """A span of OpenTelemetry's; `entering` makes it."""
+
+    def __init__(self, entering: AbstractContextManager[Any]) -> None:
+        self._entering = entering
+
+    def __enter__(self) -> Self:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._span = self._entering.__enter__()
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier)
+        self.traceparent = carrier.get("traceparent", "")
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._entering.__exit__(*raised)
+
+    def note(self, name: str, value: str | int) -> None:
+        self._span.set_attribute(name, value)
+
+    def failed(self, why: str, error: BaseException | None = None) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        if error is not None:
+            self._span.record_exception(error)
+        self._span.set_status(Status(StatusCode.ERROR, why))
 
 
 class Spans:
-    """Makes spans, or hands on the trace alone."""
+    """Makes spans; where nobody would see them, only hands on the trace."""
 
     def __init__(self) -> None:
-        self._there = importlib.util.find_spec("opentelemetry") is not None
-        self._tracer: Any = None
+        self._api: Any = None
+        if importlib.util.find_spec("opentelemetry") is not None:
+            self._api = importlib.import_module("opentelemetry.trace")
 
-    @contextlib.contextmanager
-    def around(self, name: str, traceparent: str, kind: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
-        """Make a span below `traceparent`, a new trace's if that is "". `kind` is server or consumer."""
-        if not self._there:
-            yield Span(traceparent)
-            return
-        from opentelemetry import context, trace
+    def around(self, name: str, traceparent: str, kind: str, attributes: Mapping[str, Any]) -> Span:
+        """Make a span below `traceparent`, or of a new trace if that is "". `kind` is server or consumer."""
+        provider = self._api and self._api.get_tracer_provider()
+        if provider is None or isinstance(provider, self._api.ProxyTracerProvider):  # which is there until one is set
+            return Span(traceparent)
+        from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        if self._tracer is None:
-            self._tracer = trace.get_tracer("exesys", __version__)
-        propagator = TraceContextTextMapPropagator()
-        above = propagator.extract({"traceparent": traceparent}, context.Context())
-        with self._tracer.start_as_current_span(
+        above = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, context.Context())
+        entering = provider.get_tracer("exesys", __version__).start_as_current_span(
             name,
             above,
-            trace.SpanKind[kind.upper()],
+            self._api.SpanKind[kind.upper()],
             attributes,
             record_exception=False,
             set_status_on_exception=False,
-        ) as span:
-            carrier: dict[str, str] = {}
-            propagator.inject(carrier)
-            yield Span(carrier.get("traceparent", ""), span)
+        )
+        return _Made(entering)
 
 
 def set_up(program: str) -> None:

@@ -74,7 +74,7 @@ class Ended(NamedTuple):
     body: Any
     started: int = 0  # steps of its job that start now
     also: tuple[Ended, ...] = ()  # steps that failed with it
-    cmd: str = ""  # of a report that of its attempt, as the router knows it
+    cmd: str = ""  # of a step that failed without having run
 
 
 class Stored(NamedTuple):

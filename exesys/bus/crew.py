@@ -24,6 +24,7 @@ from exesys.states import State
 from exesys.turn import Answers, Changed, Claimed, Closed, Ended, Placed, Turn
 
 RESEND_S = 2.0
+RETURNED = int(m.Outcome.returned)
 RESULT = codec.pack({"EOJ": None})[:-1]  # what results begin with: the next steps get what follows (graph.lua)
 
 
@@ -197,39 +198,41 @@ class Crew:
             if claimed.jobs:
                 self._slate.pending.turn.lost.append(claimed.session)
             return
-        trip_s = now - self._slate.planned_at
+        trip_s, tally_of = now - self._slate.planned_at, self._slate.meters.of
         for job, ready_ms in zip(claimed.jobs, claimed.ready_ms, strict=True):
-            worker.held[job.ref] = Sent(job.attempt, now, job.to != command.END, job.cmd)
-            tally = self._slate.meters.of(job.cmd)
+            tally = tally_of(job.cmd)
+            worker.held[job.ref] = Sent(job.attempt, now, job.to != command.END, tally)
             tally.started += 1
-            tally.wait.see(max(claimed_ms - ready_ms, 0) / 1000 + trip_s)
+            waited_ms = claimed_ms - ready_ms
+            tally.wait.see(trip_s + waited_ms / 1000 if waited_ms > 0 else trip_s)
 
     def _apply_reports(self, turn: Turn, ended: list[Ended], now: float) -> None:
-        slate = self._slate
+        slate, rest = self._slate, self._slate.meters.rest
         for closed, end in zip(turn.reports, ended, strict=True):
             report = closed.report
             worker = slate.roster.workers.get(closed.session)
-            cmd = ""
+            tally = rest
             if worker is not None:
                 worker.leaving.discard((report.ref, report.attempt))
                 sent = worker.held.get(report.ref)
                 if sent is not None:
-                    cmd = sent.cmd
+                    tally = sent.tally or rest
                     if sent.attempt == report.attempt:
                         del worker.held[report.ref]
                 slate.outbox.ack(closed.session, m.Held(report.ref, report.attempt), now)
             if end.stale:
                 continue
             if end.state is State.data_available:
-                slate.ended(end._replace(body=report.body, cmd=cmd))
-                for placed in closed.added:
-                    slate.meters.of(placed.command.cmd).accepted += 1
+                slate.ended(end._replace(body=report.body), tally)
+                if closed.added:
+                    slate.meters.accepted(placed.command.cmd for placed in closed.added)
             elif end.state is State.error:
-                slate.ended(end._replace(cmd=cmd))
-            if report.outcome != m.Outcome.returned:
-                tally = slate.meters.of(cmd)
-                tally.run.see(max(report.ended_ms - report.began_ms, 0) / 1000)
-                tally.retried += not end.state.final
+                slate.ended(end, tally)
+            elif report.outcome != RETURNED:
+                tally.retried += 1
+            if report.outcome != RETURNED:
+                ran_ms = report.ended_ms - report.began_ms
+                tally.run.see(ran_ms / 1000 if ran_ms > 0 else 0.0)
             if end.started or not end.state.final:
                 slate.sated.clear()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from exesys.bus.messages import Heartbeat, Held
 from exesys.catalogue import Catalogue
+from exesys.meters import Tally
 from exesys.turn import Claim
 
 MOST_LOST_REMEMBERED = 10_000
@@ -44,7 +45,7 @@ class Sent:
     attempt: int
     at: float
     feeds: bool = False  # whether steps may start when it ends
-    cmd: str = ""  # "" when it was handed out by the router's life before
+    tally: Tally | None = None  # None when it was handed out by the router's life before
 
 
 @dataclass

@@ -18,7 +18,7 @@ from exesys.bus.pending import Pending
 from exesys.bus.roster import Roster
 from exesys.config import Config
 from exesys.errors import Unavailable
-from exesys.meters import Meters
+from exesys.meters import Meters, Tally
 from exesys.states import State
 from exesys.troubles import AWAY, Trouble
 from exesys.turn import Ended
@@ -60,9 +60,9 @@ class Slate:
         self.seq += 1
         self.effects.append(Publish(topic, m.Event(self.epoch, self.seq, body)))
 
-    def ended(self, end: Ended) -> None:
-        """A step ended, and perhaps others with it: tell who waits for them."""
-        tally = self.meters.of(end.cmd)
+    def ended(self, end: Ended, tally: Tally | None = None) -> None:
+        """A step ended, and perhaps others with it: tell who waits for them. `tally` counts it, if that is known."""
+        tally = tally or self.meters.of(end.cmd)
         if end.state is State.data_available:
             self.figures["done"] += 1
             tally.done += 1
