@@ -80,7 +80,7 @@ class Spans:
     def around(self, name: str, traceparent: str, kind: str, attributes: Mapping[str, Any]) -> Span:
         """Make a span below `traceparent`, or of a new trace if that is "". `kind` is server or consumer."""
         provider = self._api and self._api.get_tracer_provider()
-        if provider is None or isinstance(provider, self._api.ProxyTracerProvider):  # which is there until one is set
+        if provider is None or type(provider) is self._api.ProxyTracerProvider:  # which is there until one is set
             return Span(traceparent)
         from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

@@ -74,7 +74,7 @@ class Ended(NamedTuple):
     body: Any
     started: int = 0  # steps of its job that start now
     also: tuple[Ended, ...] = ()  # steps that failed with it
-    cmd: str = ""  # of a step that failed without having run
+    cmd: str = ""  # of a step that failed otherwise than by a report
 
 
 class Stored(NamedTuple):

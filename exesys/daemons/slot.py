@@ -158,7 +158,6 @@ class Slot:
         """Run one job and report it."""
         self.journal.open(ref, attempt)
         from_, job_id = parts_of(ref)
-        info = JobInfo(job_id, from_, to, cmd, attempt, traceparent)
         contexts: list[Context] = []  # one, if the function takes it
 
         def context() -> Context:
@@ -171,7 +170,7 @@ class Slot:
         added: Sequence[Added] = ()
         known = {"exesys.job_id": job_id, "exesys.cmd": cmd, "exesys.attempt": attempt}
         with self.spans.around(cmd, traceparent, "consumer", known) as span:
-            info = info._replace(traceparent=span.traceparent)
+            info = JobInfo(job_id, from_, to, cmd, attempt, span.traceparent)
             try:
                 body = self.library.call(cmd, codec.unpack(data), context)
                 self._check_size(body)

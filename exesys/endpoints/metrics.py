@@ -79,8 +79,10 @@ METRICS: Mapping[str, Told] = {
     "exesys_bus_dropped_total": Told(_COUNTER, (), "Messages for peers that are gone or read nothing."),
     "exesys_queues": Told(_GAUGE, (), "Queues that were used or set."),
     "exesys_queue_depth": Told(_GAUGE, ("queue",), "Steps that wait in a queue to be handed out."),
-    "exesys_queue_oldest_seconds": Told(_GAUGE, ("queue",), "How long ago the oldest of these was accepted."),
-    "exesys_queue_paused": Told(_GAUGE, ("queue",), "1 while the queue is paused."),
+    "exesys_queue_oldest_seconds": Told(
+        _GAUGE, ("queue",), "How long ago the oldest of these was accepted; of an empty queue nothing is told."
+    ),
+    "exesys_queue_paused": Told(_GAUGE, ("queue",), "1 of each queue that is paused; of others nothing is told."),
     "exesys_steps_delayed": Told(_GAUGE, (), "Steps that wait for a time."),
     "exesys_steps_unfed": Told(_GAUGE, (), "Steps that wait for others which were not sent yet."),
     "exesys_steps_dead": Told(_GAUGE, (), "Steps that failed by themselves and are kept."),
@@ -151,8 +153,10 @@ class MetricsApi:
         waiting.sort(key=lambda each: (-each.depth, each.name))
         for name, depth, oldest_ms, paused in waiting[:MOST_QUEUES]:
             yield "exesys_queue_depth", (name,), depth
-            yield "exesys_queue_oldest_seconds", (name,), max(now_ms - oldest_ms, 0) / 1000 if oldest_ms else 0.0
-            yield "exesys_queue_paused", (name,), paused
+            if oldest_ms is not None:
+                yield "exesys_queue_oldest_seconds", (name,), max(now_ms - oldest_ms, 0) / 1000
+            if paused:
+                yield "exesys_queue_paused", (name,), 1
         for name in ("delayed", "unfed", "dead"):
             yield f"exesys_steps_{name}", (), totals[name]
         yield "exesys_callbacks_waiting", (), totals["callbacks"]

@@ -5,7 +5,7 @@
 -- Finds  record, ready queue, delayed, standby, held, dead, job, flow, log, callbacks, events
 -- Gives  {-1: there is no such job, -2: it is under way, -3: it has not failed,
 --        else how many steps were changed,
---        {ref, attempt, peer, body, the session that runs it or ''} of each step that ended}
+--        {ref, attempt, peer, body, cmd, the session that runs it or ''} of each step that ended}
 
 local function cancel(env, job_id, firsts, body)
   local ended = {}
@@ -26,7 +26,7 @@ local function cancel(env, job_id, firsts, body)
     end
     if number and number < 3 then
       local fields = give_up(env, ref, name, body)
-      ended[#ended + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body, session }
+      ended[#ended + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body, fields[6], session }
     end
   end
   return ended
@@ -82,7 +82,7 @@ local function retry(env, job_id, index, firsts)
       local _, ended = settle(env, job_id, name)
       settled[name] = ended ~= nil
       for _, one in ipairs(ended or {}) do
-        one[5] = ''
+        one[6] = ''
         failed[#failed + 1] = one
       end
     end

@@ -168,7 +168,7 @@ local function give_up(env, ref, state, body)
 end
 
 -- A step failed: what waits for it can never be fed, nor what waits for that.
--- Returns {ref, attempt, peer, body} of each step that failed with it.
+-- Returns {ref, attempt, peer, body, cmd} of each step that failed with it.
 local function spread(env, ref, to)
   local job_id = job_of(ref)
   local also, spreading, at = {}, { { from_of(ref), to } }, 1
@@ -180,7 +180,7 @@ local function spread(env, ref, to)
         local fed = first .. ':' .. job_id
         local fields = give_up(env, fed, 'standby', body)
         if fields then
-          also[#also + 1] = { fed, 0, fields[2] or '', body }
+          also[#also + 1] = { fed, 0, fields[2] or '', body, fields[6] }
           spreading[#spreading + 1] = { name, fields[1] }
         end
       end
@@ -199,7 +199,7 @@ local function give_up_all(env, ref, state, body)
   call('HSET', key.job(job_of(ref)), ':failed', 1)
   call('ZADD', key.dead(), env.now_ms, ref)
   local also = spread(env, ref, fields[1])
-  also[#also + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body }
+  also[#also + 1] = { ref, tonumber(fields[3] or 0), fields[2] or '', body, fields[6] }
   close(env, job_of(ref), also)
   return also
 end

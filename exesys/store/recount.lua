@@ -177,7 +177,7 @@ local function give_up_one(job_id, first, body, also)
   end
   call('HSET', key.job(job_id), ':failed', 1)
   close(tale.env, job_id, {}, ref)
-  tell({ { ref, tonumber(fields[3] or 0), fields[2] or '', body } })
+  tell({ { ref, tonumber(fields[3] or 0), fields[2] or '', body, fields[6] } })
   push(job_id, spelled('from', 1, true, first))
 end
 

@@ -3,7 +3,7 @@
 -- KEYS   the session's held set, sessions
 -- ARGV   the settings (see graph.lua), session, most losses, error body, most refs
 -- Finds  record, ready queue, dead, job, flow, callbacks, events
--- Gives  {refs still held, {ref, attempt, peer, body} of each step lost too
+-- Gives  {refs still held, {ref, attempt, peer, body, cmd} of each step lost too
 --        often, and of those that fail with it}
 --
 -- Takes a bounded number of refs, so that a large worker's end does not hold
@@ -20,10 +20,10 @@ local function release(KEYS, ARGV)
   for i = 1, #held, 2 do
     local ref = held[i]
     local record = key.record(ref, 'processing')
-    local fields = call('HMGET', record, 'worker', 'attempt', 'peer')
+    local fields = call('HMGET', record, 'worker', 'attempt', 'peer', 'cmd')
     if fields[1] == session then
       if call('HINCRBY', record, 'losses', 1) >= most_losses then
-        failed[#failed + 1] = { ref, fields[2], fields[3] or '', body }
+        failed[#failed + 1] = { ref, fields[2], fields[3] or '', body, fields[4] }
         for _, ended in ipairs(fail(env, ref, body)) do
           failed[#failed + 1] = ended
         end

@@ -229,8 +229,8 @@ class Builder:
 
         def read(reply: Any) -> None:
             number, ended = reply
-            failed = tuple(spelling.failed(each[:4]) for each in ended)
-            into.append(Changed(int(number), failed, tuple(spelling.text(each[4]) for each in ended)))
+            failed = tuple(spelling.failed(each[:5]) for each in ended)
+            into.append(Changed(int(number), failed, tuple(spelling.text(each[5]) for each in ended)))
 
         arguments = [*settings, what, job_id, CANCELLED]
         return self._script(

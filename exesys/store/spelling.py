@@ -126,8 +126,8 @@ def taken(raw: Any) -> Taken:
 
 def failed(raw: Any) -> Ended:
     """Read one of the steps that graph.lua says failed."""
-    ref, attempt, peer, body = raw
-    return Ended(ref.decode(), int(attempt), False, State.error, text(peer), [body, int(attempt)])
+    ref, attempt, peer, body, cmd = raw
+    return Ended(ref.decode(), int(attempt), False, State.error, text(peer), [body, int(attempt)], cmd=text(cmd))
 
 
 def stored(raw: Any) -> Stored:

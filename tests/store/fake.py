@@ -665,7 +665,7 @@ class FakeStore(Mends):
             if self._text(record, "worker") == session:
                 attempt, peer = int(self._text(record, "attempt")), self._text(record, "peer")
                 if self.db.hincrby(record, "losses") >= self.limits.max_losses:
-                    gone += [failed(ref, attempt, peer, body), *self._fail(ref, body)]
+                    gone += [failed(ref, attempt, peer, body, self._text(record, "cmd")), *self._fail(ref, body)]
                 else:
                     self._leave(ref)
                     self._restart(ref)

@@ -23,8 +23,8 @@ def error_body(kind: str, message: str) -> bytes:
     return codec.pack({"type": kind, "message": message, "traceback": ""})
 
 
-def failed(ref: str, attempt: int, peer: str, body: bytes) -> Ended:
-    return Ended(ref, attempt, False, State.error, peer, [body, attempt])
+def failed(ref: str, attempt: int, peer: str, body: bytes, cmd: str = "") -> Ended:
+    return Ended(ref, attempt, False, State.error, peer, [body, attempt], cmd=cmd)
 
 
 def from_of(first: str) -> str:
@@ -160,7 +160,7 @@ class Moves(Queues):
         self.db.rename(record, error := self.record(ref, State.error))
         self._announce(ref, State.error, error, body)
         self.finished[ref] += 1
-        return to, failed(ref, attempt, peer, body)
+        return to, failed(ref, attempt, peer, body, self._text(error, "cmd"))
 
     def _spread(self, ref: str, to: str) -> list[Ended]:
         job_id = parts_of(ref)[1]

@@ -57,11 +57,14 @@ def test_what_waits_is_read_at_the_moment(system):
     assert of(told, "exesys_queue_depth", queue="nobody") == 1
     assert 0 <= of(told, "exesys_queue_oldest_seconds", queue="nobody") < 60
     assert of(told, "exesys_queue_paused", queue="nobody") == 1
-    assert of(told, "exesys_queue_paused", queue="default") == 0
+    assert ("exesys_queue_paused", ("queue", "default")) not in told
+    assert of(told, "exesys_queue_depth", queue="default") == 0
     assert of(told, "exesys_steps_delayed") == 1
 
 
 def test_all_that_is_declared_is_told(system):
+    system.post({"cmd": "noop", "queue": "held"})
+    assert system.request("POST", "/queues/held/pause").status == 200
     names = {name for name, *_ in scraped(system)}
     for name in METRICS:
         assert names & {name, f"{name}_count"}, name

@@ -167,7 +167,7 @@ def test_what_ends_without_having_run_is_counted() -> None:
     bench.turn()
     bench.tell(client, m.Change(2, "cancel", "j"))
     bench.turn()
-    assert meters.between(None, metrics(bench))["failed"] == 1
+    assert metrics(bench)["cmds"]["double"]["failed"] == 1
 
 
 def test_commands_that_are_told_to_come_again_are_counted() -> None:
