@@ -1,7 +1,7 @@
-"""The dashboard's files as they go over the wire: packed, named by what is in them, asked for once.
+"""The files of the pages as they go over the wire: packed, named by what is in them, asked for once.
 
-`exesys/web/` has `index.html` and what it loads. A digest of all files stands
-in each address but that of the first page (`/-/DIGEST/app.js`), so a browser
+`exesys/web/` has `index.html`, other pages, and what they load. A digest of all files stands
+in each address but those of pages (`/-/DIGEST/app.js`), so a browser
 keeps them for good, and a reload costs one request. A page that was opened
 before an upgrade still gets what it asks for, and is told not to keep it.
 """
@@ -11,13 +11,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 FIRST = "index.html"
-BASE = "@base@"  # in the first page: where the others are
-PRELOAD = "@preload@"  # in the first page: all scripts, so that none is found only by reading another
+BASE = "@base@"  # in a page: where the others are
+PRELOAD = "@preload@"  # in the first page: all its scripts, so that none is found only by reading another
+APART = "reference/"  # what only another page loads
 FOREVER = "public, max-age=31536000, immutable"
 ANEW = "no-cache"  # kept, and asked for each time: the answer is 304 when nothing changed
 _TEXT = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
@@ -49,9 +50,11 @@ class Assets:
         texts = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
         self.digest = hashlib.sha256(b"".join(f"{name}\0".encode() + texts[name] for name in texts)).hexdigest()[:12]
         self.base = f"/-/{self.digest}"
-        ahead = [f'<link rel="modulepreload" href="{self.base}/{name}">' for name in texts if name.endswith(".js")]
-        first = texts[FIRST].decode().replace(BASE, self.base).replace(PRELOAD, "\n".join(ahead))
-        texts[FIRST] = first.encode()
+        ahead = [f'<link rel="modulepreload" href="{self.base}/{name}">' for name in _own_scripts(texts)]
+        self.pages = [name for name in texts if name.endswith(".html")]
+        for name in self.pages:
+            page = texts[name].decode().replace(BASE, self.base).replace(PRELOAD, "\n".join(ahead))
+            texts[name] = page.encode()
         self._files = {name: _asset(name, text) for name, text in texts.items()}
 
     @property
@@ -62,10 +65,10 @@ class Assets:
     def answer(self, name: str, digest: str, accept_encoding: str, if_none_match: str) -> Answer | None:
         """Answer a request for a file, None when there is none; the headers are those of the request.
 
-        `digest` is that of the address, "" for the first page.
+        `digest` is that of the address, "" for a page.
         """
         asset = self._files.get(name)
-        if asset is None or (name == FIRST) != (digest == ""):
+        if asset is None or (name in self.pages) != (digest == ""):
             return None
         headers = {"ETag": asset.etag, "Vary": "Accept-Encoding"}
         headers["Cache-Control"] = FOREVER if digest == self.digest else ANEW
@@ -75,6 +78,11 @@ class Assets:
         if _takes_gzip(accept_encoding) and len(asset.packed) < len(asset.plain):
             return Answer(200, {**headers, "Content-Encoding": "gzip"}, asset.packed)
         return Answer(200, headers, asset.plain)
+
+
+def _own_scripts(names: Iterable[str]) -> list[str]:
+    """The scripts of the first page."""
+    return [name for name in names if name.endswith(".js") and not name.startswith(APART)]
 
 
 def _asset(name: str, text: bytes) -> Asset:

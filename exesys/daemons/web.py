@@ -54,6 +54,10 @@ def make_app(config: Config) -> bottle.Bottle:
     def first_page() -> Any:
         return _dashboard(config, _asked_for(assets, FIRST, ""))
 
+    @app.get("/<name>.html")  # type: ignore[untyped-decorator]  # bottle has no types
+    def page(name: str) -> Any:
+        return _dashboard(config, _asked_for(assets, f"{name}.html", ""))
+
     @app.get("/-/<digest>/<path:path>")  # type: ignore[untyped-decorator]  # bottle has no types
     def part(digest: str, path: str) -> Any:
         return _dashboard(config, _asked_for(assets, path, digest))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
+import re
 import resource
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -155,6 +157,16 @@ def test_a_client_that_is_closed_says_so_to_who_waits(shared: System) -> None:
     with pytest.raises(exesys.ExesysError, match="this client was closed"):
         future.result(5)
     until(lambda: state_of(shared, job_id) == "data_available", "it went on")
+
+
+@pytest.mark.parametrize("part", ["Python", "Executor", "asyncio"])
+def test_what_the_page_of_clients_shows_runs(shared: System, part: str) -> None:
+    page = (CHECKOUT / "docs" / "clients.md").read_text()
+    block = re.split(rf"^##+ {part}$", page, flags=re.MULTILINE)[1].partition("```python\n")[2].partition("```")[0]
+    words = [sys.executable, "-c", block]
+    done = subprocess.run(words, env=shared.environ, cwd=shared.root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == {"Python": "499500", "Executor": "49995000", "asyncio": "9]"}[part]
 
 
 def test_a_notebook_shows_what_it_holds(client: exesys.Client) -> None:

@@ -64,7 +64,8 @@ def test_the_first_page_names_all_it_needs_and_nothing_from_elsewhere(site):
     assert "@" not in body
     assert "http" not in body
     named = set(re.findall(r'(?:href|src)="(/[^"]*)"', body))
-    scripts = {f"{Assets(PAGES).base}/{path.relative_to(PAGES)}" for path in PAGES.rglob("*.js")}
+    own = [path.relative_to(PAGES) for path in PAGES.rglob("*.js") if path.parent.name != "reference"]
+    scripts = {f"{Assets(PAGES).base}/{path}" for path in own}
     assert scripts < named
     for path in named:
         assert ask(app, path)[0] == 200, path
@@ -91,6 +92,25 @@ def test_parts_are_kept_for_good_and_the_first_page_is_asked_for_anew(site):
         status, headers, body = ask(app, path, if_none_match=f'"other", W/{headers["etag"]}')
         assert (status, body) == (304, "")
         assert kept in headers["cache-control"]
+
+
+def test_the_page_of_the_rest_interface_is_a_page_of_its_own(site):
+    app = app_for(site)
+    status, headers, body = ask(app, "/api.html")
+    assert (status, headers["cache-control"]) == (200, "no-cache")
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "connect-src 'self' http://127.0.0.1:5010" in policy
+    parts = re.findall(r'(?:src|href)="(/-/[^"]+)"', body)
+    assert [part.partition("/reference/")[2] for part in parts] == ["", "page.css", "page.js"]
+    assert [ask(app, part)[0] for part in parts] == [200, 200, 200]
+    assert "<style" not in body
+    assert "<script>" not in body
+    assert "http" not in body
+    assert "/reference/" not in ask(app, "/")[2], "the first page loads none of it"
+    assert ask(app, parts[0].rpartition("/")[0] + "/api.html")[0] == 404
+    assert ask(app, "/none.html")[0] == 404
 
 
 def test_what_is_in_a_part_is_in_its_address(tmp_path):

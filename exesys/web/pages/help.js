@@ -17,7 +17,7 @@ export default function help(page, { where }) {
     card("Try it", h("pre", { className: "value", tabindex: 0 }, command), h("p", { className: "soft" }, "Sent again, it is not run twice: the answer is its result.")),
     card("From a shell", h("pre", { className: "value", tabindex: 0 }, shell)),
     card("Where things are", facts([
-      ["REST", h("code", {}, where.rest)], ["Bus", h("code", {}, where.bus)], ["Home", h("code", {}, where.home)],
+      ["REST", h("span", {}, h("code", {}, where.rest), " ", h("a", { href: "/api.html" }, "what can be asked there"))], ["Bus", h("code", {}, where.bus)], ["Home", h("code", {}, where.home)],
       ["Your own pages", where.site ? h("a", { href: "/site/" }, where.site) : "none; set [web] path to a directory"],
       ["Version", where.version],
     ])),
