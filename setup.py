@@ -23,7 +23,16 @@ REQUIRES = [
 ]
 EXTRAS = {
     "trial": ["SecantusDB"],
-    "test": ["pytest", "hypothesis", "coverage", "schemathesis>=4", "SecantusDB", "opentelemetry-sdk"],
+    "test": [
+        "pytest",
+        "hypothesis",
+        "coverage",
+        "schemathesis>=4",
+        "SecantusDB",
+        "opentelemetry-sdk",
+        "playwright",
+        "axe-playwright-python",
+    ],
     "dev": ["ruff", "mypy"],
     "docs": ["sphinx>=8.1", "furo", "myst-parser>=4"],
 }

@@ -66,19 +66,30 @@ export class Page {
     return once;
   }
 
-  /** Call `work` at most once in `every_ms`, the last call always. */
+  /** Call `work` at most once in `every_ms`, never while it is under way, and once more if it was wanted meanwhile. */
   calmly(work, every_ms) {
     let timer = 0;
+    let running = false;
+    let wanted = false;
     let last = -Infinity;
     this.until(() => clearTimeout(timer));
-    return () => {
-      if (timer) return;
-      timer = setTimeout(() => {
-        timer = 0;
-        last = performance.now();
-        Promise.resolve(work()).catch((error) => { if (!this.signal.aborted && !error.away) fail(error); });
-      }, Math.max(0, last + every_ms - performance.now()));
+    const begin = async () => {
+      timer = 0;
+      running = true;
+      last = performance.now();
+      try {
+        await work();
+      } catch (error) {
+        if (!this.signal.aborted && !error.away) fail(error);
+      }
+      running = false;
+      if (wanted && !this.signal.aborted) soon();
     };
+    const soon = () => {
+      wanted = running;
+      if (!running) timer ||= setTimeout(begin, Math.max(0, last + every_ms - performance.now()));
+    };
+    return soon;
   }
 
   leave() {

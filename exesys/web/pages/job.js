@@ -95,7 +95,7 @@ export default function job(page, { rest: [id] }) {
 
   function heard(event, data) {
     if (event === "job" || event === "end") { adopt(data); log(); return; }
-    const known = steps.find((step) => nameOf(step) === nameOf(data));
+    const known = steps.find((step) => isOf(step, data));
     if (!known) { anew(); return; }
     if (event === "step") {
       Object.assign(known, { state: data.state, status: data.status, attempt: data.attempt });
@@ -141,4 +141,9 @@ export default function job(page, { rest: [id] }) {
     else if (error.away) restart();
     else throw error;
   });
+}
+
+/** Whether an event is of this step: of progress it is not told where the step goes. */
+function isOf(step, event) {
+  return event.to === undefined ? step.from === event.from && step.state === "processing" : nameOf(step) === nameOf(event);
 }
