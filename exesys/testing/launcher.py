@@ -31,6 +31,7 @@ from exesys.errors import BootError
 
 CHECK_S = 0.005
 AGAIN_S = 0.2  # after so long a program that ended is started again
+REDIS_S = 10.0
 GONE_S = 10.0
 SOON_S, MOST = 2.0, 3  # a program that ends so soon so often, one time after the other, cannot start
 
@@ -49,13 +50,12 @@ class Launcher:
         self._due: dict[str, float] = {}
 
     def start(self) -> None:
-        """Start Redis, load the rest meanwhile, and then start that in its order."""
+        """Start Redis, and the others in their order, each as soon as it is loaded."""
         self._fork("redis")
-        for words in self._programs.values():
+        there = (self.home / "run" / "redis").exists
+        for name, words in self._programs.items():
             import_module(words[0])
-        waited = (self.home / "run" / "redis").exists
-        process.wait_until(lambda: waited() or self._over(0), GONE_S, CHECK_S)
-        for name in self._programs:
+            process.wait_until(lambda: there() or self._over(0), REDIS_S, CHECK_S)
             self._fork(name)
 
     def stay(self) -> None:

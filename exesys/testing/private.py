@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,11 @@ class PrivateRedis:
     def start(self) -> None:
         """Start it, and wait until it serves. Raises BootError."""
         self._launch({})
-        self._await(lambda: (self.config.run / "redis").exists(), "Redis")
+        self._await(self._answers, "Redis")
+
+    def _answers(self) -> bool:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
+            return line.connect_ex(str(self.config.run / "redis")) == 0
 
     def end(self) -> None:
         """Kill everything and remove it: nobody asks for its data any more."""

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def pytest_in(directory, *words, **options):
 
 def test_the_pages_project(tmp_path, services):
     tests = pytest_in(project(tmp_path))
-    said, _ = tests.communicate(timeout=60)
+    said, _ = tests.communicate(timeout=150)
     assert tests.returncode == 0, said.decode()
     assert b"4 passed" in said
 
@@ -158,6 +159,37 @@ def test_one_that_cannot_start_says_why_and_leaves_nothing(tmp_path):
     with pytest.raises(BootError, match="no program is there"), PrivateRedis(redis_server="/nonexistent"):
         pytest.fail("it started")
     assert set(made.root.parent.glob("exesys-test-*")) <= before
+
+
+def test_nothing_is_left_when_the_launcher_is_killed():
+    made = PrivateRedis()
+    with made as server:
+        pids = server.pids()
+        [launcher] = [pid for pid in pids if b"exesys.testing.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(launcher, signal.SIGKILL)
+        until(lambda: not any(alive(pid) for pid in pids), "its children are gone, too")
+        assert made.root.exists()
+    assert not made.root.exists()
+
+
+def test_what_others_left_is_removed_by_the_next(tmp_path):
+    with PrivateRedis() as server:
+        beside = server.root.parent
+        left, young, ours = (beside / f"exesys-test-{name}" for name in ("left", "young", "held"))
+        for directory in (left, young, ours):
+            directory.mkdir()
+            (directory / "lock").touch()
+        for directory in (left, ours):
+            os.utime(directory / "lock", (1, 1))
+        held = process.hold_lock(ours / "lock")
+        try:
+            PrivateSystem([tmp_path]).end()
+            assert [directory.exists() for directory in (left, young, ours)] == [False, True, True]
+            assert server.root.exists()
+        finally:
+            os.close(held)
+            for directory in (young, ours):
+                shutil.rmtree(directory)
 
 
 # --- workflows end as they do in a system ---------------------------------

@@ -10,7 +10,9 @@ import { Handle, Job, STATES, within } from "./handle.js";
 import { Listener, Subscription } from "./stops.js";
 
 const NAME = /^[A-Za-z0-9_.-]{1,128}$/;
-const ANSWER_MS = 10_000, CLOSE_MS = 5000, STORE_AWAY_MS = 250;
+const ANSWER_MS = 10_000,
+  CLOSE_MS = 5000,
+  STORE_AWAY_MS = 250;
 const OPTIONS = new Set([
   ...["queue", "priority", "delay_s", "at", "timeout_s", "retries", "backoff_s", "key", "key_limit", "result_ttl_s"],
   ...["notify", "traceparent"],
@@ -30,14 +32,16 @@ export class Client {
    *   `endpoint` of the bus and, for another host, `key`, the path of a key file; or `home`, a system's directory. Else
    *   EXESYS_BUS_ENDPOINT and EXESYS_BUS_KEY, EXESYS_HOME, or `var` in this directory are taken.
    * @returns {Promise<Client>}
-   * @throws {ExesysError} `not_found`, `bad_config`, `unavailable` (nobody answered within `timeout_ms`, 10 s), `bad_version`
+   * @throws {ExesysError} `not_found`, `bad_config`, `unauthorized`, `bad_version`, or `unavailable`: nobody answered within
+   *   `timeout_ms`, 10 s if not given
    */
   static async connect(options = {}) {
     const { endpoint, keys } = await locate(options);
     const client = new Client(endpoint, keys);
     const timeout_ms = options.timeout_ms ?? ANSWER_MS;
     const fix = "Is the system up? See `bin/exesys status`.";
-    const late = () => new ExesysError("unavailable", `no router answers at ${endpoint} within ${timeout_ms} ms.`, { fix });
+    const late = () =>
+      new ExesysError("unavailable", `no router answers at ${endpoint} within ${timeout_ms} ms.`, { fix });
     try {
       await within(client.#greeted.promise, { timeout_ms, signal: options.signal }, late);
     } catch (error) {
@@ -53,7 +57,9 @@ export class Client {
     this.#desk = new Desk(randomBytes(8).toString("hex"), (kind, fields) => this.#event(kind, fields));
     this.#connection = new Connection(endpoint, keys, this.#desk, () => {
       const fix = "Make a key with `bin/exesys keys new`, where the router runs.";
-      this.#refused(new ExesysError("unauthorized", `the router at ${endpoint} does not let this key in.`, { field: "key", fix }));
+      this.#refused(
+        new ExesysError("unauthorized", `the router at ${endpoint} does not let this key in.`, { field: "key", fix }),
+      );
     });
   }
 
@@ -99,7 +105,13 @@ export class Client {
       const fix = "Send at least one step that does.";
       throw new ExesysError("bad_field", "no step of the workflow goes to end_job.", { field: "to", fix });
     }
-    this.#lay(() => this.#desk.putWorkflow(handles, built.map(([, item]) => item), told));
+    this.#lay(() =>
+      this.#desk.putWorkflow(
+        handles,
+        built.map(([, item]) => item),
+        told,
+      ),
+    );
     return new Job(this, handles);
   }
 
@@ -138,8 +150,8 @@ export class Client {
 
   /**
    * Hear of runners that are to stop: `for await (const { type, uuid } of client.stops("mail"))`. First come those that
-   * the router knows already. None is missed, whatever is lost on the way, but one may come twice, and after a restart of
-   * the router an old one again. A stop of all of a type has the uuid "".
+   * the router knows already. None is missed, whatever is lost on the way, but one may come twice, and after a
+   * restart of the router an old one again. A stop of all of a type has the uuid "".
    * @param {string} [type] of these alone
    * @param {string} [uuid] of this one alone
    * @returns {AsyncIterableIterator<{type: string, uuid: string}>} until it is left, or the client is closed
@@ -170,7 +182,11 @@ export class Client {
     const left = this.#desk.unanswered;
     const fix = "Is the system up? Send them again.";
     this.#refusal = new ExesysError("unavailable", "this client is closed.");
-    this.#desk.fail(left ? new ExesysError("unavailable", "the client was closed before the router took it.", { fix }) : this.#refusal);
+    this.#desk.fail(
+      left
+        ? new ExesysError("unavailable", "the client was closed before the router took it.", { fix })
+        : this.#refusal,
+    );
     for (const { listener } of this.#listeners) listener.end();
     await this.#connection.close();
     if (left) throw new ExesysError("unavailable", `${left} commands were not taken by the router.`, { fix });
@@ -193,7 +209,12 @@ export class Client {
 
   #built({ cmd, data = null, job_id = randomUUID(), from = "client", to = "end_job", ...options }) {
     const target = Array.isArray(to) ? to.map((each) => name(each, "to")) : name(to, "to");
-    const handle = new Handle(this, { job_id: name(job_id, "job_id"), from: name(from, "from"), to: target, cmd: name(cmd, "cmd") });
+    const handle = new Handle(this, {
+      job_id: name(job_id, "job_id"),
+      from: name(from, "from"),
+      to: target,
+      cmd: name(cmd, "cmd"),
+    });
     // The data is packed once: sent again, it must be the same bytes.
     return [handle, [from, target, cmd, pack(data), job_id, checked(options)]];
   }
@@ -230,7 +251,10 @@ export class Client {
   }
 
   #sync(subscription) {
-    this.#desk.ask((tag) => ["SYNC", tag, ["stops"]], ([, epoch, seq, parts]) => subscription.snapshot(epoch, seq, parts.stops ?? []));
+    this.#desk.ask(
+      (tag) => ["SYNC", tag, ["stops"]],
+      ([, epoch, seq, parts]) => subscription.snapshot(epoch, seq, parts.stops ?? []),
+    );
     this.#connection.wake();
   }
 

@@ -6,10 +6,15 @@
 import { decode, encode, ExtData, ExtensionCodec } from "@msgpack/msgpack";
 import { ExesysError } from "./errors.js";
 
-const DATETIME = 1, UUID_ = 2, DECIMAL = 3, SET = 4, FROZENSET = 5, TUPLE = 6;
+const DATETIME = 1,
+  UUID_ = 2,
+  DECIMAL = 3,
+  SET = 4,
+  FROZENSET = 5,
+  TUPLE = 6;
 const MOST_DEEP = 1000; // the router has its own limit, and says so
 const SENDABLE =
-  "Send null, booleans, numbers, BigInt (64 bit), strings, Uint8Array, arrays, plain objects, Set, Date, UUID or Decimal.";
+  "Send null, booleans, numbers, BigInt (64 bit), strings, Uint8Array, arrays, objects, Set, Date, UUID or Decimal.";
 
 const text = new TextEncoder();
 const untext = new TextDecoder();
@@ -106,7 +111,8 @@ function object(value, depth, inSet) {
   if (value instanceof ArrayBuffer) return new Uint8Array(value);
   if (value instanceof Date) return new ExtData(DATETIME, text.encode(instant(value)));
   if (value instanceof LocalTime) return new ExtData(DATETIME, text.encode(value.text));
-  if (value instanceof UUID) return new ExtData(UUID_, new Uint8Array(Buffer.from(value.text.replaceAll("-", ""), "hex")));
+  if (value instanceof UUID)
+    return new ExtData(UUID_, new Uint8Array(Buffer.from(value.text.replaceAll("-", ""), "hex")));
   if (value instanceof Decimal) return new ExtData(DECIMAL, text.encode(value.text));
   if (value instanceof Set) return new ExtData(inSet ? FROZENSET : SET, members(value, depth));
   if (Array.isArray(value)) {
@@ -142,7 +148,8 @@ function entries(value) {
 function map(pairs, depth) {
   const made = Object.create(null);
   for (const [key, item] of pairs) {
-    if (typeof key !== "string") throw unsendable("a Map has a key that is no string, and only those can be sent from here.");
+    if (typeof key !== "string")
+      throw unsendable("a Map has a key that is no string, and only those can be sent from here.");
     if (item !== undefined) made[whole(key)] = sendable(item, depth + 1, false); // left out, as in JSON
   }
   return made;
@@ -198,7 +205,7 @@ function readable(value) {
   }
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Uint8Array) return new Uint8Array(value); // its own memory, not a part of the frame's
-  if (Array.isArray(value)) return value.forEach((item, place) => (value[place] = readable(item))), value;
+  if (Array.isArray(value)) return (value.forEach((item, place) => (value[place] = readable(item))), value);
   if (value instanceof ExtData) throw new Error(`extension type ${value.type} is unknown`);
   if (Object.getPrototypeOf(value) === Object.prototype) {
     for (const key of Object.keys(value)) value[key] = readable(value[key]);

@@ -90,8 +90,12 @@ export class Connection {
     for await (const frames of socket) {
       const message = unframe(frames[frames.length - 1]);
       if (this.#closed) return;
-      // What is no message tells nothing: what it answered will be asked again.
-      if (message) this.#desk.receive(message, performance.now());
+      try {
+        if (message) this.#desk.receive(message, performance.now());
+      } catch (error) {
+        // What is no message tells nothing: what it answered will be asked again.
+        if (!(error instanceof TypeError)) throw error;
+      }
       this.wake();
     }
   }

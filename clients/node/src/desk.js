@@ -11,9 +11,12 @@ const HELLO_AGAIN_MS = 1000;
 const RECHECK_MS = 5000;
 const UNANSWERED_MS = 10_000;
 const ASK_AGAIN_MS = 2000; // CHANGE and SYNC, which may be asked again
-const MOST_RECHECKED = 100, RECHECK_EVERY_MS = 100; // so that very many under way do not flood the router
-const MOST_IN_MESSAGE = 1000, MOST_BYTES_IN_MESSAGE = 4 << 20;
-const REFUSED = -1, LAST_UNDER_WAY = 2;
+const MOST_RECHECKED = 100,
+  RECHECK_EVERY_MS = 100; // so that very many under way do not flood the router
+const MOST_IN_MESSAGE = 1000,
+  MOST_BYTES_IN_MESSAGE = 4 << 20;
+const REFUSED = -1,
+  LAST_UNDER_WAY = 2;
 
 export class Desk {
   #session;
@@ -111,7 +114,14 @@ export class Desk {
   }
 
   #greeted([version, , epoch, heartbeat_s, misses, limits, endpoints], now) {
-    this.welcome = { version, epoch, beatMs: 1000 * heartbeat_s, leaseMs: 1000 * heartbeat_s * misses, limits, endpoints };
+    this.welcome = {
+      version,
+      epoch,
+      beatMs: 1000 * heartbeat_s,
+      leaseMs: 1000 * heartbeat_s * misses,
+      limits,
+      endpoints,
+    };
     this.#beatAt = -Infinity;
     // Perhaps it is a new router: everything under way goes out again.
     for (const flight of this.#flights.values()) this.#plan(flight, 0);

@@ -17,7 +17,7 @@ export class ExesysError extends Error {
 /** A job ended in error: what the function raised, or what became of it. */
 export class JobError extends ExesysError {
   /**
-   * @param {string} type the name of the exception in Python, or `Timeout`, `Crashed`, `Cancelled`, `PredecessorFailed` …
+   * @param {string} type the name of the exception in Python, or `Timeout`, `Cancelled`, `PredecessorFailed` …
    * @param {string} message its text
    * @param {number} attempts how often the step was begun
    * @param {{traceback?: string, job_id?: string}} [more]

@@ -5,8 +5,8 @@ import { join, resolve } from "node:path";
 import { ExesysError } from "./errors.js";
 
 /**
- * @param {{endpoint?: string, key?: string, home?: string}} options `endpoint` of the bus, `key`: the path of a key file,
- *   or `home`: the directory of a system on this host
+ * @param {{endpoint?: string, key?: string, home?: string}} options `endpoint` of the bus, and `key`, the path of a key
+ *   file; or `home`, the directory of a system on this host
  * @param {Record<string, string | undefined>} environ
  * @returns {Promise<{endpoint: string, keys: {public: string, secret: string, server: string} | null}>}
  * @throws {ExesysError} `not_found` when no system is there, `bad_config` when a key file is none
@@ -38,7 +38,10 @@ async function running(home) {
 }
 
 async function exists(path) {
-  return access(path).then(() => true, () => false);
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function readKeys(path) {
@@ -47,7 +50,10 @@ async function readKeys(path) {
   try {
     told = JSON.parse(await readFile(path, "utf8"));
   } catch (error) {
-    throw new ExesysError("bad_config", `${path} is no key file that can be read: ${error.message}.`, { field: "key", fix });
+    throw new ExesysError("bad_config", `${path} is no key file that can be read: ${error.message}.`, {
+      field: "key",
+      fix,
+    });
   }
   const { public: own, secret, server } = told;
   if (![own, secret, server].every((each) => typeof each === "string" && each.length === 40)) {

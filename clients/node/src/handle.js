@@ -4,7 +4,8 @@ import { unpack } from "./codec.js";
 import { ExesysError, JobError } from "./errors.js";
 
 export const STATES = ["start", "standby", "processing", "data_available", "error"];
-const DATA_AVAILABLE = 3, ERROR = 4;
+const DATA_AVAILABLE = 3,
+  ERROR = 4;
 const FOLLOWED = "PredecessorFailed";
 
 /**
@@ -27,7 +28,10 @@ export function within(promise, { timeout_ms, signal }, late) {
       signal?.removeEventListener("abort", abort);
       settle(value);
     }
-    promise.then((value) => end(resolve, value), (error) => end(reject, error));
+    promise.then(
+      (value) => end(resolve, value),
+      (error) => end(reject, error),
+    );
   });
 }
 
@@ -106,7 +110,8 @@ export class Handle {
     const promise = new Promise((resolve) => (waiter.resolve = resolve));
     this.#waiting.push(waiter);
     const late = () => {
-      const fix = this.#state === null ? "The router has not answered for it: is the system up?" : "It goes on: ask again.";
+      const fix =
+        this.#state === null ? "The router has not answered for it: is the system up?" : "It goes on: ask again.";
       return new ExesysError("result_timeout", `job ${this.job_id} ${what} within ${options.timeout_ms} ms.`, { fix });
     };
     return within(promise, options, late).finally(() => {

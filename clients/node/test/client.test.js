@@ -8,8 +8,13 @@ import { Router } from "zeromq";
 import { decode, encode } from "@msgpack/msgpack";
 import { ENDPOINT, HOME, kill, pidOf, redis, until } from "./system.js";
 
-const refused = (code, field = "") => (error) =>
-  error instanceof ExesysError && error.code === code && (!field || error.field === field) && error.message.length > 0;
+const refused =
+  (code, field = "") =>
+  (error) =>
+    error instanceof ExesysError &&
+    error.code === code &&
+    (!field || error.field === field) &&
+    error.message.length > 0;
 
 /** Test with a client of its own, which is closed. */
 function tested(what, body) {
@@ -28,14 +33,24 @@ tested("a command, its handle and its result", async (client) => {
   assert.deepEqual(await handle.result(), { a: [1, "è"] });
   assert.deepEqual([handle.state, handle.done, handle.error], ["data_available", true, null]);
   const { job_id } = handle;
-  assert.deepEqual(await client.status(job_id), { status: 3, state: "data_available", result: { EOJ: { a: [1, "è"] } } });
+  assert.deepEqual(await client.status(job_id), {
+    status: 3,
+    state: "data_available",
+    result: { EOJ: { a: [1, "è"] } },
+  });
   assert.deepEqual(await client.follow(job_id).result(), { a: [1, "è"] });
   assert.deepEqual(await client.submit("echo", { a: [1, "è"] }, { job_id }).result(), { a: [1, "è"] });
 });
 
 tested("many at once, in their order", async (client) => {
-  const handles = client.submitMany("add", Array.from({ length: 2500 }, (_, number) => [number, 1]));
-  assert.deepEqual(await Promise.all(handles.map((handle) => handle.result())), Array.from({ length: 2500 }, (_, number) => number + 1));
+  const handles = client.submitMany(
+    "add",
+    Array.from({ length: 2500 }, (_, number) => [number, 1]),
+  );
+  assert.deepEqual(
+    await Promise.all(handles.map((handle) => handle.result())),
+    Array.from({ length: 2500 }, (_, number) => number + 1),
+  );
 });
 
 tested("a wait ends by its time or its signal, and the job goes on", async (client) => {
@@ -53,7 +68,10 @@ tested("a function that fails", async (client) => {
   const handle = client.submit("fail", "on purpose", { retries: 1, backoff_s: 0.01 });
   await assert.rejects(handle.result(), (error) => {
     assert.ok(error instanceof JobError && error instanceof ExesysError);
-    assert.deepEqual([error.type, error.message, error.attempts, error.job_id], ["ValueError", "on purpose", 2, handle.job_id]);
+    assert.deepEqual(
+      [error.type, error.message, error.attempts, error.job_id],
+      ["ValueError", "on purpose", 2, handle.job_id],
+    );
     assert.match(error.traceback, /ValueError: on purpose\n$/);
     return true;
   });
@@ -64,7 +82,10 @@ tested("what the router refuses", async (client) => {
   const job_id = randomUUID();
   await client.submit("echo", 1, { job_id }).result();
   await assert.rejects(client.submit("echo", 2, { job_id }).result(), refused("conflict", "job_id"));
-  await assert.rejects(client.run("ecko"), (error) => refused("unknown_cmd")(error) && error.fix === "Did you mean `echo`?");
+  await assert.rejects(
+    client.run("ecko"),
+    (error) => refused("unknown_cmd")(error) && error.fix === "Did you mean `echo`?",
+  );
   await assert.rejects(client.run("echo", 1, { priority: 11 }), refused("bad_field", "priority"));
   await assert.rejects(client.status(randomUUID()), refused("not_found"));
   await assert.rejects(client.cancel(randomUUID()), refused("not_found"));
@@ -120,12 +141,31 @@ tested("what JSON lacks comes back as it was", async (client) => {
   };
   assert.deepEqual(await client.run("echo", value), value);
   const types = await client.run("kinds_of", {
-    date: value.date, uuid: value.uuid, decimal: value.decimal, set: value.set, bytes: Buffer.from("x"), map: new Map([["a", 1]]),
-    safe: 2 ** 40, big: 2n ** 60n, float: 0.5, none: null, gone: undefined, list: [],
+    date: value.date,
+    uuid: value.uuid,
+    decimal: value.decimal,
+    set: value.set,
+    bytes: Buffer.from("x"),
+    map: new Map([["a", 1]]),
+    safe: 2 ** 40,
+    big: 2n ** 60n,
+    float: 0.5,
+    none: null,
+    gone: undefined,
+    list: [],
   });
   assert.deepEqual(types, {
-    date: "datetime", uuid: "UUID", decimal: "Decimal", set: "set", bytes: "bytes", map: "dict",
-    safe: "int", big: "int", float: "float", none: "NoneType", list: "list",
+    date: "datetime",
+    uuid: "UUID",
+    decimal: "Decimal",
+    set: "set",
+    bytes: "bytes",
+    map: "dict",
+    safe: "int",
+    big: "int",
+    float: "float",
+    none: "NoneType",
+    list: "list",
   });
 });
 
@@ -170,7 +210,10 @@ tested("a workflow that fails throws what its step threw, and is retried and can
   ]);
   await assert.rejects(job.result(), (error) => error instanceof JobError && error.type === "ValueError");
   assert.equal(await client.retry(job.job_id), 2);
-  await assert.rejects(client.follow(job.job_id, { from: "B" }).result(), { type: "PredecessorFailed", message: "predecessor A failed" });
+  await assert.rejects(client.follow(job.job_id, { from: "B" }).result(), {
+    type: "PredecessorFailed",
+    message: "predecessor A failed",
+  });
   const slow = client.submit("sleep", 60);
   await slow.accepted();
   assert.equal(await slow.cancel(), true);
@@ -178,7 +221,10 @@ tested("a workflow that fails throws what its step threw, and is retried and can
 });
 
 tested("steps that are no workflow are refused together", async (client) => {
-  const circle = [{ from: "A", to: "B", cmd: "echo" }, { from: "B", to: "A", cmd: "echo" }];
+  const circle = [
+    { from: "A", to: "B", cmd: "echo" },
+    { from: "B", to: "A", cmd: "echo" },
+  ];
   assert.throws(() => client.workflow(circle), refused("bad_field", "to"));
   assert.throws(() => client.workflow([]), refused("bad_field"));
   const job = client.workflow([...circle, { from: "C", to: "end_job", cmd: "echo" }]);
@@ -196,14 +242,20 @@ tested("stops are heard: those known already, those that come, and those of othe
     await redis(0, "SET", `run:${type}:${uuid}`, 0);
   };
   await stop("nodemail", before);
-  await until(async () => (await client.snapshot("stops")).stops.some(([, uuid]) => uuid === before), "the router knows it");
+  await until(
+    async () => (await client.snapshot("stops")).stops.some(([, uuid]) => uuid === before),
+    "the router knows it",
+  );
   const heard = [];
   for await (const each of client.stops("nodemail")) {
     heard.push(each);
     if (each.uuid === before) await Promise.all([stop("othermail", other), stop("nodemail", later)]);
     if (each.uuid === later) break;
   }
-  assert.deepEqual(heard.map(({ uuid }) => uuid).filter((uuid) => uuid !== later), [before]);
+  assert.deepEqual(
+    heard.map(({ uuid }) => uuid).filter((uuid) => uuid !== later),
+    [before],
+  );
   assert.ok(heard.every(({ type }) => type === "nodemail"));
 });
 
@@ -228,8 +280,11 @@ tested("while the store is away it waits, and nothing is lost", async (client) =
   process.kill(pid, "SIGSTOP");
   let handles;
   try {
-    handles = client.submitMany("append", Array.from({ length: 20 }, (_, number) => [name, number]));
-    await assert.rejects(client.run("echo", 1, { timeout_ms: 2500 }), refused("result_timeout"));
+    handles = client.submitMany(
+      "append",
+      Array.from({ length: 20 }, (_, number) => [name, number]),
+    );
+    await assert.rejects(client.run("echo", 1, { timeout_ms: 1200 }), refused("result_timeout"));
     assert.deepEqual(new Set(handles.map((handle) => handle.state)), new Set([null]));
   } finally {
     process.kill(pid, "SIGCONT");
@@ -241,14 +296,26 @@ tested("while the store is away it waits, and nothing is lost", async (client) =
 tested("a router killed with 1,000 jobs under way: all end, and none runs twice", async (client) => {
   const name = `node-${randomUUID()}`;
   const stops = client.stops("after-kill");
-  const handles = client.submitMany("append", Array.from({ length: 1000 }, (_, number) => [name, number]));
+  const handles = client.submitMany(
+    "append",
+    Array.from({ length: 1000 }, (_, number) => [name, number]),
+  );
   await until(() => handles.some((handle) => handle.done), "the first have ended");
-  assert.ok(handles.some((handle) => !handle.done), "some are under way");
+  assert.ok(
+    handles.some((handle) => !handle.done),
+    "some are under way",
+  );
   await kill("router");
-  const more = client.submitMany("append", Array.from({ length: 10 }, (_, number) => [name, 1000 + number]));
+  const more = client.submitMany(
+    "append",
+    Array.from({ length: 10 }, (_, number) => [name, 1000 + number]),
+  );
   await Promise.all([...handles, ...more].map((handle) => handle.result({ timeout_ms: 60_000 })));
   const ran = (await redis(1, "LRANGE", name, 0, -1)).map(Number).sort((a, b) => a - b);
-  assert.deepEqual(ran, Array.from({ length: 1010 }, (_, number) => number));
+  assert.deepEqual(
+    ran,
+    Array.from({ length: 1010 }, (_, number) => number),
+  );
   const uuid = randomUUID();
   await redis(0, "SET", `run:after-kill:${uuid}`, 1);
   await redis(0, "SET", `run:after-kill:${uuid}`, 0);
@@ -271,10 +338,22 @@ test("closing waits until all is taken, and then refuses", async () => {
 });
 
 test("nobody there, or no such home", async () => {
-  await assert.rejects(Client.connect({ endpoint: `ipc://${HOME}/run/nobody`, timeout_ms: 100 }), refused("unavailable"));
-  await assert.rejects(Client.connect({ home: "/nonexistent" }), (error) => refused("not_found")(error) && /bin\/exesys up/.test(error.fix));
-  await assert.rejects(Client.connect({ endpoint: "tcp://127.0.0.1:1", key: `${HOME}/run/system.json` }), refused("bad_config", "key"));
-  await assert.rejects(Client.connect({ endpoint: "tcp://127.0.0.1:1", key: "/nonexistent" }), refused("bad_config", "key"));
+  await assert.rejects(
+    Client.connect({ endpoint: `ipc://${HOME}/run/nobody`, timeout_ms: 100 }),
+    refused("unavailable"),
+  );
+  await assert.rejects(
+    Client.connect({ home: "/nonexistent" }),
+    (error) => refused("not_found")(error) && /bin\/exesys up/.test(error.fix),
+  );
+  await assert.rejects(
+    Client.connect({ endpoint: "tcp://127.0.0.1:1", key: `${HOME}/run/system.json` }),
+    refused("bad_config", "key"),
+  );
+  await assert.rejects(
+    Client.connect({ endpoint: "tcp://127.0.0.1:1", key: "/nonexistent" }),
+    refused("bad_config", "key"),
+  );
 });
 
 test("a router of another version is told from none", async (t) => {
@@ -284,7 +363,10 @@ test("a router of another version is told from none", async (t) => {
   t.after(() => router.close());
   const asked = (async () => {
     const [peer, hello] = await router.receive();
-    await router.send([peer, encode(["ERROR", "bad_version", "this router speaks version 2, not 1", "version", "use a newer client"])]);
+    await router.send([
+      peer,
+      encode(["ERROR", "bad_version", "this router speaks version 2, not 1", "version", "use a newer client"]),
+    ]);
     return decode(new Uint8Array(hello));
   })();
   await assert.rejects(Client.connect({ endpoint }), refused("bad_version", "version"));

@@ -13,7 +13,8 @@ const [SESSION, BEAT_S, MISSES] = ["0123456789abcdef", 1, 5];
 function greeted(epoch = 1) {
   const events = [];
   const desk = new Desk(SESSION, (kind, fields) => events.push([kind, fields]));
-  const welcome = (now, of = epoch) => desk.receive(["WELCOME", 1, SESSION, of, BEAT_S, MISSES, LIMITS, {}, "", {}], now);
+  const welcome = (now, of = epoch) =>
+    desk.receive(["WELCOME", 1, SESSION, of, BEAT_S, MISSES, LIMITS, {}, "", {}], now);
   assert.deepEqual(desk.outgoing(0), [["HELLO", 1, "client", SESSION, "", {}]]);
   welcome(0);
   const says = (now) => desk.outgoing(now).filter(([kind]) => kind !== "HB");
@@ -69,7 +70,10 @@ test("a new router is sent what was not taken, and asked for what was", () => {
   assert.deepEqual(says(21), []);
   welcome(30, 2);
   const [[submit, items], [status, queries]] = says(30);
-  assert.deepEqual([submit, items.map(([tag]) => tag), status, queries.map(([tag]) => tag)], ["SUBMIT", [2], "STATUS", [1]]);
+  assert.deepEqual(
+    [submit, items.map(([tag]) => tag), status, queries.map(([tag]) => tag)],
+    ["SUBMIT", [2], "STATUS", [1]],
+  );
 });
 
 test("BUSY puts off what it names", () => {
@@ -93,9 +97,16 @@ test("silence of a lease is noticed", () => {
 test("a workflow goes in one message, again whole, and is settled by one answer", () => {
   const { desk, says } = greeted();
   const steps = ["A", "B"].map((from) => new Handle(null, { job_id: "j", from, to: "end_job", cmd: "echo" }));
-  desk.putWorkflow(steps, steps.map(({ from }) => [from, "end_job", "echo", new Uint8Array(1), "j", {}]), [true, true]);
+  desk.putWorkflow(
+    steps,
+    steps.map(({ from }) => [from, "end_job", "echo", new Uint8Array(1), "j", {}]),
+    [true, true],
+  );
   const [[, items]] = says(0);
-  assert.deepEqual(items.map((item) => item.at(-1)), [1, 1]);
+  assert.deepEqual(
+    items.map((item) => item.at(-1)),
+    [1, 1],
+  );
   assert.deepEqual(says(10_000), [["SUBMIT", items]]);
   desk.receive(["DONE", [[1, 3, new Uint8Array([0x81, 0xa3, 0x45, 0x4f, 0x4a, 1])]]], 10_010);
   assert.deepEqual(says(20_000), [["STATUS", [[2, "j", "B", "end_job", true]]]]);
@@ -104,7 +115,10 @@ test("a workflow goes in one message, again whole, and is settled by one answer"
 test("many are sent in parts, and asked for little by little", () => {
   const { desk, says } = greeted();
   for (let number = 0; number < 2500; number++) put(desk);
-  assert.deepEqual(says(0).map(([, items]) => items.length), [1000, 1000, 500]);
+  assert.deepEqual(
+    says(0).map(([, items]) => items.length),
+    [1000, 1000, 500],
+  );
   desk.receive(["SUBMIT_ACK", Array.from({ length: 2500 }, (_, at) => [at + 1, 0, null])], 0);
   assert.equal(desk.unanswered, 0);
   assert.equal(says(5000)[0][1].length, 100);
@@ -122,13 +136,21 @@ test("what is too large is refused here, and so is all that came with it", () =>
 test("a question is asked again until it is answered or forgotten", () => {
   const { desk, says } = greeted();
   const told = [];
-  const tag = desk.ask((of) => ["CHANGE", of, "cancel", "j"], (fields) => told.push(fields));
+  const tag = desk.ask(
+    (of) => ["CHANGE", of, "cancel", "j"],
+    (fields) => told.push(fields),
+  );
   assert.deepEqual(says(0), [["CHANGE", tag, "cancel", "j"]]);
   assert.deepEqual(says(2000), [["CHANGE", tag, "cancel", "j"]]);
   desk.receive(["CHANGED", tag, 1, null], 2100);
   desk.receive(["CHANGED", tag, 0, null], 2200);
   assert.deepEqual(told, [[tag, 1, null]]);
-  desk.forget(desk.ask((of) => ["CHANGE", of, "cancel", "j"], () => assert.fail("it was forgotten")));
+  desk.forget(
+    desk.ask(
+      (of) => ["CHANGE", of, "cancel", "j"],
+      () => assert.fail("it was forgotten"),
+    ),
+  );
   assert.deepEqual(says(5000), []);
 });
 
@@ -137,7 +159,10 @@ test("a question is asked again until it is answered or forgotten", () => {
 function subscribed() {
   const given = [];
   let asked = 0;
-  const subscription = new Subscription((type, uuid) => given.push(`${type}:${uuid}`), () => asked++);
+  const subscription = new Subscription(
+    (type, uuid) => given.push(`${type}:${uuid}`),
+    () => asked++,
+  );
   subscription.welcomed(7);
   return { subscription, given, asked: () => asked };
 }
@@ -147,7 +172,10 @@ test("each stop is given once, however it is told", () => {
   assert.equal(asked(), 1);
   subscription.snapshot(7, 3, [["mail", "a"]]);
   subscription.event(7, 4, ["mail", "b"]);
-  subscription.acknowledged(7, 4, [["mail", "a"], ["mail", "b"]]);
+  subscription.acknowledged(7, 4, [
+    ["mail", "a"],
+    ["mail", "b"],
+  ]);
   subscription.event(7, 5, ["mail", ""]);
   assert.deepEqual(given, ["mail:a", "mail:b", "mail:"]);
   assert.equal(asked(), 1);
@@ -163,5 +191,9 @@ test("a gap, a lost event, and a new router are asked about", () => {
   subscription.welcomed(8);
   subscription.snapshot(8, 1, [["mail", "c"]]);
   assert.equal(asked(), 4);
-  assert.deepEqual(given.filter((each) => each.startsWith("mail")), ["mail:c", "mail:c"], "an old one comes again");
+  assert.deepEqual(
+    given.filter((each) => each.startsWith("mail")),
+    ["mail:c", "mail:c"],
+    "an old one comes again",
+  );
 });

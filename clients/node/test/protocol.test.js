@@ -12,8 +12,11 @@ let lastTag = 0;
 before(async () => (peer = await Peer.greeted()));
 after(() => peer.close());
 
-const item = (cmd, data, { job_id = randomUUID(), from = "client", to = "end_job", options = {}, notify = true, flow = 0 } = {}) =>
-  [++lastTag, from, to, cmd, encode(data), job_id, options, notify, flow];
+const item = (
+  cmd,
+  data,
+  { job_id = randomUUID(), from = "client", to = "end_job", options = {}, notify = true, flow = 0 } = {},
+) => [++lastTag, from, to, cmd, encode(data), job_id, options, notify, flow];
 
 /** Wait for the answer to a tag in a message of this kind: tag, state, body. */
 const answer = (kind, tag, fits = () => true) => peer.next(kind, ([of, state]) => of === tag && fits(state));
@@ -57,24 +60,41 @@ test("a function that fails gives its error and how often it was tried", async (
 
 test("refusals concern one item each, and say what to do", async () => {
   const job_id = randomUUID();
-  const [unknown, bad, good, conflict] = [item("ecko", null), item("echo", 1, { from: "a:b" }), item("echo", 1, { job_id }), item("echo", 2, { job_id })];
+  const [unknown, bad, good, conflict] = [
+    item("ecko", null),
+    item("echo", 1, { from: "a:b" }),
+    item("echo", 1, { job_id }),
+    item("echo", 2, { job_id }),
+  ];
   await peer.say("SUBMIT", [unknown, bad, good, conflict]);
   const refused = async (sent) => (await answer("SUBMIT_ACK", sent[0], (state) => state === -1))[2];
   const [code, message, field, fix] = await refused(unknown);
   assert.deepEqual([code, fix], ["unknown_cmd", "Did you mean `echo`?"]);
   assert.ok(message.length && typeof field === "string");
-  assert.deepEqual((await refused(bad)).filter((_, at) => at === 0 || at === 2), ["bad_field", "from"]);
-  assert.deepEqual((await refused(conflict)).filter((_, at) => at === 0 || at === 2), ["conflict", "job_id"]);
+  assert.deepEqual(
+    (await refused(bad)).filter((_, at) => at === 0 || at === 2),
+    ["bad_field", "from"],
+  );
+  assert.deepEqual(
+    (await refused(conflict)).filter((_, at) => at === 0 || at === 2),
+    ["conflict", "job_id"],
+  );
   assert.equal((await answer("DONE", good[0]))[1], 3);
 });
 
 test("a workflow is taken whole or not at all", async () => {
   const [job_id, lost] = [randomUUID(), randomUUID()];
   const flow = lastTag + 1;
-  const steps = [item("add", [1, 2], { job_id, from: "A", to: "B", flow, notify: false }), item("echo", null, { job_id, from: "B", flow })];
+  const steps = [
+    item("add", [1, 2], { job_id, from: "A", to: "B", flow, notify: false }),
+    item("echo", null, { job_id, from: "B", flow }),
+  ];
   await peer.say("SUBMIT", steps);
   assert.deepEqual(decode((await answer("DONE", steps[1][0]))[2]), { EOJ: 3 });
-  const wrong = [item("echo", 1, { job_id: lost, from: "A", to: "B", flow: flow + 2 }), item("echo", null, { job_id: lost, from: "B", to: "C", flow: flow + 2 })];
+  const wrong = [
+    item("echo", 1, { job_id: lost, from: "A", to: "B", flow: flow + 2 }),
+    item("echo", null, { job_id: lost, from: "B", to: "C", flow: flow + 2 }),
+  ];
   await peer.say("SUBMIT", wrong);
   for (const sent of wrong) assert.equal((await answer("SUBMIT_ACK", sent[0]))[2][0], "bad_field");
   await peer.say("STATUS", [[++lastTag, lost, "A", "B", false]]);
@@ -124,7 +144,10 @@ test("a SNAPSHOT has the parts asked for", async () => {
   assert.equal(epoch, peer.welcome[2]);
   assert.ok(seq >= 0);
   assert.deepEqual(Object.keys(parts).sort(), ["figures", "functions", "workers"]);
-  assert.deepEqual(parts.workers.map((worker) => worker.queues), [["default"]]);
+  assert.deepEqual(
+    parts.workers.map((worker) => worker.queues),
+    [["default"]],
+  );
   assert.ok(parts.functions.functions.some((each) => each.name === "echo"));
 });
 
@@ -150,7 +173,10 @@ test("a stop key set to 0 becomes an EVENT behind its topic, numbered like all o
     assert.deepEqual(event.slice(1, 3), ["EVENT", epoch]);
     assert.deepEqual(event[4], ["mail", uuid]);
     const numbers = heard.map(([, , , seq]) => seq);
-    assert.deepEqual(numbers, numbers.map((_, at) => numbers[0] + at));
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, at) => numbers[0] + at),
+    );
     await peer.say("SYNC", 8, ["stops"]);
     const [, , seq, { stops }] = await peer.next("SNAPSHOT", ([tag]) => tag === 8);
     assert.ok(seq >= event[3]);

@@ -26,7 +26,9 @@ export async function until(condition, what, within_ms = DEADLINE_MS) {
 export async function pidOf(program) {
   const wanted = program === "redis" ? [`${HOME}/data/redis`] : [`exesys.daemons.${program}`];
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
-    const [words, environ] = await Promise.all(["cmdline", "environ"].map((file) => readFile(`/proc/${pid}/${file}`, "utf8").catch(() => "")));
+    const [words, environ] = await Promise.all(
+      ["cmdline", "environ"].map((file) => readFile(`/proc/${pid}/${file}`, "utf8").catch(() => "")),
+    );
     const ours = environ.split("\0").includes(`EXESYS_HOME=${HOME}`);
     if (ours && words.split("\0").some((word) => wanted.includes(word))) return Number(pid);
   }
@@ -43,7 +45,8 @@ export async function redis(database, ...words) {
   await stat(`${HOME}/run/redis`);
   const socket = connect(`${HOME}/run/redis`);
   try {
-    const spelled = (parts) => `*${parts.length}\r\n${parts.map((part) => `$${Buffer.byteLength(String(part))}\r\n${part}\r\n`).join("")}`;
+    const spelled = (parts) =>
+      `*${parts.length}\r\n${parts.map((part) => `$${Buffer.byteLength(String(part))}\r\n${part}\r\n`).join("")}`;
     socket.write(spelled(["SELECT", database]) + spelled(words));
     let told = "";
     for await (const chunk of socket) {
@@ -66,7 +69,12 @@ function reply(text) {
   if (kind === ":") return Number(rest);
   if (kind === "+" || rest === "-1") return rest === "-1" ? null : rest;
   if (kind === "$") return lines.length > 2 ? lines[1] : undefined;
-  return lines.length > 2 * Number(rest) + 1 ? lines.slice(1).filter((_, at) => at % 2).slice(0, Number(rest)) : undefined;
+  return lines.length > 2 * Number(rest) + 1
+    ? lines
+        .slice(1)
+        .filter((_, at) => at % 2)
+        .slice(0, Number(rest))
+    : undefined;
 }
 
 /** A peer that says what it likes, and keeps what it hears, each answer by itself. */
