@@ -74,7 +74,7 @@ def inward(text: str, page: Path, known: set[Path]) -> str:
 
 
 def index(text: str, names: list[str]) -> str:
-    """Return the first page. What it does not name stands at the end of the how-to pages."""
+    """Return the first page. What it does not name stands at the end of those on running a system."""
     placed = set(re.findall(r"^(?:.*<)?(docs/[\w-]+|[\w/-]*README|CHANGELOG|CONTRIBUTING)>?$", text, re.MULTILINE))
     there = [line for line in text.splitlines() if not _absent(line, names)]
     others = "".join(f"{name}\n" for name in names if name not in placed)
