@@ -12,8 +12,6 @@ import pytest
 from harness import until
 from receiver import Receiver
 
-pytestmark = pytest.mark.alone
-
 TOLD_S = 15.0
 ROUNDS = 2
 

@@ -9,8 +9,6 @@ from test_timers import add, job_ids, moment_ms, progress, ran
 
 from exesys.chaos.clock import Clock
 
-pytestmark = pytest.mark.alone
-
 HOUR_S = 3600
 EVERY_S = 0.2
 LOOK_S = 4.0

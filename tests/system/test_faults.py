@@ -17,8 +17,6 @@ from typing import NamedTuple
 import pytest
 from harness import until
 
-pytestmark = pytest.mark.alone
-
 JOBS = 2000
 BEFORE, AFTER = 200, 200  # so many more have ended, at most, or are sent when the blow has fallen
 ARRAYS, PER_ARRAY = 8, 50

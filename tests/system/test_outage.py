@@ -10,8 +10,6 @@ from collections import Counter
 import pytest
 from harness import until, valkey_path
 
-pytestmark = pytest.mark.alone
-
 AWAY_S = 10
 BEFORE_S = 1
 AFTER_S = 2

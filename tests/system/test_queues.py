@@ -8,8 +8,6 @@ import time
 import pytest
 from harness import until
 
-pytestmark = pytest.mark.alone
-
 INI = """
 [worker:mail]
 queues = mail, slow

@@ -11,8 +11,6 @@ import pytest
 from harness import until
 from receiver import Receiver
 
-pytestmark = pytest.mark.alone
-
 ROUNDS = int(os.environ.get("EXESYS_ROUNDS", "3"))
 TAKEOVER_S = 5.0
 

@@ -15,8 +15,6 @@ from itertools import pairwise
 import pytest
 from harness import alive, until
 
-pytestmark = pytest.mark.alone
-
 INI = """
 [timer:declared]
 cmd = echo

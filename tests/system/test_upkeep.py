@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from harness import until
 
-pytestmark = pytest.mark.alone
-
 WALK_S = 0.3
 MENDED_S = 20.0
 HEARTBEAT_S = 0.3
