@@ -106,8 +106,15 @@ def name_of(target: Any) -> str:
         fix = "Put it into a file of modules/, and import it from there."
         text = f"the function {target.__name__} stands in the program itself, which no worker has."
         raise BadCommand(text, field="target", fix=fix)
-    name = getattr(target, _MARK, {}).get("name", target.__name__)
-    return f"{target.__module__.removeprefix(_BESIDE)}.{name}"
+    return f"{target.__module__.removeprefix(_BESIDE)}.{bare_name(target)}"
+
+
+def bare_name(target: Any) -> str:
+    """Return the name of the command that a function is, without its module; of another thing, that of its type."""
+    if not isinstance(target, FunctionType):
+        return type(target).__name__
+    name: str = getattr(target, _MARK, {}).get("name", target.__name__)
+    return name
 
 
 # --- the library ----------------------------------------------------------

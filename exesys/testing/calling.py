@@ -19,7 +19,7 @@ from exesys.bus.messages import Added
 from exesys.config import Config, Limits
 from exesys.context import Context, JobInfo, Resources
 from exesys.errors import JobError, TooLarge, Unavailable
-from exesys.functions import EOJ, Library, Terminated, name_of
+from exesys.functions import EOJ, Library, Terminated, bare_name
 from exesys.store import dial
 from exesys.testing.recorded import Recorder, Started, Submitted
 
@@ -90,7 +90,8 @@ def run(
     redis: what `ctx.redis` is, a client or an address. mongo: a pymongo
     database. answers: what comes of that which it submits, by cmd: a value, an
     exception, or a function of the data. apps: objects that stand for application
-    servers, by name. config: settings (default: those without an ini).
+    servers, by name. config: settings
+    (default: those of the ini here).
 
     Raises whatever the function raises; JobError of the type `Timeout`;
     UnknownFunction, BadCommand or TooLarge where a system would refuse it.
@@ -107,7 +108,7 @@ def run(
 def find(function: Target, modules: Sequence[Path | str]) -> tuple[Library, str]:
     """Return the library that has a function, and its name there. Raises UnknownFunction, BadCommand."""
     if not isinstance(function, str):
-        name = name_of(function).rpartition(".")[2]
+        name = bare_name(function)
         return Library.of({name: function}), name
     library = load(modules)
     library.catalogue.resolve(function)

@@ -68,6 +68,17 @@ def test_a_function_by_its_name() -> None:
         run("ecko", modules=MODULES)
 
 
+def test_a_function_goes_by_the_name_of_its_command() -> None:
+    @exesys.function(name="called")
+    def of_another_name(data: Any, ctx: Any) -> str:
+        return str(ctx.job.cmd)
+
+    of_another_name.__module__ = "__main__"  # as in a script
+    assert run(of_another_name).value == "called"
+    with pytest.raises(BadCommand, match="type cannot be called as a command"):
+        run(int)
+
+
 def test_what_it_tells_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     def talks(data: Any, ctx: Any) -> list[Any]:
         print("printed")
