@@ -26,6 +26,7 @@ from exesys.daemons.rest import Api
 from exesys.endpoints.events import EventsApi
 
 ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "docs" / "pictures"
 ABOVE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "clients/node/README.md")
 _FENCES = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
@@ -60,11 +61,16 @@ def document() -> dict[str, Any]:
 
 
 def inward(text: str, page: Path, known: set[Path]) -> str:
-    """Return a page whose links to files of the repository that are no pages are text."""
+    """Return a page whose links to files of the repository that are no pages are text.
+
+    A link to a picture is one of HTML: Sphinx would offer it for download.
+    """
 
     def linked(match: re.Match[str]) -> str:
         text, target = match[1], (ROOT / page).parent / match[2]
         beside = target.resolve()
+        if beside.is_file() and beside.is_relative_to(PICTURES):
+            return f'<a href="{match[2]}">{text}</a>'
         inside = beside.is_relative_to(ROOT) and beside.relative_to(ROOT) in known
         return text if beside.exists() and not inside else match[0]
 
@@ -98,7 +104,7 @@ def stage(target: Path) -> None:
         to.write_text(inward(text, page, set(known)), encoding="utf-8")
     for name, text in made.items():
         (target / "docs" / f"{name}.md").write_text(text, encoding="utf-8")
-    for picture in [*(ROOT / "docs").glob("*.svg"), *(ROOT / "docs" / "pictures").glob("*")]:
+    for picture in [*(ROOT / "docs").glob("*.svg"), *PICTURES.glob("*")]:
         to = target / picture.relative_to(ROOT)
         to.parent.mkdir(exist_ok=True)
         shutil.copyfile(picture, to)

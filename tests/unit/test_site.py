@@ -141,6 +141,13 @@ def test_a_link_to_what_is_no_page_becomes_text() -> None:
     assert stage.inward(text, page, known) == expected
 
 
+def test_a_link_to_a_picture_opens_it() -> None:
+    page = Path("docs/some.md")
+    text = "[a](pictures/states.svg), [b](pictures/none.svg), ![c](pictures/states.svg)"
+    expected = '<a href="pictures/states.svg">a</a>, [b](pictures/none.svg), ![c](pictures/states.svg)'
+    assert stage.inward(text, page, {page}) == expected
+
+
 # --- the pictures ---------------------------------------------------------------------
 
 
