@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from exesys.logs import readable
+
 LEAST_FOLDED = 24
 
 
@@ -90,7 +92,8 @@ class Columns:
         """Print `text`, which may have several lines. `style` is rich's word for how it looks on a terminal."""
         with self._lock:
             for line in text.splitlines() or [""]:
-                self._print(program, line, style)
+                for shown in [line] if self._as_json else readable(line).splitlines() or [""]:
+                    self._print(program, shown, style)
 
     def _print(self, program: str, line: str, style: str) -> None:
         if self._as_json:

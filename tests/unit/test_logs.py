@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from exesys import logs
+import pytest
+
+from exesys import logs, output
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRACEPARENT = f"00-{'4b' * 16}-{'00f067aa0ba902b7'}-01"
@@ -59,6 +61,16 @@ def test_a_person_is_shown_what_it_says() -> None:
     assert logs.readable(json.dumps({**told, "exc": "Traceback\nx"})).endswith("attempt=2]\nTraceback\nx")
     for other in ("plain text", "{no json", '{"msg": "of another program"}', "[]", '{"ts": 1}'):
         assert logs.readable(other) == other
+
+
+def test_lines_that_are_followed_are_shown_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    line = json.dumps({**written("it failed"), "exc": "Traceback\nx"})
+    output.Columns()("rest", line)
+    assert [shown.partition("|")[2] for shown in capsys.readouterr().out.splitlines()] == [
+        *(" 2026-11-29T19:12:40.077Z worker-mail INFO it failed", " Traceback", " x")
+    ]
+    output.Columns(as_json=True)("rest", line)
+    assert json.loads(capsys.readouterr().out)["line"] == line
 
 
 def test_the_page_names_every_field() -> None:

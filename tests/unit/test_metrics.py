@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,8 @@ NAME = re.compile(r"\bexesys_\w+")
 SUFFIXES = ("_bucket", "_sum", "_count", "")
 
 
-def exposed(samples: Iterator[Any]) -> dict[str, Any]:
-    """Write samples as they are served, and read them with Prometheus' own parser."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics._Once(families(samples)))
-    text = generate_latest(registry).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
 @pytest.fixture
-def told() -> dict[str, Any]:
+def text() -> str:
     """What a router tells that ran two steps, one of them in vain."""
     bench = Bench()
     client, worker = bench.client(), bench.worker(slots=2)
@@ -43,7 +34,15 @@ def told() -> dict[str, Any]:
     first, second = bench.dealt(worker)
     finish(bench, worker, first)
     finish(bench, worker, second, outcome=m.Outcome.failed, body=b"\x80")
-    return exposed(counted(bench.snapshot("metrics")))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(metrics._Once(families(counted(bench.snapshot("metrics")))))
+    return generate_latest(registry).decode()
+
+
+@pytest.fixture
+def told(text: str) -> dict[str, Any]:
+    """The same, read with Prometheus' own parser."""
+    return {family.name: family for family in text_string_to_metric_families(text)}
 
 
 def value(told: dict[str, Any], name: str, **labels: str) -> float:
@@ -158,7 +157,8 @@ def test_the_examples_are_the_files_and_name_what_there_is() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (of the package prometheus) is not here")
-def test_promtool_takes_the_examples() -> None:
-    for words in (["check", "rules", "etc/prometheus-alerts.yml"], ["check", "config", "etc/prometheus.yml"]):
-        done = subprocess.run(["promtool", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_promtool_takes_the_text_and_the_examples(text: str) -> None:
+    for words in ("metrics", "rules etc/prometheus-alerts.yml", "config etc/prometheus.yml"):
+        command = ["promtool", "check", *words.split()]
+        done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
