@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import CHECKOUT, short_directory
+from harness import CHECKOUT, FORKS, short_directory
 
 FENCE = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"^<!-- (not run|first|exits with|prints(?:, sent again)?):? ?(.*?) ?-->$", re.MULTILINE)
@@ -163,6 +164,9 @@ class Clone:
         """Run a command as a person types it in the clone, but for the ports."""
         for shown, real in self.ports.items():
             command = command.replace(shown, real)
+        if words := _plain(command):
+            code, out, err = FORKS.run(words, self.root, self.environ, None, COMMAND_S)
+            return Done(command, code, self._shown(out), self._shown(err))
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.root,
@@ -181,6 +185,13 @@ class Clone:
 
     def remove(self) -> None:
         shutil.rmtree(self.root.parent, ignore_errors=True)
+
+
+def _plain(command: str) -> list[str]:
+    """Return what follows `bin/exesys` in a command that needs no shell, which is forked many times as fast."""
+    if not command.startswith("bin/exesys ") or re.search(r"[|<>&$`\\]", re.sub(r"'[^']*'", "", command)):
+        return []
+    return shlex.split(command, comments=True)[1:]
 
 
 def _contents(directory: Path) -> dict[str, bytes]:

@@ -26,7 +26,11 @@ def says(said, *fragments):
 def system(make_module, tmp_path_factory):
     modules = tmp_path_factory.mktemp("modules")
     (modules / "letters.py").write_text("def deliver(data):\n    return data\n")
-    system = make_module(modules=[modules, CHECKOUT / "modules", CHECKOUT / "tests/system/modules"], worker_slots=1)
+    system = make_module(
+        modules=[modules, CHECKOUT / "modules", CHECKOUT / "tests/system/modules"],
+        worker_slots=1,
+        worker_queues="default,letters",
+    )
     system.modules = modules
     return system
 
@@ -49,21 +53,20 @@ def why(system, job_id):
 
 
 def test_no_worker_serves_its_queue(system):
-    send(system, "unserved-1", queue="letters")
+    send(system, "unserved-1", queue="leters")
     says(
         why(system, "unserved-1"),
-        "no worker serves the queue letters",
-        "Add letters to [worker] queues in etc/exesys.ini, and `bin/exesys restart`",
+        "no worker serves the queue leters",
+        "Add leters to [worker] queues in etc/exesys.ini, and `bin/exesys restart`",
     )
-    assert "WARN queues: No worker serves the queue letters, in which 1 job waits." in system.exesys("doctor").out
-    late = system.exesys("submit", "noop", "--queue", "letters", "--wait", "0.1")
+    assert "WARN queues: No worker serves the queue leters, in which 1 job waits." in system.exesys("doctor").out
+    late = system.exesys("submit", "noop", "--queue", "leters", "--wait", "0.1")
     assert late.code == 4
-    assert "no worker serves the queue letters" in late.err
+    assert "no worker serves the queue leters" in late.err
     system.exesys("cancel", "unserved-1")
 
 
-def test_its_queue_is_paused_or_has_limits_or_takes_turns(make):
-    system = make(worker_queues="default,letters", worker_slots=1)
+def test_its_queue_is_paused_or_has_limits_or_takes_turns(system):
     system.exesys("queue", "pause", "letters")
     send(system, "paused-1", queue="letters")
     says(why(system, "paused-1"), "the queue letters is paused", "bin/exesys queue resume letters")
