@@ -16,14 +16,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from exesys import apps, bootstrap, changes, environment, home, output, process, reloading, welcome
+from exesys import apps, bootstrap, changes, environment, home, output, process, reach, reloading, welcome
 from exesys.config import Config
 from exesys.errors import ExesysError
+from exesys.states import State
 from exesys.teardown import Teller
 from exesys.usage import PROGRAM
 
 LOOK_S = 0.2
 ME = "dev"
+JOBS = "jobs"
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -34,7 +36,10 @@ def dev(config: Config, given: argparse.Namespace) -> int:
     supervisord, done = bootstrap.bring_up(config, tell, attached=True)
     tell(welcome.welcome(config, done, apps.settled(config)))
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    with _following(config, say):
+    with contextlib.ExitStack() as around:
+        around.enter_context(_following(config, say))
+        if given.jobs:
+            around.enter_context(_telling_ends(config, say))
         say(ME, _first_words(config, ours=supervisord is not None))
         _look_after(config, say, ours=supervisord is not None)
         if supervisord is None:
@@ -75,6 +80,29 @@ def _following(config: Config, say: output.Columns) -> Iterator[None]:
         over.set()
         thread.join()
         tails.close()
+
+
+@contextlib.contextmanager
+def _telling_ends(config: Config, say: output.Columns) -> Iterator[None]:
+    """Print a line for the end of each step meanwhile, as the router tells it."""
+    with reach.connect(config) as client, client.events(kinds=("step",)) as events:
+
+        def tell() -> None:
+            for event in events:
+                if event["event"] == "gap":
+                    say(JOBS, "some was not heard.", "yellow")
+                elif State(event["status"]).final:
+                    again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
+                    style = "red" if event["status"] == State.error else "green"
+                    say(JOBS, f"{event['state']} {event['job_id']} {event['from']} {event['cmd']}{again}", style)
+
+        thread = threading.Thread(target=tell, name="jobs")
+        thread.start()
+        try:
+            yield
+        finally:
+            events.close()
+            thread.join()
 
 
 def _look_after(config: Config, say: output.Columns, ours: bool) -> None:

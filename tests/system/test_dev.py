@@ -18,7 +18,7 @@ def dev(make_module, tmp_path_factory):
     made = system.exesys("new-module", "hello")
     assert made.code == 0, made
     assert made.out.startswith(f"Wrote {modules / 'hello.py'}. Load it and call it:\n  bin/exesys reload\n  curl ")
-    running = Dev(system)
+    running = Dev(system, "--jobs")
     running.told("Watching")
     running.system, running.modules = system, modules
     yield running
@@ -30,6 +30,13 @@ def dev(make_module, tmp_path_factory):
 def test_the_new_module_answers(dev):
     answer = dev.system.post({"cmd": "hello", "data": ["Ada"]}, wait=5)
     assert answer.body["result"] == {"EOJ": ["Hello, Ada!"]}
+
+
+def test_the_end_of_each_job_is_told(dev):
+    dev.system.post({"cmd": "hello", "data": "Ada", "job_id": "told-1"}, wait=5)
+    assert dev.told("told-1") == "jobs         | data_available told-1 client hello"
+    dev.system.post({"cmd": "fail", "job_id": "told-2", "retries": 1, "backoff_s": 0.01}, wait=5)
+    assert dev.told("told-2") == "jobs         | error told-2 client fail, attempt 2"
 
 
 def test_what_is_saved_is_callable_and_told(dev):
