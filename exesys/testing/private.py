@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from exesys import environment, process, programs, servers
 from exesys.config import Config
-from exesys.errors import BootError
+from exesys.errors import BootError, Unavailable
 from exesys.home import tail
 from exesys.proof import is_ready
 from exesys.store import dial
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 READY_S = 60.0
 END_S = 20.0
+ASK_S = 1.0
 LOOK_S = 0.005
 SHORT_CHARS = 40  # what a directory may have for the names of unix sockets in it to fit
 OLD_S = 60.0
@@ -101,8 +102,9 @@ class PrivateRedis:
                 self._launcher.wait()
             self._launcher = None
         shutil.rmtree(self.root, ignore_errors=True)
-        with contextlib.suppress(OSError):
+        if self._lock >= 0:
             os.close(self._lock)
+            self._lock = -1
 
     def redis(self, database: int = 1) -> redis_library.Redis:
         """Connect to its Redis; its answers are bytes. Database 1 is `ctx.redis`, 0 holds the jobs."""
@@ -130,7 +132,6 @@ class PrivateRedis:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=self.root,
                 env=self.environ,
                 start_new_session=True,
             )
@@ -144,7 +145,10 @@ class PrivateRedis:
 
 
 class PrivateSystem(PrivateRedis):
-    """A whole system: Redis, router, worker and controller; REST and the runner daemon where they are asked for."""
+    """A whole system: Redis, router, worker and controller; REST and the runner daemon where they are asked for.
+
+    Its functions run in the directory in which this process was when it started.
+    """
 
     def __init__(
         self,
@@ -181,7 +185,10 @@ class PrivateSystem(PrivateRedis):
         self.took_s = time.monotonic() - began
 
     def _serves(self, client: Client) -> bool:
-        told = client.snapshot("workers", "apps", timeout=READY_S)
+        try:
+            told = client.snapshot("workers", "apps", timeout=ASK_S)
+        except Unavailable:
+            return False
         apps = {each["name"] for each in told["apps"] if each["state"] in ("ready", "failed")}
         there = apps >= {each.name for each in self.config.appservers}
         return there and len(told["workers"]) >= 1 + len(self.config.workers)

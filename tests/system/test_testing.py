@@ -119,6 +119,7 @@ def test_the_next_test_finds_it_empty(exesys_redis):
 
 def test_it_has_what_it_was_asked_for(system):
     with system.client() as client:
+        assert client.run("where", timeout=20) == os.getcwd()
         assert client.run("counts", "private", timeout=20) == 1
         name = client.run("lives.start", {"target": "idle", "options": {"type": "private"}}, timeout=20)
         with system.redis(0) as store:
@@ -139,11 +140,14 @@ def test_what_is_killed_is_started_again(system):
     assert f"worker (process {pid}) killed by SIGKILL; it is started again" in system.logs()
 
 
-def test_two_at_once_do_not_meet(system):
-    with PrivateSystem(MODULES) as other, other.client() as client:
+def test_two_at_once_do_not_meet_and_an_ini_brings_application_servers(system):
+    ini = "[appserver:things]\nclass = services:Desk\n"
+    with PrivateSystem(MODULES, ini=ini) as other, other.client() as client:
+        assert client.app("things", wait=False).echo("there at once") == "there at once"
         assert client.run("counts", "private", timeout=20) == 1
         assert other.home != system.home
         pids, root = other.pids(), other.root
+    other.end()  # again, which does no harm
     assert not any(alive(pid) for pid in pids)
     assert not root.exists()
 

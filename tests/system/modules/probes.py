@@ -233,3 +233,8 @@ def has_options(data: float) -> float:
 
 def _private(data: Any) -> Any:
     return data
+
+
+def where() -> str:
+    """Return the directory it runs in."""
+    return os.getcwd()
