@@ -6,7 +6,10 @@ Colours are such that they can be read on a light page and on a dark one.
 from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from statistics import mean
 from typing import NamedTuple
 
 from exesys.states import State
@@ -78,9 +81,11 @@ def graph(drawn: Graph, boxes: Sequence[Box]) -> str:
         return _summary(levels, boxes)
     if not any(levels):
         return "<p>no step begins: they go in a circle</p>"
-    places, width, height = _places(drawn, levels, boxes)
-    parts = [_edge(places[start], places[end]) for start, end in edges if start in places and end in places]
-    parts += [_box(boxes[number], place) for number, place in places.items()]
+    level_of = {number: place for place, level in enumerate(levels) for number in level}
+    ways = [_way(start, end, level_of) for start, end in edges if start in level_of and end in level_of]
+    places, width, height = _places(levels, boxes, ways)
+    parts = [_line([places[stop] for stop in way]) for way in ways]
+    parts += [_box(boxes[number], places[number]) for number in level_of]
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     style = "max-width:100%;height:auto;font:12px ui-monospace,monospace"
     says = f"a workflow of {len(boxes)} steps"
@@ -91,40 +96,56 @@ def graph(drawn: Graph, boxes: Sequence[Box]) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a box stands, in pixels."""
+    """Where a box stands, or a line passes, in pixels."""
 
     left: float
     middle: float
     width: float
 
 
+Stop = int | tuple[int, int, int]  # a step; or where the line between two passes a level, the third
+
+
+def _way(start: int, end: int, level_of: Mapping[int, int]) -> list[Stop]:
+    """Return where a line between two steps goes: in each level between it has a place of its own, behind no box."""
+    return [start, *((start, end, level) for level in range(level_of[start] + 1, level_of[end])), end]
+
+
 def _places(
-    drawn: Graph, levels: Sequence[Sequence[int]], boxes: Sequence[Box]
-) -> tuple[dict[int, _Place], float, float]:
-    """Give each level a column, and order its boxes by where those that feed them stand (Sugiyama, 1981)."""
-    rows: dict[int, float] = {}
-    places: dict[int, _Place] = {}
-    height = max(map(len, levels)) * _ROW_PX
+    levels: Sequence[Sequence[int]], boxes: Sequence[Box], ways: Sequence[Sequence[Stop]]
+) -> tuple[dict[Stop, _Place], float, float]:
+    """Give each level a column, and order what is in it by where its lines come from (Sugiyama, 1981).
+
+    Returns the places, and the width and height of all.
+    """
+    columns: list[list[Stop]] = [[*level] for level in levels]
+    sources: defaultdict[Stop, list[Stop]] = defaultdict(list)
+    for way in ways:
+        for stop, following in pairwise(way):
+            sources[following].append(stop)
+            if isinstance(following, tuple):
+                columns[following[2]].append(following)
+    places: dict[Stop, _Place] = {}
+    height = max(map(len, columns)) * _ROW_PX
     left = 1.0
-    for level in levels:
-        ordered = sorted(level, key=lambda number: _pull(drawn, number, rows))
-        width = max(_CHAR_PX * len(clipped(boxes[number].name, _NAME_CHARS)) for number in level) + 16
-        for row, number in enumerate(ordered):
-            rows[number] = (row + 0.5) * height / len(ordered)
-            places[number] = _Place(left, rows[number], width)
+    for level, column in zip(levels, columns, strict=True):
+        width = max(_CHAR_PX * len(clipped(boxes[number].name, _NAME_CHARS - 1)) for number in level) + 16
+        pulled = {stop: mean(places[each].middle for each in sources[stop]) for stop in column if sources[stop]}
+        for row, stop in enumerate(sorted(column, key=lambda stop: pulled.get(stop, 0.0))):
+            places[stop] = _Place(left, (row + 0.5) * height / len(column), width)
         left += width + _GAP_PX
     return places, left - _GAP_PX + 1, height
 
 
-def _pull(drawn: Graph, number: int, rows: Mapping[int, float]) -> float:
-    feeders = [rows[each] for each in drawn.feeders.get(drawn.steps[number].from_, ()) if each in rows]
-    return sum(feeders) / len(feeders) if feeders else float(number)
-
-
-def _edge(start: _Place, end: _Place) -> str:
-    x, y, to_x, to_y = start.left + start.width, start.middle, end.left, end.middle
-    bend = (to_x - x) / 2
-    way = f"M{x:.1f},{y:.1f} C{x + bend:.1f},{y:.1f} {to_x - bend:.1f},{to_y:.1f} {to_x:.1f},{to_y:.1f}"
+def _line(stops: Sequence[_Place]) -> str:
+    """Draw a line through all stops; where it passes a level, it goes straight."""
+    way = f"M{stops[0].left + stops[0].width:.1f},{stops[0].middle:.1f}"
+    for one, other in pairwise(stops):
+        x, bend = one.left + one.width, (other.left - one.left - one.width) / 2
+        way += f" C{x + bend:.1f},{one.middle:.1f} {other.left - bend:.1f},{other.middle:.1f}"
+        way += f" {other.left:.1f},{other.middle:.1f}"
+        if other is not stops[-1]:
+            way += f" H{other.left + other.width:.1f}"
     return f'<path d="{way}" fill="none" stroke="{_PLAIN}" stroke-opacity=".7"/>'
 
 

@@ -8,10 +8,11 @@ wants to be called is called without the lock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
@@ -26,6 +27,7 @@ from exesys.errors import JobCancelled, ProtocolError, Unavailable
 SYNC_S = 0.05
 PARKED_S = 0.002
 LONGEST_PASS_S = 1.0
+log = logging.getLogger("client")
 
 
 class Connection:
@@ -122,8 +124,7 @@ class Connection:
         with self.desk.lock:
             calls = self.desk.withdraw(handle, JobCancelled(*CANCELLED, 0, "", handle.job_id))
             self.desk.ask(question, then)
-        for each, call in calls:
-            call(each)
+        _call(calls)
         self.wake()
 
     def tell(self, message: m.Message) -> None:
@@ -164,8 +165,7 @@ class Connection:
         with self.desk.lock:
             fix = "What was taken goes on: ask for its result with another client."
             calls = self.desk.abandon(Unavailable("this client was closed.", fix=fix))
-        for handle, call in calls:
-            call(handle)
+        _call(calls)
 
     # --- serving it -------------------------------------------------------
     #
@@ -254,5 +254,13 @@ class Connection:
                     calls += self.desk.receive(wire.decode_at_peer(parts[-1]), now)
             if not self.desk.full:
                 self.room.notify_all()
-        for handle, call in calls:
+        _call(calls)
+
+
+def _call(calls: Iterable[tuple[Handle, Callable[[Handle], None]]]) -> None:
+    """Call what wanted to be called at the end of a command. What one raises is logged, as futures do."""
+    for handle, call in calls:
+        try:
             call(handle)
+        except Exception:  # a user's code may raise anything, and others wait for this connection
+            log.exception("a callback of job %s failed", handle.job_id)

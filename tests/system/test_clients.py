@@ -63,6 +63,17 @@ def test_callbacks_are_called_once_each(client):
     until(lambda: called == [handle, handle], "both were called")
 
 
+def test_a_callback_that_raises_harms_nobody(client, caplog):
+    def raises(handle):
+        raise ValueError("of the callback")
+
+    handle = client.submit("sleep", 0.1)
+    handle.add_done_callback(raises)
+    assert handle.result(10) == 0.1
+    until(lambda: "of the callback" in caplog.text, "it was logged")
+    assert client.run("echo", 1, timeout=10) == 1
+
+
 def test_submit_many_keeps_the_order(client):
     handles = client.submit_many("echo", range(3000))
     assert [handle.result(20) for handle in handles] == list(range(3000))

@@ -1,10 +1,8 @@
-"""The page of the REST interface, in a browser, and the commands it shows, as typed into a shell."""
+"""The commands that the page of the REST interface shows, as typed into a shell. tests/browser has the page itself."""
 
 from __future__ import annotations
 
-import html
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from harness import CHECKOUT, System
+from harness import System
 
 import exesys
 
@@ -77,28 +75,3 @@ def test_what_they_send_is_what_is_taken(commands: list[dict[str, Any]], documen
         assert json.loads(words[words.index("-d") + 1]) == each["body"]
         schema = {**each["schema"], "components": document["components"]}
         assert jsonschema_rs.Draft202012Validator(schema).is_valid(each["body"]), each
-
-
-def test_a_browser_shows_it(shared: System, document: dict[str, Any], need: Callable[[Any, str], None]) -> None:
-    chromium = shutil.which("chromium")
-    need(chromium, "chromium")
-    words = [
-        str(chromium),
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={shared.root}/c",
-    ]
-    words += ["--virtual-time-budget=10000", "--dump-dom", f"http://127.0.0.1:{shared.web_port}/api.html#get_jobs"]
-    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
-    shown = html.unescape(done.stdout)
-    for item in document["paths"].values():
-        for told in item.values():
-            assert f'id="{told["operationId"]}"' in shown
-    for name in document["components"]["schemas"]:
-        assert f'id="schema-{name}"' in shown
-    [opened] = re.findall(r'<details class="asked" id="get_jobs".*?</details>', shown, re.DOTALL)
-    assert f"curl 'http://127.0.0.1:{shared.rest_port}/jobs'" in opened
-    assert "Try it" in opened
-    assert 'href="#schema-Jobs"' in opened
-    assert 'class="wrong"' not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 from xml.etree import ElementTree
@@ -121,6 +122,22 @@ def test_no_box_covers_another_and_none_lies_outside() -> None:
     for number, (x, y, wide, high) in enumerate(boxes):
         for other_x, other_y, *_ in boxes[number + 1 :]:
             assert not (x <= other_x < x + wide and y <= other_y < y + high)
+
+
+def test_a_line_goes_behind_no_box() -> None:
+    flow = exesys.Workflow()
+    split = flow.step("split")
+    merge = flow.step("merge", after=flow.step("index", after=split))
+    flow.step("report", after=[split, merge])
+    drawn = svg(flow._repr_html_())
+    middles = {str(box.findtext("{*}title")).partition(":")[0]: box.find("{*}rect") for box in drawn.iterfind("{*}g")}
+    [long] = [str(line.get("d")) for line in drawn.iterfind("{*}path") if str(line.get("d")).count(" H") == 2]
+    passed = {float(part.split(",")[1]) for part in re.findall(r"[\d.]+,[\d.]+(?= H)", long)}
+    for name in ("index", "merge"):
+        box = middles[name]
+        assert box is not None
+        top = float(box.get("y", 0))
+        assert not [y for y in passed if top <= y <= top + float(box.get("height", 0))], name
 
 
 def test_a_large_workflow_is_counted() -> None:

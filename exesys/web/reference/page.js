@@ -17,11 +17,14 @@ const shown = (schema) => spell(schema).map((part) => {
   return part.name ? h("a", { href: `#schema-${part.name}` }, part.name) : part;
 });
 
+/** Text with `code` in it. */
+const worded = (text) => text.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+
 const named = (schema) => (schema.$ref ? known[nameOf(schema.$ref)] : schema);
 
 function operation({ path, method, told }) {
   const box = h("details", { className: "asked", id: told.operationId }, h("summary", {},
-    h("span", { className: `method ${method}` }, method), h("span", { className: "path" }, path), h("span", { className: "says" }, told.summary)));
+    h("span", { className: `method ${method}` }, method), h("span", { className: "path" }, path), h("span", { className: "says" }, worded(told.summary))));
   box.dataset.words = `${method} ${path} ${told.summary}`.toLowerCase();
   // What is inside is made when it is opened: there are dozens.
   box.addEventListener("toggle", () => {
@@ -43,10 +46,10 @@ function inside(path, method, told) {
   };
   write();
   return h("div", {},
-    told.description.split("\n\n").map((text) => h("p", {}, text)),
+    told.description.split("\n\n").map((text) => h("p", {}, worded(text))),
     parameters.length > 0 && [h("h3", {}, "Parameters"), h("table", {}, parameters.map((each) => h("tr", {},
       h("th", {}, h("code", {}, each.name)), h("td", {}, each.in), h("td", {}, shown(each.schema)),
-      h("td", { className: "soft" }, named(each.schema).description ?? ""))))],
+      h("td", { className: "soft" }, worded(named(each.schema).description ?? "")))))],
     body && [h("h3", {}, "Body"), h("pre", {}, shown(body), body.$ref && [" = ", shown(named(body))])],
     h("h3", {}, "Answers"), h("table", {}, Object.entries(told.responses).map(([status, each]) => h("tr", {},
       h("th", {}, status), h("td", {}, answers(each.content)), h("td", { className: "soft" }, each.description)))),
@@ -107,10 +110,10 @@ function fill(told) {
   const groups = new Map();
   for (const each of operations(told)) groups.set(each.told.tags[0], [...(groups.get(each.told.tags[0]) ?? []), operation(each)]);
   const schemas = Object.keys(known).sort().map((name) => h("details", { className: "asked", id: `schema-${name}` },
-    h("summary", {}, h("span", { className: "path" }, name), h("span", { className: "says" }, known[name].description ?? "")),
+    h("summary", {}, h("span", { className: "path" }, name), h("span", { className: "says" }, worded(known[name].description ?? ""))),
     h("div", {}, h("pre", {}, shown(known[name])))));
   groups.set("schemas", schemas);
-  put(page, h("p", { className: "soft" }, `ExeSys ${told.info.version} at ${restUrl()}. `, told.info.description.split("\n\n").at(-1)),
+  put(page, h("p", { className: "soft" }, `ExeSys ${told.info.version} at ${restUrl()}. `, worded(told.info.description.split("\n\n").at(-1))),
     [...groups].map(([tag, boxes]) => h("section", { id: `group-${tag}` }, h("h2", {}, tag), boxes)));
   put(document.getElementById("groups"), [...groups.keys()].map((tag) => h("a", { href: `#group-${tag}` }, tag)));
   const link = document.getElementById("document");
