@@ -62,7 +62,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["exesys", "exesys.*"]),
-    package_data={"exesys": ["py.typed", "store/*.lua", "web/*", "web/pages/*"]},
+    package_data={"exesys": ["py.typed", "store/*.lua", "web/*", "web/pages/*", "web/reference/*"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["exesys=exesys.cli:main"]},

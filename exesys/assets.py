@@ -57,11 +57,6 @@ class Assets:
             texts[name] = page.encode()
         self._files = {name: _asset(name, text) for name, text in texts.items()}
 
-    @property
-    def packed_bytes(self) -> int:
-        """Return how much all files are, packed."""
-        return sum(len(each.packed) for each in self._files.values())
-
     def answer(self, name: str, digest: str, accept_encoding: str, if_none_match: str) -> Answer | None:
         """Answer a request for a file, None when there is none; the headers are those of the request.
 

@@ -6,7 +6,6 @@ const listeners = new Map(); // event -> set of functions
 const KEPT = 150; // seconds of figures, so that a plot is full when its page is opened
 const history = [];
 let state = "connecting";
-let lag_ms = 0;
 
 /** Call `listener(data)` for each event of this name; returns what ends that. Names: step, progress, gap, stats, link. */
 export function on(event, listener) {
@@ -23,8 +22,6 @@ function tell(event, data) {
 export const figures = () => history;
 /** connecting, live or away. */
 export const link = () => state;
-/** How far behind the newest step was when it came, in ms. */
-export const lag = () => lag_ms;
 
 /** Begin. Returns what ends it. */
 export function begin() {
@@ -33,7 +30,6 @@ export function begin() {
       history.push(data);
       if (history.length > KEPT) history.shift();
     }
-    if (event === "step") lag_ms = Date.now() - data.at_ms;
     tell(event, data);
   }, {
     linked(there, error) {

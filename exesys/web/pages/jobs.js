@@ -35,7 +35,7 @@ export default function jobs(page, { query: asked }) {
     wide("Since", since), wide("Until", until));
   const table = new Table("Jobs", [
     { title: "Job", value: (row) => row.job_id, render: (row) => h("a", { href: link(row), className: "mono" }, row.job_id) },
-    { title: "Function", width: "19%", value: (row) => (row.more ? `${row.cmd} + ${count(row.more)}` : row.cmd) },
+    { title: "Function", width: "22%", value: (row) => (row.more ? `${row.cmd} + ${count(row.more)}` : row.cmd) },
     { title: "State", width: "148px", value: (row) => `${row.state} ${wordOf(row)}`, alike: true, render: (row) => stateOf(row.state, wordOf(row)) },
     { title: "Accepted", width: "150px", wide: true, value: (row) => moment(row.accepted_ms) },
     { title: "", width: "92px", wide: true, num: true, value: (row) => ago(row.accepted_ms) },

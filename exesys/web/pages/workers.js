@@ -22,7 +22,7 @@ export default function workers(page) {
     { title: "", width: "80px", wide: true, value: (row) => (row.draining ? "draining" : "") },
   ], { key: (row) => row.session, empty: "No worker is there. `bin/exesys status` says why." });
   const slots = new Table("Slots", [
-    { title: "Slot", width: "130px", wide: true, value: (row) => row.slot },
+    { title: "Slot", width: "150px", wide: true, value: (row) => row.slot },
     { title: "Job", value: (row) => row.job_id ?? "", render: (row) => (row.job_id ? h("a", { href: `#/job/${encodeURIComponent(row.job_id)}`, className: "mono" }, row.job_id) : h("span", { className: "soft" }, "idle")) },
     { title: "Function", value: (row) => row.cmd ?? "" },
     { title: "For", width: "76px", num: true, value: (row) => row.since ?? "" },
