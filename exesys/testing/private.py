@@ -173,8 +173,8 @@ class PrivateSystem(PrivateRedis):
         began = time.monotonic()
         config = self.config
         all_of_it = programs.programs(True, False, config.appservers, config.workers, config.controller.processes)
-        # The worker takes longest, since it starts others.
-        order = sorted(all_of_it, key=lambda each: not each.name.startswith(("router", "worker")))
+        # Workers first: their slots load the modules while the launcher loads the router.
+        order = sorted(all_of_it, key=lambda each: (not each.name.startswith("worker"), each.name != "router"))
         self._launch({each.name: each.module.split() for each in order if each.name not in self._left_out})
         bus = Path(config.bus_endpoint.removeprefix("ipc://"))
         self._await(lambda: bus.exists() or not config.bus_endpoint.startswith("ipc://"), "the router")
