@@ -13,11 +13,24 @@ const pause = (ms, signal) => new Promise((done) => {
   signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
 });
 
+/** Wait until this page is in sight. */
+const sight = (signal) => new Promise((done) => {
+  const look = () => {
+    if (document.hidden && !signal.aborted) return;
+    document.removeEventListener("visibilitychange", look);
+    done();
+  };
+  document.addEventListener("visibilitychange", look);
+  signal.addEventListener("abort", look, { once: true });
+  look();
+});
+
 /**
  * Follow a stream until the function returned is called.
  *
  * `on(event, data, id)` gets each message, its data read as JSON. `linked(true)` is said when it was opened,
  * `linked(false, error)` when it broke. It ends by itself after the event `last`, or when REST refuses it.
+ * While the page is out of sight it lets go: a browser has six connections to a server, for all its tabs together.
  */
 export function follow(path, on, { linked = () => {}, last = "" } = {}) {
   const end = new AbortController();
@@ -29,6 +42,8 @@ export function follow(path, on, { linked = () => {}, last = "" } = {}) {
     const signal = AbortSignal.any([end.signal, dead.signal]);
     let timer = 0;
     const heard = () => { clearTimeout(timer); timer = setTimeout(() => dead.abort(), SILENT_MS); };
+    const look = () => { if (document.hidden) dead.abort(); };
+    document.addEventListener("visibilitychange", look);
     heard();
     try {
       const extra = lastId ? { "Last-Event-ID": lastId } : {};
@@ -48,12 +63,14 @@ export function follow(path, on, { linked = () => {}, last = "" } = {}) {
       }
     } finally {
       clearTimeout(timer);
+      document.removeEventListener("visibilitychange", look);
     }
   }
 
   (async () => {
     let wait_ms = FIRST_WAIT_MS;
     while (!end.signal.aborted && !ended) {
+      await sight(end.signal);
       const before = performance.now();
       let why = null;
       try {
@@ -62,6 +79,7 @@ export function follow(path, on, { linked = () => {}, last = "" } = {}) {
         why = error;
       }
       if (end.signal.aborted || ended) return;
+      if (document.hidden) continue;
       linked(false, why);
       if (why instanceof ApiError && !why.away && why.status !== 429) return;
       if (performance.now() - before > LONGEST_WAIT_MS) wait_ms = FIRST_WAIT_MS;

@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 PLACES = ["#/", "#/jobs", "#/send", "#/dead", "#/queues", "#/workers", "#/runners", "#/timers", "#/apps", "#/help"]
+NARROW_PX = 60
 PHONE = {"width": 360, "height": 740}
 SERIOUS = ("serious", "critical")
 
@@ -114,3 +115,19 @@ def test_a_server_that_goes_and_comes_back_is_told_and_followed_again(system, cl
     client.run("echo", 1, job_id="after-the-fall")
     expect(page.locator("main tbody tr", has_text="after-the-fall")).to_be_visible()
     watched.check("Failed to load resource", "ERR_")
+
+
+def test_a_page_out_of_sight_holds_no_stream_and_misses_nothing(system, client, browser):
+    page = browser.open(system, "#/jobs")
+    client.run("echo", 1, job_id="before-it-hid")
+    expect(page.locator("main tbody tr", has_text="before-it-hid")).to_contain_text("data_available")
+    hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    with page.expect_event("requestfailed", lambda request: "/events" in request.url):
+        page.evaluate(hide, True)
+    client.run("echo", 1, job_id="while-it-hid")
+    with page.expect_request(lambda request: "/events" in request.url) as asked:
+        page.evaluate(hide, False)
+    assert asked.value.headers["last-event-id"]
+    expect(page.locator("main tbody tr", has_text="while-it-hid")).to_contain_text("data_available")
+    expect(page.locator(".toast")).to_have_count(0)

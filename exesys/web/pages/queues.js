@@ -18,9 +18,9 @@ export default function queues(page) {
   }) }, word);
   const table = new Table("Queues", [
     { title: "Queue", value: (row) => row.name },
-    { title: "State", width: "100px", value: (row) => stateOfQueue(row), render: (row) => stateOf(stateOfQueue(row), wordOf(row)) },
+    { title: "State", width: "100px", wide: true, value: (row) => stateOfQueue(row), render: (row) => stateOf(stateOfQueue(row), wordOf(row)) },
     { title: "Waiting", width: "90px", num: true, value: (row) => count(row.waiting) },
-    { title: "Oldest", width: "80px", num: true, value: (row) => (row.oldest_s === null ? "" : seconds(row.oldest_s)) },
+    { title: "Oldest", width: "80px", wide: true, num: true, value: (row) => (row.oldest_s === null ? "" : seconds(row.oldest_s)) },
     { title: "Running", width: "80px", wide: true, num: true, value: (row) => (row.running === null ? "" : count(row.running)) },
     { title: "Workers", width: "80px", wide: true, num: true, value: (row) => count(row.workers) },
     { title: "Limits", wide: true, value: (row) => limits(row) },

@@ -21,7 +21,7 @@ export default function runners(page) {
   }) }, "Stop");
   const table = new Table("Runners", [
     { title: "Runner", value: (row) => row.name, render: (row) => h("button", { type: "button", className: "plain", onclick: () => choose(row) }, row.name) },
-    { title: "Function", value: (row) => row.target },
+    { title: "Function", wide: true, value: (row) => row.target },
     { title: "State", width: "108px", value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
     { title: "Life", width: "60px", wide: true, num: true, value: (row) => count(row.epoch) },
     { title: "Up", width: "80px", wide: true, num: true, value: (row) => (row.uptime_s === undefined ? "" : seconds(row.uptime_s)) },

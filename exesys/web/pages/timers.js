@@ -27,10 +27,10 @@ export default function timers(page) {
     row.state === "ended" ? null : allowed("admin", () => (row.state === "paused" ? change(row, "Resume", "ticks again") : change(row, "Pause", "is paused")))));
   const table = new Table("Timers", [
     { title: "Timer", value: (row) => row.name },
-    { title: "Sends", width: "12%", wide: true, value: (row) => row.cmd ?? "" },
-    { title: "When", width: "20%", wide: true, value: (row) => when(row) },
-    { title: "State", width: "94px", value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
-    { title: "Next ticks", width: "30%", value: (row) => next(row) },
+    { title: "Sends", wide: true, value: (row) => row.cmd ?? "" },
+    { title: "When", width: "17%", wide: true, value: (row) => when(row) },
+    { title: "State", width: "94px", wide: true, value: (row) => row.state, alike: true, render: (row) => stateOf(row.state) },
+    { title: "Next ticks", width: "26%", value: (row) => next(row) },
     { title: "Ran", width: "56px", wide: true, num: true, value: (row) => (row.ran === undefined ? "" : count(row.ran)) },
     { title: "Late", width: "66px", wide: true, num: true, value: (row) => (row.late_ms === null || row.late_ms === undefined ? "" : millis(row.late_ms)) },
     { title: "", width: "148px", value: (row) => row.state, render: buttons },
@@ -49,5 +49,5 @@ function when(row) {
 function next(row) {
   const [first, ...later] = row.next ?? [];
   if (!first) return row.reason ?? "";
-  return `${until(first.due_ms)} · ${[first, ...later].slice(0, 3).map((tick) => moment(tick.tick_ms)).join(", ")}`;
+  return `${until(first.due_ms)} · ${[first, ...later].slice(0, 2).map((tick) => moment(tick.tick_ms)).join(", ")}`;
 }
