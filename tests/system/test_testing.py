@@ -26,6 +26,17 @@ def exesys_options(services):
     return {"modules": MODULES, "rest": True, "runner": True}
 
 
+@pytest.fixture(autouse=True)
+def modules_of_its_own(monkeypatch):
+    """What is loaded here to be called is forgotten: other tests have modules of the same names."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent in MODULES:
+            del sys.modules[name]
+
+
 @pytest.fixture
 def system(exesys_system):
     return exesys_system
