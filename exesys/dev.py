@@ -19,7 +19,6 @@ from pathlib import Path
 from exesys import apps, bootstrap, changes, environment, home, output, process, reach, reloading, welcome
 from exesys.config import Config
 from exesys.errors import ExesysError
-from exesys.logs import readable
 from exesys.states import State
 from exesys.teardown import Teller
 from exesys.usage import PROGRAM
@@ -69,7 +68,7 @@ def _following(config: Config, say: output.Columns) -> Iterator[None]:
         while True:
             last = over.wait(LOOK_S)
             for program, line in tails.read():
-                say(program, readable(line))
+                say(program, line)
             if last:
                 return
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from exesys import changes, home, output, reach
 from exesys.config import Config
 from exesys.errors import ResultTimeout
-from exesys.logs import readable
 from exesys.states import State
 
 if TYPE_CHECKING:
@@ -82,11 +81,11 @@ def follow_logs(config: Config, given: argparse.Namespace) -> int:
     with contextlib.closing(changes.Tails(config.log)) as tails:
         for path in sorted(config.log.glob("*.log")):
             for line in home.tail(path, given.lines):
-                say(path.stem, readable(line))
+                say(path.stem, line)
         waits = threading.Event()
         while not waits.wait(LOGS_S):
             for program, line in tails.read():
-                say(program, readable(line))
+                say(program, line)
     return 0
 
 

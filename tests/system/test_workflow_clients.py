@@ -363,15 +363,17 @@ def test_why_retry_and_result_of_what_failed(system, write, job_id):
     said = system.exesys("retry", job_id)
     assert (said.code, said.out) == (0, f"Nothing to do: job {job_id} had not failed.\n")
     assert system.exesys("retry", job_id, "--json").json == {"job_id": job_id, "retried": 0}
-    assert system.exesys("why", job_id, "--json").json == {"job_id": job_id, "why": []}
+    assert system.exesys("why", job_id, "--json").json == {"job_id": job_id, "why": [], "todo": []}
 
 
 def test_why_and_cancel_of_what_goes_on(system, write, job_id):
     file = write([*LONG[:2], step("C", "D", "echo", queue="nowhere"), step("D")])
     said = system.exesys("workflow", "submit", file, "--job-id", job_id, "--wait", "0.5")
     assert f"bin/exesys why {job_id}" in complaint(said, 4)
-    why = system.exesys("why", job_id).out.splitlines()
+    told = system.exesys("why", job_id).out.splitlines()
+    why = [line for line in told if not line.startswith("→ ")]
     assert len(why) == 4
+    assert "→ Add nowhere to [worker] queues in etc/exesys.ini, and `bin/exesys restart`: see docs/queues.md." in told
     assert any(line.startswith("A runs") for line in why)
     assert any(line.startswith("B waits for A") for line in why)
     assert any(line.startswith("C ") and "nowhere" in line for line in why)
