@@ -13,7 +13,7 @@ import uuid
 
 import pytest
 import zmq
-from harness import MODULES, until
+from harness import MODULES, STREAMS, until
 
 BODY_BYTES = 64 << 10
 DATA_BYTES = 16 << 10
@@ -147,7 +147,8 @@ def test_a_name_of_128_characters_is_good(system, field):
         ref = f"{command['from']}:{command['job_id']}"
         store.delete(f"{ref}:start", f"exesys:job:{command['job_id']}")
         store.zrem("exesys:delayed", ref)
-        store.xdel("exesys:jobs", *(entry for entry, _ in store.xrevrange("exesys:jobs", count=1)))
+        for stream in STREAMS:
+            store.xdel(stream, *(entry for entry, _ in store.xrevrange(stream, count=1)))
 
 
 @pytest.mark.parametrize("value", [[], ["a", "a"], ["a", ""], ["a", 1], ["x"] * 10_001, {"a": 1}], ids=repr)
@@ -443,9 +444,10 @@ def forget(system, job_id):
     """Wait until jobs with a short life are gone, and take them out of the list of jobs."""
     until(lambda: not [name for _, name in system.everything() if job_id in name], "they expired", within_s=10)
     with system.redis() as store:
-        for entry, fields in store.xrange("exesys:jobs"):
-            if job_id.encode() in fields[b"j"]:
-                store.xdel("exesys:jobs", entry)
+        for stream in STREAMS:
+            for entry, fields in store.xrange(stream):
+                if any(job_id.encode() in value for value in fields.values()):
+                    store.xdel(stream, entry)
 
 
 # --- the bus --------------------------------------------------------------------------

@@ -619,7 +619,7 @@ def test_head_is_get_without_the_body(shared, path):
         ("POST", "/sys_cmd?wait=1&cmd=echo", "cmd", "Known parameters: wait."),
         ("POST", "/sys_cmd?wait=1&wait=2", "wait", "Give it once."),
         ("GET", "/jobs?limt=5", "limt", "Did you mean `limit`?"),
-        ("GET", "/jobs?page=2", "page", "Known parameters: limit, state, before."),
+        ("GET", "/jobs?page=2", "page", "Known parameters: limit, state, cmd, since, until, before."),
         ("GET", "/jobs?limit=5&limit=6", "limit", "Give it once."),
         *(("GET", f"{path}?wait=5", "wait", "Send none: this endpoint has none.") for path in ENDPOINTS[1:]),
     ],

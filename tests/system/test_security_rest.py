@@ -26,6 +26,8 @@ ENDPOINTS = {
     "DELETE /jobs/<job_id>": "submit",
     "POST /jobs/<job_id>/retry": "submit",
     "GET /jobs/<job_id>/log": "read",
+    "GET /jobs/<job_id>/events": "read",
+    "GET /events": "read",
     "GET /metrics": "read",
     "GET /dead": "read",
     "DELETE /dead": "admin",
