@@ -16,6 +16,7 @@ from exesys.process import wait_until
 
 SETTLE_S = 5.0  # how long a start waits for application servers before it tells how they are
 ANSWER_S = 2.0
+LOADING = "BusyLoadingError"  # what redis-py raises meanwhile
 Renewed = Callable[[], bool]
 
 
@@ -141,8 +142,11 @@ def settled(config: Config) -> list[dict[str, Any]]:
 
     def done() -> bool:
         listed[:] = ask_rest(config)
-        # One that fails is tried again all the time; what counts is that it was seen to.
-        return all(each["state"] in ("ready", "failed") for each in listed)
+        # One that fails is tried again all the time; what counts is that it was seen to. But that
+        # Redis was still reading its file is over in a moment.
+        return all(
+            each["state"] == "ready" or (each["state"] == "failed" and LOADING not in each["reason"]) for each in listed
+        )
 
     if config.appservers:
         wait_until(done, SETTLE_S)

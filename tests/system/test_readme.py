@@ -34,10 +34,10 @@ def accounts(tell):
 def fresh(clone):
     """The modules, the settings and the system as a page finds them."""
     changed = clone.restore()
-    if clone.sh("bin/exesys status").code:
-        assert clone.sh("bin/exesys up").code == 0
-    elif "etc" in changed:
+    if "etc" in changed:
         assert clone.sh("bin/exesys restart").code == 0
+    elif clone.sh("bin/exesys status").code:
+        assert clone.sh("bin/exesys up").code == 0
     elif "modules" in changed:
         assert clone.sh("bin/exesys reload").code == 0
     return clone
