@@ -320,7 +320,7 @@ class Api:
         before = mark("before", asked("before"))
         cmd = asked("cmd")
         times = [None if (given := asked(name)) is None else moment(name, given) for name in ("since", "until")]
-        sought = Sought(State[named] if named else None, command.check_name(cmd, "cmd") if cmd else "", *times)
+        sought = Sought(State[named] if named else None, "" if cmd is None else command.check_name(cmd, "cmd"), *times)
         found, following = self.reader.jobs(limit, before, sought)
         return respond(200, {"jobs": [views.job(job_id, steps) for job_id, steps in found], "next": following or None})
 

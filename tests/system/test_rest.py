@@ -620,6 +620,7 @@ def test_head_is_get_without_the_body(shared, path):
         ("POST", "/sys_cmd?wait=1&wait=2", "wait", "Give it once."),
         ("GET", "/jobs?limt=5", "limt", "Did you mean `limit`?"),
         ("GET", "/jobs?page=2", "page", "Known parameters: limit, state, cmd, since, until, before."),
+        ("GET", "/jobs?cmd=", "cmd", "Use 1 to 128 of the characters A-Z a-z 0-9 _ . -"),
         ("GET", "/jobs?limit=5&limit=6", "limit", "Give it once."),
         *(("GET", f"{path}?wait=5", "wait", "Send none: this endpoint has none.") for path in ENDPOINTS[1:]),
     ],
