@@ -15,11 +15,11 @@ _FOLLOWED = "PredecessorFailed"  # what failed because another step did needs no
 _LOG = "`bin/exesys logs --job {job}` shows what it printed"
 # By the `type` of an error that no function has raised.
 _BY_TYPE = {
-    "Timeout": "{name} needs more time: send it with a larger `timeout_s`, or write @exesys.function(timeout_s=…)"
+    "Timeout": "{cmd} needs more time: send it with a larger `timeout_s`, or write @exesys.function(timeout_s=…)"
     f" before the function and `bin/exesys reload`. {_LOG}.",
-    "MemoryLimit": "{name} needs more memory than [worker] memory_bytes allows: raise it and `bin/exesys restart`, or"
+    "MemoryLimit": "{cmd} needs more memory than [worker] memory_bytes allows: raise it and `bin/exesys restart`, or"
     " give the function less at a time.",
-    "Crashed": f"{{name}} ended its process. {_LOG}, `bin/exesys logs worker` what C code wrote. SIGKILL is mostly the"
+    "Crashed": f"{{cmd}} ended its process. {_LOG}, `bin/exesys logs worker` what C code wrote. SIGKILL is mostly the"
     " kernel's, for want of memory; SIGSEGV is a fault in a package with C code.",
     "WorkerLost": "The workers that had {name} were lost: see `bin/exesys logs worker` and `bin/exesys doctor`.",
     "NoMongo": "Install mongod, or set [mongo] uri in etc/exesys.ini; then `bin/exesys restart`.",
@@ -30,7 +30,7 @@ _BY_TYPE = {
     "TooLarge": "Store it elsewhere and return where it is, or raise [limits] data_bytes and `bin/exesys restart`.",
     "Cancelled": "Somebody has cancelled {name}.",
 }
-_RAISED = f"Mend what {{name}} raised, and `bin/exesys reload`. {_LOG}, `bin/exesys jobs {{job}}` has the traceback."
+_RAISED = f"Mend what {{cmd}} raised, and `bin/exesys reload`. {_LOG}, `bin/exesys jobs {{job}}` has the traceback."
 
 
 class Surroundings(NamedTuple):
@@ -68,7 +68,7 @@ def advice(job_id: str, steps: Sequence[Step], around: Surroundings) -> list[str
 def _failed(job_id: str, step: Step) -> Iterator[str]:
     kind = str(codec.unpack(step.fields["error"])["type"])
     if kind != _FOLLOWED:
-        yield _BY_TYPE.get(kind, _RAISED).format(name=step.from_, job=job_id)
+        yield _BY_TYPE.get(kind, _RAISED).format(name=step.from_, cmd=step.text("cmd"), job=job_id)
 
 
 def _waits(step: Step, around: Surroundings) -> Iterator[str]:

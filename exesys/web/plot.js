@@ -3,7 +3,7 @@
 import { h, say } from "./dom.js";
 
 const STEPS = [1, 2, 5];
-const LEFT = 54;
+const LEFT = 62;
 const BOTTOM = 18;
 
 /** The next larger of 1, 2, 5, 10, 20 …, so that the scale does not tremble. */

@@ -160,7 +160,7 @@ def test_what_a_function_raised(system):
     send(system, "raised-1", "fail", wait=5, data="on purpose")
     said = why(system, "raised-1")
     assert "client failed: ValueError: on purpose\n" in said.out
-    assert "→ Mend what client raised, and `bin/exesys reload`. `bin/exesys logs --job raised-1`" in said.out
+    assert "→ Mend what fail raised, and `bin/exesys reload`. `bin/exesys logs --job raised-1`" in said.out
 
 
 def test_a_result_that_is_gone(system):

@@ -42,7 +42,7 @@ def failed(kind: str) -> str:
         ("BadStep", "docs/functions.md"),
         ("TooLarge", "[limits] data_bytes"),
         ("Cancelled", "cancelled client"),
-        ("ValueError", "Mend what client raised, and `bin/exesys reload`. `bin/exesys logs --job job-1`"),
+        ("ValueError", "Mend what add raised, and `bin/exesys reload`. `bin/exesys logs --job job-1`"),
     ],
 )
 def test_each_failure_has_a_next_step(kind: str, named: str) -> None:
@@ -88,8 +88,8 @@ def test_what_runs_and_what_ended_well_needs_nothing() -> None:
 
 
 def test_of_many_the_first_few_are_told() -> None:
-    steps = [step(State.error, f"step-{number}", error="Timeout") for number in range(100)]
+    steps = [step(State.error, f"step-{number}", error="Timeout", cmd=f"f{number}") for number in range(100)]
     told = advice("job-1", steps, Surroundings())
     assert len(told) == MOST_TOLD + 1
-    assert told[0].startswith("step-0 needs more time")
+    assert told[0].startswith("f0 needs more time")
     assert told[-1].startswith("`bin/exesys retry")
