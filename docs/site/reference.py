@@ -156,8 +156,8 @@ def errors() -> str:
 
 
 def kinds(base: type[ExesysError] = ExesysError) -> Iterator[type[ExesysError]]:
-    """Yield every kind of error that has a code of its own."""
-    if "code" in vars(base):
+    """Yield every kind of error that has a code of its own; those of a module besides `errors` are its own affair."""
+    if "code" in vars(base) and base.__module__ == ExesysError.__module__:
         yield base
     for kind in base.__subclasses__():
         yield from kinds(kind)
