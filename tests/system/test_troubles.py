@@ -283,7 +283,8 @@ def test_a_token_that_is_missing_or_too_weak(system):
         assert weak.status == 403
         says(weak.error["message"], "this needs submit")
         assert "`bin/exesys keys new submit NAME`" in weak.error["fix"]
-        assert system.exesys("doctor").code == 0
+        said = system.exesys("doctor")
+        assert said.code == 0, said.out
     finally:
         system.exesys("keys", "revoke", "shop")
         system.exesys("keys", "revoke", "local")
