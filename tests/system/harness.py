@@ -327,7 +327,8 @@ class System:
                 if connection.sock is None:  # it was not even connected
                     raise
             answer = connection.getresponse()
-            text = answer.read()
+            # A stream of events has no end: that it is one is all there is to tell.
+            text = b"" if answer.getheader("content-type", "").startswith("text/event-stream") else answer.read()
         finally:
             connection.close()
         found = {name.lower(): value for name, value in answer.getheaders()}

@@ -120,17 +120,17 @@ def test_all_logs_can_be_followed(shared):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert {"program", "line"} == set(json.loads(process.stdout.readline()))
-    shared.exesys("reload")
-
-    def is_new():
+    try:
+        assert {"program", "line"} == set(json.loads(process.stdout.readline()))
+        shared.exesys("reload")
         told = json.loads(process.stdout.readline())
-        return told["program"] == "worker" and "reload" in told["line"]
-
-    until(is_new, "what is new", within_s=20)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
-    assert process.returncode == 130
+        while told["program"] != "worker" or "reload" not in told["line"]:
+            told = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+        process.communicate()
     until(shared.ready, "the slots are new")
 
 

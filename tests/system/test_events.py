@@ -352,11 +352,17 @@ def test_jobs_are_followed_on_the_command_line(system: System, job_id: str) -> N
     assert {each["job_id"] for each in told} == {job_id}
 
 
-def begin(system: System, *words: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def begin(system: System, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `bin/exesys WORDS…` beside the test."""
     command = [sys.executable, "-m", "exesys.cli", *words]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=system.root, env=system.environ, stdout=pipe, stderr=pipe, text=True)
+    begun = subprocess.Popen(command, cwd=system.root, env=system.environ, stdout=pipe, stderr=pipe, text=True)
+    try:
+        yield begun
+    finally:
+        begun.kill()
+        begun.communicate()
 
 
 def test_all_jobs_are_followed_until_ctrl_c(system: System, job_id: str) -> None:
