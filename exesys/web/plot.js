@@ -111,8 +111,12 @@ export class Plot {
       for (const each of shown) {
         const value = line.of(each);
         if (value === null || value === undefined) { down = false; continue; }
-        if (down) pen.lineTo(x(each.at_ms), y(value));
-        else pen.moveTo(x(each.at_ms), y(value));
+        if (down) {
+          pen.lineTo(x(each.at_ms), y(value));
+        } else { // a short stroke, so that a value by itself is seen, too
+          pen.moveTo(x(each.at_ms) - 1.5, y(value));
+          pen.lineTo(x(each.at_ms), y(value));
+        }
         down = true;
       }
       pen.stroke();

@@ -1,9 +1,10 @@
-// Messages in the corner. An error stays until it is closed; the same one twice is shown once.
+// Messages in the corner. An error stays long enough to be read, or while the pointer is on it; the same one twice is shown once.
 
 import { h } from "./dom.js";
 import { sentence } from "./format.js";
 
 const SHOWN_MS = 6000;
+const ERROR_MS = 20000;
 const MOST = 5;
 const box = () => document.getElementById("toasts");
 
@@ -16,7 +17,8 @@ export function toast(text, { kind = "", fix = "" } = {}) {
     h("p", {}, text), close, fix && h("p", { className: "fix" }, fix));
   box().append(shown);
   while (box().children.length > MOST) box().firstElementChild.remove();
-  if (kind !== "error") setTimeout(() => shown.remove(), SHOWN_MS);
+  const leave = () => { if (shown.matches(":hover, :focus-within")) setTimeout(leave, SHOWN_MS); else shown.remove(); };
+  setTimeout(leave, kind === "error" ? ERROR_MS : SHOWN_MS);
   return shown;
 }
 

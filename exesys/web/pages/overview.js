@@ -44,7 +44,7 @@ export default function overview(page) {
     { title: "Waiting", num: true, width: "90px", value: (row) => count(row.waiting) },
     { title: "Oldest", num: true, width: "80px", value: (row) => (row.oldest_s ? seconds(row.oldest_s) : "") },
     { title: "", width: "80px", value: (row) => (row.paused ? "paused" : "") },
-  ], { key: (row) => row.name, empty: "No queue is known yet." });
+  ], { key: (row) => row.name, empty: "Nothing waits." });
   const now = new Table("What runs now", [
     { title: "Job", value: (row) => row.job_id, render: (row) => h("a", { href: `#/job/${encodeURIComponent(row.job_id)}`, className: "mono" }, row.job_id) },
     { title: "Function", value: (row) => row.cmd },
