@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from exesys import __version__, command
 from exesys.chaos import plan
+from exesys.errors import nearest
 from exesys.runner import RunnerState
 from exesys.states import State
 
@@ -32,6 +34,7 @@ def _time(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number; give seconds, such as 86400") from None
 
 
+_CHOICE = re.compile(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)")
 # The options of a command: type, what stands for the value, help.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "queue": (str, "NAME", "the queue to wait in (default: the function's own, else default)"),
@@ -49,9 +52,18 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest word when a command or a choice is misspelt; argparse would list them all."""
+
+    def error(self, message: str) -> NoReturn:
+        found = _CHOICE.search(message)
+        close = nearest(found[1], re.findall(r"[\w-]+", found[2])) if found else ""
+        super().error(f"there is no {found[1]!r} here. Did you mean {close}?" if found and close else message)
+
+
 def parser(runs: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     """Make the parser. `runs` has for each command what carries it out, left in `run` of what was parsed."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog=PROGRAM,
         description="Run and ask an ExeSys job server.",
         epilog=_EPILOG,

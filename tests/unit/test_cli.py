@@ -501,3 +501,25 @@ def test_a_job_is_shown_over_lines_on_a_terminal_only(
 def test_attempts_are_told_apart(logs: dict[int, str], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     jobs._print_attempts(logs)
     assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["stauts"], "status"),
+        (["jobs", "--state", "eror"], "error"),
+        (["timer", "ad"], "add"),
+        (["runner", "lst"], "list"),
+    ],
+)
+def test_a_misspelt_word_is_told_the_nearest(words: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli._parser().parse_args(words)
+    assert raised.value.code == 2
+    assert f"Did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_word_like_none_is_told_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args(["xyzzy"])
+    assert "choose from" in capsys.readouterr().err
