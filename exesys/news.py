@@ -18,7 +18,7 @@ from exesys.errors import BadCommand
 from exesys.states import State
 
 KINDS = ("step", "progress", "stats")
-MARK = re.compile(r"(\d{1,15})-(\d{1,15})(?:-(\d{1,6}))?")
+MARK = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([0-9]{1,6}))?")
 LONG = "*"  # in the place of where a step goes, when that is a long list
 PLAIN = 100  # so many news of one frame are told one by one
 MOST = 400  # so many news are in a frame at most

@@ -96,6 +96,7 @@ class Hub:
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._frame_at = self._stats_at = self._check_at = 0.0
         self._closing = False
+        self._last_chunk = b"", b""
         self._thread: threading.Thread | None = None
 
     # --- any thread -----------------------------------------------------------
@@ -190,8 +191,12 @@ class Hub:
         if news.later(since.entry, self._place):  # of another history of Redis
             self._tell(listener, self._gap(listener, None), now)
             return
-        entries, gone = self._source.since(since.entry, 2 * MOST_ENTRIES, whole=True)
-        missed = [entry for entry in entries if not news.later(entry.id, self._place)]
+        entries, gone = self._source.since(since.entry, MOST_ENTRIES, whole=True)
+        missed = list(entries)
+        while len(entries) == MOST_ENTRIES and not news.later(entries[-1].id, self._place):
+            entries, _ = self._source.since(entries[-1].id, MOST_ENTRIES)
+            missed += entries
+        missed = [entry for entry in missed if not news.later(entry.id, self._place)]
         frame = news.gathered(missed, wanted, since)
         pieces = [self._gap(listener, None)] if gone else []
         pieces.append(news.spelt(frame))
@@ -278,17 +283,25 @@ class Hub:
 
     def _tell(self, listener: _Listener, data: bytes, now: float) -> None:
         listener.told_at = now
-        if len(listener.pending) > MOST_PENDING and not listener.leaves:
+        if len(listener.pending) > MOST_PENDING:
             listener.behind = True
+            if listener.leaves:
+                self._drop(listener)  # it asks again, and is told the end
             return
         if listener.behind:
             listener.behind = False
             data = self._gap(listener, None) + data
-        self._send(listener, b"%x\r\n%s\r\n" % (len(data), data) if listener.chunked else data, now)
+        self._send(listener, self._chunk(data) if listener.chunked else data, now)
+
+    def _chunk(self, data: bytes) -> bytes:
+        """Spell a chunk of HTTP/1.1. Many get the same one after the other: it is made, and kept in memory, once."""
+        if self._last_chunk[0] is not data:
+            self._last_chunk = data, b"%x\r\n%s\r\n" % (len(data), data)
+        return self._last_chunk[1]
 
     def _send(self, listener: _Listener, data: bytes, now: float) -> None:
         before = len(listener.pending)
-        data = listener.pending + data
+        data = listener.pending + data if before else data
         try:
             sent = listener.line.send(data) if data else 0
         except BlockingIOError:

@@ -8,6 +8,7 @@ from typing import Any
 from bottle import HTTPResponse, Route, request
 
 from exesys import trace
+from exesys.http import header
 from exesys.spans import Spans
 
 _KEY = "exesys.traceparent"  # in the request's environ
@@ -31,7 +32,7 @@ class Traced:
         called = f"{route.method} {route.rule}"
 
         def traced(**parts: str) -> Any:
-            given = trace.parent(request.get_header("traceparent", ""))
+            given = trace.parent(header("traceparent"))
             known = {"http.request.method": route.method, "http.route": route.rule}
             with self._spans.around(called, given, "server", known) as span:
                 request.environ[_KEY] = span.traceparent

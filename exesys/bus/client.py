@@ -17,6 +17,7 @@ import os
 import secrets
 import time
 import uuid as uuid_module
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
@@ -83,6 +84,7 @@ class Client:
         identity = keyring.identity(self.config)
         self._connection = Connection(self.config.bus_endpoint, desk, identity)
         self.apps = Apps(self.config, self._ask_for_apps, identity)
+        self._listening: weakref.WeakSet[Events] = weakref.WeakSet()
         self._apps_tag = 0
         self._limits = command.Limits(self.config.limits.data_bytes, self.config.limits.depth)
 
@@ -255,12 +257,14 @@ class Client:
         Each is a map, see `Events`. Raises BadCommand, and Unavailable when the router
         does not publish within `timeout` seconds.
         """
-        wanted = news.checked(",".join(kinds), cmd, state)
+        wanted = news.checked(kinds if isinstance(kinds, str) else ",".join(kinds), cmd, state)
         if "stats" in wanted.kinds:
             raise BadCommand("figures are not published on the bus.", field="kinds", fix="Ask GET /events for them.")
         if job_id is not None:
             wanted = wanted._replace(job_id=command.check_name(job_id, "job_id"))
-        return Events(wanted, self._events_at, self._beat, keyring.identity(self.config), timeout)
+        events = Events(wanted, self._events_at, self._beat, keyring.identity(self.config), timeout)
+        self._listening.add(events)
+        return events
 
     def _events_at(self) -> str:
         welcome = self._connection.desk.welcome
@@ -404,6 +408,8 @@ class Client:
             )
 
     def _end(self) -> None:
+        for events in tuple(self._listening):
+            events.close()
         self.apps.close()
         self._connection.end()
 

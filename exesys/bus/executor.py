@@ -122,7 +122,7 @@ class Executor(futures.Executor):
                 while more and len(ahead) <= MOST_AHEAD - size:
                     chunk = list(islice(items, size))
                     more = len(chunk) == size
-                    ahead += self._send(name, chunk)
+                    ahead += self._send(name, chunk, begun)
                 if not begun:
                     begun = True
                     yield None
@@ -152,9 +152,10 @@ class Executor(futures.Executor):
                 while (self._open or self._withdrawn) and not self._client.closed:
                     self._news.wait(CHECK_S)
 
-    def _send(self, name: str, data: list[Any]) -> list[Handle]:
+    def _send(self, name: str, data: list[Any], begun: bool = False) -> list[Handle]:
+        """Send some; a map that has `begun` goes on after the shutdown."""
         with self._news:
-            if self._shut:
+            if self._shut and not begun:
                 raise RuntimeError("cannot schedule new futures after shutdown")
         handles = self._client.submit_many(name, data, **self._options)
         with self._news:

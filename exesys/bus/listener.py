@@ -91,6 +91,7 @@ class Events:
         self._hearing = Hearing(wanted)
         self._ready: deque[dict[str, Any]] = deque()
         self._closed = threading.Event()
+        self._using = threading.Lock()  # by the one thread that waits
         self._identity = identity
         self._endpoint = endpoint
         self._at = ""
@@ -112,10 +113,18 @@ class Events:
         return event
 
     def _next(self, timeout: float | None) -> dict[str, Any] | None:
+        if not self._using.acquire(blocking=False):
+            raise RuntimeError("another thread waits for these events: make one client.events() for each.")
+        try:
+            return self._awaited(timeout)
+        finally:
+            self._using.release()
+
+    def _awaited(self, timeout: float | None) -> dict[str, Any] | None:
         until = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
             if self._closed.is_set():
-                self.end()
+                self._let_go()
                 return None
             left_s = LOOK_S if until is None else until - time.monotonic()
             if left_s <= 0:
@@ -163,7 +172,6 @@ class Events:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
         self.end()
 
     def close(self) -> None:
@@ -171,7 +179,15 @@ class Events:
         self._closed.set()
 
     def end(self) -> None:
-        """Let go of the connection, in the thread that iterates or when none does."""
+        """Listen no more, and let go of the connection; a thread that waits lets go of it itself."""
+        self.close()
+        if self._using.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._using.release()
+
+    def _let_go(self) -> None:
         if self._socket is not None:
             self._socket.close(linger=0)
             self._socket = None

@@ -19,6 +19,7 @@ from exesys.streams import Hub, Seat
 from exesys.tokens import Role
 
 ALL_HAD = 999_999  # of an entry
+MOST_SHOWN_BYTES = 256 << 10  # of data and results: each listener may have to keep what it does not read
 KINDS = ("text/event-stream",)
 WANTED = {"kinds": "Kinds", "cmd": "Name", "state": "State"}
 RESUMED = {"Last-Event-ID": "EventId"}
@@ -72,13 +73,18 @@ class EventsApi:
         if request.method != "HEAD":
             seat = Seat(wanted, since, lambda: self._gate.may_stay(environ, Role.read))
             environ[STREAM] = self.hub.seat(seat)
-        return HTTPResponse(iter([first]), 200, headers=_HEADERS)
+        return HTTPResponse(iter([first]) if request.method != "HEAD" else b"", 200, headers=_HEADERS)
 
     def under_way(self, job_id: str) -> bool:
         """Tell whether a job has steps that have not ended."""
         return self._reader.under_way(job_id)
 
     def shown(self, job_id: str) -> bytes:
-        """Return a job as `GET /jobs/<job_id>` does; b"" when it is gone."""
+        """Return a job as `GET /jobs/<job_id>` does, a large one without data and results; b"" when it is gone."""
+        [steps] = self._reader.steps([job_id], light=True)
+        if not steps:
+            return b""
+        if sum(int(step.fields["bytes"]) for step in steps) > MOST_SHOWN_BYTES:
+            return to_json({**views.job(job_id, steps), "left_out": f"data and results: ask GET /jobs/{job_id}"})
         [steps] = self._reader.steps([job_id])
-        return to_json(views.job(job_id, steps, whole=True, callbacks=self._reader.callbacks(steps))) if steps else b""
+        return to_json(views.job(job_id, steps, whole=True, callbacks=self._reader.callbacks(steps)))

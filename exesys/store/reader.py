@@ -141,8 +141,11 @@ class Reader(Connection):
         """Return when Redis answers."""
         self._do(self._redis.ping)
 
-    def steps(self, job_ids: Sequence[str]) -> list[list[Step]]:
-        """Return the steps of each job; an unknown job has none."""
+    def steps(self, job_ids: Sequence[str], light: bool = False) -> list[list[Step]]:
+        """Return the steps of each job; an unknown job has none.
+
+        `light`: without their data and results, whose length in bytes is the field `bytes`.
+        """
         if not job_ids:
             return []
         pipeline = self._redis.pipeline(transaction=False)
@@ -158,13 +161,13 @@ class Reader(Connection):
         found: dict[str, list[Step]] = {job_id: [] for job_id in job_ids}
         # In pieces, so that a job of many steps does not hold up the router.
         for start in range(0, len(refs), MOST_AT_ONCE):
-            for raw in self._read(refs[start : start + MOST_AT_ONCE]):
+            for raw in self._read(refs[start : start + MOST_AT_ONCE], light):
                 step = _step(raw)
                 found[step.job_id].append(step)
         return [found[job_id] for job_id in job_ids]
 
-    def _read(self, refs: list[str]) -> Any:
-        return self._call("job", *refs)
+    def _read(self, refs: list[str], light: bool = False) -> Any:
+        return self._call("job", int(light), *refs)
 
     def _call(self, name: str, *arguments: str | int) -> Any:
         call = (self._library.function(name), 0, *arguments)
@@ -182,7 +185,7 @@ class Reader(Connection):
         count = self._do(self._redis.hget, self.keys("job", job_id), ":open")
         if count is not None:
             return int(count) > 0
-        [steps] = self.steps([job_id])
+        [steps] = self.steps([job_id], light=True)
         return any(not step.state.final for step in steps)
 
     def jobs(self, limit: int, before: str = "", sought: Sought = ANY) -> tuple[list[tuple[str, list[Step]]], str]:
@@ -202,7 +205,8 @@ class Reader(Connection):
             return [(job_id, steps) for job_id, steps in jobs if sought.fits(steps)][:limit], ""
         found: list[tuple[str, list[Step]]] = []
         newest = "+" if sought.until_ms is None else str(sought.until_ms)
-        top, scanned = f"({before}" if before else newest, 0
+        earlier = before and (sought.until_ms is None or int(before.partition("-")[0]) <= sought.until_ms)
+        top, scanned = f"({before}" if earlier else newest, 0
         oldest = "-" if sought.since_ms is None else str(sought.since_ms)
         while len(found) < limit and scanned < MOST_SCANNED:
             most = PAGE if sought.state is not None or sought.cmd else limit - len(found)
@@ -211,7 +215,7 @@ class Reader(Connection):
                 return found, ""
             scanned += len(page)
             ids = [fields[b"j"].decode() for _, fields in page]
-            for (entry, _), job_id, steps in zip(page, ids, self.steps(ids), strict=True):
+            for (entry, _), job_id, steps in zip(page, ids, self.steps(ids, light=True), strict=True):
                 before = entry.decode()
                 if sought.fits(steps, accepted=True):
                     found.append((job_id, steps))
@@ -287,7 +291,7 @@ class Reader(Connection):
     def _of(self, refs: Sequence[bytes]) -> list[tuple[str, list[Step]]]:
         """Return the jobs that some refs are of, each once, with their steps."""
         ids = list(dict.fromkeys(parts_of(ref.decode())[1] for ref in refs))
-        return list(zip(ids, self.steps(ids), strict=True))
+        return list(zip(ids, self.steps(ids, light=True), strict=True))
 
     def logs(self, steps: Sequence[Step]) -> list[dict[int, str]]:
         """Return per step what each attempt printed and logged."""

@@ -56,14 +56,14 @@ async function problemOf(answer) {
   }
 }
 
-/** Open a request and return the answer, whatever its kind. Raises ApiError; asks for a token where one is needed. */
+/** Open a request and return the answer, whatever its kind; a body that is a string is JSON already. Raises ApiError; asks for a token where one is needed. */
 export async function open(path, { method = "GET", body, accept = "application/json", signal, extra = {} } = {}) {
   for (;;) {
     const sent = headers({ Accept: accept, ...extra, ...(body === undefined ? {} : { "Content-Type": "application/json" }) });
     let answer;
     try {
       answer = await fetch(rest + path, { method, headers: sent, signal, cache: "no-store",
-        body: body === undefined ? undefined : JSON.stringify(body) });
+        body: body === undefined || typeof body === "string" ? body : JSON.stringify(body) });
     } catch (cause) {
       if (signal?.aborted) throw cause;
       const error = new ApiError(0, "away", `REST at ${rest} does not answer.`, "It is tried again; `bin/exesys status` shows what runs.");

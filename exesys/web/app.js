@@ -32,7 +32,11 @@ let where = null;
 /** Read an address like #/job/ID?state=error. */
 function placeOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  let parts = ["?"]; // no name of a page
+  try {
+    parts = path.split("/").map(decodeURIComponent);
+  } catch { /* a % that begins no character */ }
+  const [name, ...rest] = parts;
   return { name, rest, query: new URLSearchParams(query) };
 }
 
@@ -46,7 +50,7 @@ function show() {
     if (link.dataset.page === (PARENT[name] ?? name)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const open = PAGES[name];
+  const open = Object.hasOwn(PAGES, name) ? PAGES[name] : null;
   if (!open) {
     page.head("There is no such page");
     content.append(h("p", {}, h("a", { href: "#/" }, "To the overview")));

@@ -271,6 +271,38 @@ def test_who_does_not_read_costs_nobody(system: System) -> None:
         assert any(each["event"] == "gap" for each in (lazy.event() for _ in range(5000)) if each), "it is told so"
 
 
+def test_who_resumes_far_behind_misses_nothing(system: System, job_id: str) -> None:
+    """Also of a stream that holds more than is read at once."""
+    with system.client() as client:
+        with system.redis() as store:
+            while store.xlen("exesys:events") < 2010:
+                for _ in range(200):
+                    client.run("noop", None, timeout=10)
+            [(oldest, _)] = store.xrange("exesys:events", count=1)
+        client.run("add", [1], timeout=10, job_id=job_id)
+    with stream(system, "/events?cmd=add&state=data_available", f"Last-Event-ID: {oldest.decode()}") as opened:
+        while (event := opened.event()) and event.get("job_id") != job_id:
+            pass
+        assert event is not None
+
+
+def test_a_large_job_is_followed_without_its_results(system: System, job_id: str) -> None:
+    filling = "x" * 200_000
+    steps = [{"from": f"s{n}", "cmd": "echo", "data": filling, "job_id": job_id} for n in range(10)]
+    system.post(steps, wait=20, headers={"Operation": "workflow"})
+    with stream(system, f"/jobs/{job_id}/events") as opened:
+        first, *_, end = opened.until_end()
+    assert {each["state"] for each in end["steps"]} == {"data_available"}
+    assert "EOJ" not in end
+    assert f"GET /jobs/{job_id}" in first["left_out"]
+    assert len(json.dumps(end)) < 10_000
+
+
+def test_a_head_has_no_body(system: System) -> None:
+    answer = system.request("HEAD", "/events")
+    assert (answer.status, answer.body) == (200, "")
+
+
 # --- over the bus ---------------------------------------------------------------
 
 
@@ -294,6 +326,51 @@ def test_events_are_ended_from_another_thread(system: System) -> None:
         assert list(events) == []
         with pytest.raises(Unavailable):
             events.get(1)
+
+
+def test_who_iterates_is_told_the_end_whoever_ends_it(system: System) -> None:
+    """The client is closed, or another thread leaves the `with`."""
+    for closes_client in (True, False):
+        client = system.client()
+        events = client.events()
+        ended: list[object] = []
+
+        def iterate(events: Any = events, ended: list[object] = ended) -> None:
+            try:
+                ended.append(list(events))
+            except Exception as error:  # noqa: BLE001  # that is what is asked: none should come
+                ended.append(error)
+
+        thread = threading.Thread(target=iterate)
+        thread.start()
+        if closes_client:
+            client.close()
+        else:
+            with events:
+                pass
+        thread.join(10)
+        assert ended == [[]], ended
+        client.close()
+
+
+def test_two_threads_cannot_wait_for_the_same_events(system: System) -> None:
+    with system.client() as client, client.events(kinds="step", cmd="nothing") as events:
+        thread = threading.Thread(target=lambda: list(events))
+        thread.start()
+
+        def told() -> bool:
+            try:
+                events.get(0.01)
+            except ResultTimeout:
+                return False
+            except RuntimeError as error:
+                return "another thread" in str(error)
+            return False
+
+        until(told, "it is said that one thread waits already")
+        events.close()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_a_router_that_begins_anew_is_heard(system: System, job_id: str) -> None:

@@ -11,7 +11,7 @@ import time
 import uuid
 
 import pytest
-from harness import until
+from harness import rss_bytes, until
 
 STATUS = {"start": 0, "standby": 1, "processing": 2, "data_available": 3, "error": 4}
 
@@ -464,6 +464,24 @@ def test_jobs_are_found_by_cmd_and_time(shared, job_id):
     before = shared.get("/jobs", cmd="add", until=accepted_ms - 60_000, limit=1000).body["jobs"]
     assert f"{job_id}-0" not in {job["job_id"] for job in before}
     assert not shared.get("/jobs", cmd="no_such_function").body["jobs"]
+
+
+def test_a_list_costs_what_it_shows(shared, job_id):
+    """Not the data and results of its jobs."""
+    steps = [{"from": f"s{n}", "cmd": "echo", "data": "x" * 900_000, "job_id": job_id} for n in range(8)]
+    shared.post(steps, wait=20, headers={"Operation": "workflow"})
+    rest = shared.pids()["rest"]
+    shared.get("/jobs", limit=1)
+    before = rss_bytes(rest)
+    for _ in range(5):
+        listed = shared.get("/jobs", limit=1).body["jobs"]
+    assert listed[0]["job_id"] == job_id
+    assert rss_bytes(rest) - before < 4 << 20
+    assert shared.get("/jobs", before="9999999999999-0", until=1, limit=1).body["jobs"] == []
+
+
+def test_a_traceparent_that_is_no_utf_8_is_ignored(shared):
+    assert shared.request("GET", "/healthz", None, {"traceparent": "\xff"}).status == 200
 
 
 @pytest.mark.parametrize(

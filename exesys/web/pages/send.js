@@ -61,13 +61,15 @@ export default function send(page, { query: asked }) {
 
   async function go() {
     if (!check()) { data.focus(); return; }
-    const body = { cmd: cmd.value.trim(), data: parsed().value };
+    const body = { cmd: cmd.value.trim() };
     for (const [name, type, field] of options) {
       if (field.value !== "") body[name] = type === "number" ? Number(field.value) : field.value;
     }
     button.disabled = true;
     try {
-      show(await post("/sys_cmd", body));
+      // As it was typed: numbers that JavaScript would round are sent as they stand.
+      const typed = data.value.trim() || "null";
+      show(await post("/sys_cmd", `${JSON.stringify(body).slice(0, -1)},"data":${typed}}`));
     } catch (error) {
       fail(error);
     } finally {
