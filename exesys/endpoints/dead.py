@@ -42,7 +42,8 @@ class DeadApi:
     def list(self) -> HTTPResponse:
         """What failed, the newest first: ?limit=, ?before= (from `next`), ?cmd=, ?older_s=."""
         limit = whole("limit", asked("limit", "50"), 1, MOST_LISTED)
-        before = mark("before", asked("before")) or str(_until_ms())
+        until_ms = _until_ms()  # checked also where the mark says it already
+        before = mark("before", asked("before")) or str(until_ms)
         found, following = dead.listed(self._reader, limit, before, _cmd())
         return respond(200, {"dead": [views.dead(ms, step) for ms, step in found], "next": following or None})
 
