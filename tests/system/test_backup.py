@@ -41,6 +41,7 @@ class Load(threading.Thread):
     def run(self):
         while not self._halt.is_set():
             handle = self._client.submit("echo", len(self.accepted))
+            handle.accepted(30)
             self.accepted.append(handle.job_id)
 
     def halt(self):
