@@ -52,6 +52,11 @@ def until(condition: Callable[[], T], what: str, within_s: float = DEADLINE_S, e
     return found
 
 
+def hear_ctrl_c() -> None:
+    """Before a program begins: what runs in the background of a shell may have been told to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def alive(pid: int) -> bool:
     """Tell whether a process runs; one that ended and was not waited for does not."""
     try:

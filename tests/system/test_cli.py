@@ -11,7 +11,7 @@ import time
 import uuid
 
 import pytest
-from harness import CHECKOUT, until
+from harness import CHECKOUT, hear_ctrl_c, until
 
 COMMANDS = (
     *("up", "down", "restart", "status", "reload", "logs", "doctor", "bench", "demo"),
@@ -119,6 +119,7 @@ def test_all_logs_can_be_followed(shared):
         env=shared.environ,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         assert {"program", "line"} == set(json.loads(process.stdout.readline()))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import System, until
+from harness import System, hear_ctrl_c, until
 
 import exesys
 from exesys.errors import ResultTimeout, Unavailable
@@ -433,8 +433,8 @@ def test_jobs_are_followed_on_the_command_line(system: System, job_id: str) -> N
 def begin(system: System, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `bin/exesys WORDS…` beside the test."""
     command = [sys.executable, "-m", "exesys.cli", *words]
-    pipe = subprocess.PIPE
-    begun = subprocess.Popen(command, cwd=system.root, env=system.environ, stdout=pipe, stderr=pipe, text=True)
+    how: dict[str, Any] = {"cwd": system.root, "env": system.environ, "text": True, "preexec_fn": hear_ctrl_c}
+    begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
     try:
         yield begun
     finally:
