@@ -302,7 +302,18 @@ class _Loader:
 
 
 def import_file(name: str, path: Path) -> ModuleType:
-    """Import a file under its plain name, or beside what has the name already."""
+    """Import a file under its plain name, or beside what has the name already.
+
+    What Python compiles of it is not kept: of a file that is saved twice in a second it would know only the first.
+    """
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return _imported(name, path)
+    finally:
+        sys.dont_write_bytecode = kept
+
+
+def _imported(name: str, path: Path) -> ModuleType:
     if _finds(name, path):
         return importlib.import_module(name)
     full_name = f"{_BESIDE}{name}"
