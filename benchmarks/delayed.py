@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 
+from benchmarks import ours
 from benchmarks.system import Store, program_s, router_rss_bytes
-from exesys import Client, codec
-from exesys.bus.handle import Handle
-from exesys.command import Command, build
+from exesys import Client
 from exesys.config import Config
 
 MORE = 50_000
 PIECE = 5_000
-HUNDRED = 100
-IN_FLIGHT = 20  # hundreds
 FAR_S = 30 * 86_400
-TAKEN_S = 60.0
 
 
 def fill(config: Config, jobs: int) -> dict[str, float]:
@@ -62,25 +56,7 @@ def _warm(client: Client, store: Store) -> None:
 
 
 def _send(client: Client, jobs: int) -> float:
-    """Send delayed jobs in hundreds, and wait until each is taken. Returns the seconds it took."""
+    """Send delayed jobs and wait until each is taken. Returns the seconds it took."""
     since = time.perf_counter()
-    under_way: deque[list[Handle]] = deque()
-    for start in range(0, jobs, HUNDRED):
-        if len(under_way) == IN_FLIGHT:
-            _taken(under_way.popleft())
-        # As REST sends them: who waits for results asks for each again now and then, and that would be measured too.
-        numbers = range(start, min(start + HUNDRED, jobs))
-        commands = [_command(number) for number in numbers]
-        under_way.append(client.send(*commands, notify=False))
-    while under_way:
-        _taken(under_way.popleft())
+    ours.put(client, jobs, delay_s=FAR_S)
     return time.perf_counter() - since
-
-
-def _command(number: int) -> Command:
-    return build("client", "end_job", "noop", codec.pack(number), os.urandom(16).hex(), {"delay_s": FAR_S})
-
-
-def _taken(handles: list[Handle]) -> None:
-    for handle in handles:
-        handle.accepted(TAKEN_S)

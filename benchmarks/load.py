@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -27,6 +27,11 @@ def payloads(count: int, seed: int) -> list[str]:
     """Return what is sent: short texts, all different, and others for each seed."""
     chance = random.Random(seed)
     return [f"{number}.{chance.getrandbits(32):08x}" for number in range(count)]
+
+
+def hundreds(data: list[str]) -> Iterator[list[str]]:
+    """Give the data in lists of a hundred."""
+    return (data[start : start + 100] for start in range(0, len(data), 100))
 
 
 def check(sent: object, came: object) -> None:

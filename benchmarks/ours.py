@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from benchmarks import http_load, load
+from benchmarks.costs import Meter, of_system
 from benchmarks.system import Store, router_rss_bytes
-from exesys import Client
+from exesys import Client, codec
 from exesys.bus.handle import Handle
 from exesys.bus.jobhandle import JobHandle
+from exesys.command import Options, build
 from exesys.config import Config
 
 WARM_UP = 200
 HUNDRED = 100
+HUNDREDS_UNDER_WAY = 20  # of those that are only put
+TAKEN_S = 60.0
 CONNECTIONS = 32
 ARRAY_CONNECTIONS = 4
 MEMORY_IN_FLIGHT = 10
 DIAMOND_STEPS = 5
 
 
-def throughput(config: Config, jobs: int, in_flight: int, seed: int) -> float:
-    """One call of `submit` for each job, `in_flight` under way. Returns jobs per second."""
+def throughput(config: Config, jobs: int, in_flight: int, seed: int) -> dict[str, float]:
+    """One call of `submit` for each job, `in_flight` under way. Returns jobs per second, and what they cost whom."""
     with Client(config) as client:
         _warm_up(client, seed)
-        submit = partial(client.submit, "noop")
-        return jobs / load.sliding(submit, _wait, load.payloads(jobs, seed), in_flight)
+        submit, data, meter = partial(client.submit, "noop"), load.payloads(jobs, seed), Meter(of_system(config))
+        took_s = load.sliding(submit, _wait, data, in_flight)
+        return {"jobs_per_s": jobs / took_s, **meter.us_per_job(jobs)}
 
 
-def many(config: Config, jobs: int, in_flight: int, seed: int) -> float:
-    """`submit_many` in hundreds, `in_flight` hundreds under way. Returns jobs per second."""
+def many(config: Config, jobs: int, in_flight: int, seed: int) -> dict[str, float]:
+    """`submit_many` in hundreds, `in_flight` hundreds under way. Returns jobs per second, and what they cost whom."""
     with Client(config) as client:
         _warm_up(client, seed)
-        data = load.payloads(jobs, seed)
-        hundreds = [data[start : start + HUNDRED] for start in range(0, jobs, HUNDRED)]
-        submit = partial(client.submit_many, "noop")
-        return jobs / load.sliding(submit, _wait_all, hundreds, in_flight)
+        hundreds = list(load.hundreds(load.payloads(jobs, seed)))
+        submit, meter = partial(client.submit_many, "noop"), Meter(of_system(config))
+        took_s = load.sliding(submit, _wait_all, hundreds, in_flight)
+        return {"jobs_per_s": jobs / took_s, **meter.us_per_job(jobs)}
+
+
+def put(client: Client, jobs: int, **options: Unpack[Options]) -> None:
+    """Send jobs in hundreds, and wait until each is taken; of their ends nobody is told.
+
+    As REST sends them: who waits for results asks for each again now and then, and that would be measured too.
+    """
+    under_way: deque[list[Handle]] = deque()
+    for start in range(0, jobs, HUNDRED):
+        if len(under_way) == HUNDREDS_UNDER_WAY:
+            taken(under_way.popleft())
+        commands = [
+            build("client", "end_job", "noop", codec.pack(number), os.urandom(16).hex(), dict(options))
+            for number in range(start, min(start + HUNDRED, jobs))
+        ]
+        under_way.append(client.send(*commands, notify=False))
+    for handles in under_way:
+        taken(handles)
+
+
+def taken(handles: list[Handle]) -> None:
+    """Wait until each of these is acknowledged."""
+    for handle in handles:
+        handle.accepted(TAKEN_S)
 
 
 def latency(config: Config, jobs: int, seed: int) -> dict[str, float]:

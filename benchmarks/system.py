@@ -23,9 +23,19 @@ QUIET_S = 60.0
 MODULE = '''"""What the benchmark calls."""
 
 
+import time
+
+
 def noop(data):
     """Return the data."""
     return data
+
+
+def nap(data):
+    """Sleep for so many seconds, and return when that began, and what was sent besides."""
+    began_at = time.time()
+    time.sleep(data[0])
+    return [began_at, data[1]]
 '''
 APPS = Path(__file__).resolve().parent / "modules" / "bench_apps.py"
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -33,7 +43,11 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 @contextlib.contextmanager
 def running(
-    home: Path, apps: bool = False, bus: str = "", before: Callable[[Config], None] = lambda config: None
+    home: Path,
+    apps: bool = False,
+    bus: str = "",
+    before: Callable[[Config], None] = lambda config: None,
+    slots: int = SLOTS,
 ) -> Iterator[Config]:
     """Run a system in `home`, which must be short (unix sockets lie in it), and end it again.
 
@@ -44,7 +58,7 @@ def running(
     modules.mkdir(parents=True)
     (modules / "bench.py").write_text(MODULE)
     shutil.copy(APPS, modules)
-    environ = _environment(home, modules)
+    environ = _environment(home, modules, slots)
     if apps:
         environ["EXESYS_APPSERVER_bench_CLASS"] = "bench_apps:Bench"
     environ["EXESYS_BUS_ENDPOINT"] = bus
@@ -59,7 +73,7 @@ def running(
             bootstrap.down(config, as_json=True)
 
 
-def _environment(home: Path, modules: Path) -> dict[str, str]:
+def _environment(home: Path, modules: Path, slots: int) -> dict[str, str]:
     """All settings that differ from the defaults. What the caller's environment says does not count."""
     rest = process.free_port("127.0.0.1")
     web = rest
@@ -71,7 +85,7 @@ def _environment(home: Path, modules: Path) -> dict[str, str]:
         "EXESYS_REST_PORT": str(rest),
         "EXESYS_WEB_PORT": str(web),
         "EXESYS_MONGO_SERVER": "none",
-        "EXESYS_WORKER_SLOTS": str(SLOTS),
+        "EXESYS_WORKER_SLOTS": str(slots),
     }
 
 
@@ -110,6 +124,10 @@ class Store:
         entries: Any = self._redis.xrange("exesys:jobs")
         return [fields[b"j"].decode() for _, fields in entries]
 
+    def waiting(self, queue: str) -> int:
+        """Return how many jobs are ready in a queue."""
+        return int(self._redis.zcard(f"exesys:ready:{queue}"))
+
     def took_in(self, timer: str) -> bool:
         """Tell whether the controller has taken in a timer."""
         return bool(self._redis.exists(f"exesys:timer-state:{timer}"))
@@ -137,31 +155,33 @@ def router_rss_bytes(config: Config) -> int:
 def program_s(config: Config, *names: str) -> float:
     """Return the processor time that these programs have used."""
     pids = [program["pid"] for program in bootstrap.status(config)["programs"] if program["name"] in names]
-    return sum(_used_s(str(pid)) for pid in pids)
+    return sum(used_s(str(pid)) for pid in pids)
 
 
 class Processors:
     """What share of all processors other programs take, from when this is made until it is asked."""
 
-    def __init__(self, config: Config) -> None:
-        self._home = config.home
+    def __init__(self, *homes: Path) -> None:
+        self._homes = homes
         self._total, self._busy = _processor_s()
         self._own = self._own_s()
 
     def others(self) -> float:
-        """Return the share, 0 to 1: what was in use, less what this program, its ended children and the system used."""
+        """Return the share, 0 to 1: what was in use, less what this program, its ended children and the homes' used."""
         total, busy = _processor_s()
         return max(0.0, busy - self._busy - self._own_s() + self._own) / max(_TICK_S, total - self._total)
 
     def _own_s(self) -> float:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(each.ru_utime + each.ru_stime for each in used) + sum(map(_used_s, _pids_of(self._home)))
+        return sum(each.ru_utime + each.ru_stime for each in used) + sum(
+            used_s(pid) for home in self._homes for pid in pids_of(home)
+        )
 
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def _pids_of(home: Path) -> Iterator[str]:
+def pids_of(home: Path) -> Iterator[str]:
     """List all that a system started: its programs, and what these started."""
     mark = b"EXESYS_HOME=" + os.fsencode(home)
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -170,7 +190,7 @@ def _pids_of(home: Path) -> Iterator[str]:
                 yield pid
 
 
-def _used_s(pid: str) -> float:
+def used_s(pid: str) -> float:
     """Return the processor time a process has used, 0 when it has ended."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import http_load, load, others, report, run
+from benchmarks import bench, http_load, load, others, report, run, targets
 from exesys.errors import BootError, ResultTimeout
 
 DATA = load.payloads(50, seed=1)
@@ -81,8 +81,8 @@ def test_quantiles_are_by_nearest_rank() -> None:
     assert load.quantile([3.0], 0.99) == 3.0
 
 
-def measured(side: str, beside: str, number: int, goal: str = "throughput", **figures: float) -> report.Measurement:
-    return report.Measurement(side, goal, beside, number, figures, 0.5, 0.01)
+def measured(side: str, beside: str, number: int, goal: str = "throughput", **figures: float) -> targets.Measurement:
+    return targets.Measurement(side, goal, beside, number, figures, 0.5, 0.01)
 
 
 RUNS = [
@@ -100,17 +100,47 @@ RUNS = [
 
 
 def test_a_ratio_is_of_neighbours_only() -> None:
-    assert report.ratio(RUNS, "huey", "jobs_per_s") == 2.5  # the median of 3 and 2
-    assert report.ratio(RUNS, "huey", "p50_ms") == 0.5
-    assert report.ratio(RUNS, "celery", "jobs_per_s") == 1_000
-    assert report.ratio(RUNS, "celery", "p50_ms") is None
+    assert targets.ratio(RUNS, "huey", "jobs_per_s") == 2.5  # the median of 3 and 2
+    assert targets.ratio(RUNS, "huey", "p50_ms") == 0.5
+    assert targets.ratio(RUNS, "celery", "jobs_per_s") == 1_000
+    assert targets.ratio(RUNS, "celery", "p50_ms") is None
 
 
 def test_targets_are_reached_or_not() -> None:
-    found = {target.name: target.reached for target in report.targets(RUNS, ["huey", "celery"])}
-    assert found == {"jobs/s": True, "p50": True, "rest": False}
+    found = {target.name: target.reached for target in targets.targets(RUNS, ["huey", "celery"])}
+    assert found == {
+        "jobs/s beside huey": False,
+        "jobs/s beside celery": True,
+        "p50": True,
+        "p99": True,
+        "rest": False,
+    }
     memory = measured("exesys", "", 0, "memory", redis_bytes_per_job=701, router_growth_bytes=21 << 20)
-    assert [target.reached for target in report.targets([memory], [])] == [False, False]
+    assert [target.reached for target in targets.targets([memory], [])] == [False, False]
+
+
+def test_what_stands_beside_something_is_judged_by_its_share() -> None:
+    runs = [
+        measured("exesys", "limit", 0, jobs_per_s=7_100),
+        measured("limit", "limit", 0, jobs_per_s=10_000),
+        measured("exesys", "limit", 0, "many", jobs_per_s=1),  # another traffic does not count
+        measured("limit", "limit", 0, "many", jobs_per_s=10_000),
+        measured("exesys", "", 0, "queued", queued_full_per_s=899, queued_few_per_s=1_000, router_rss_mb=101),
+        measured("exesys", "", 0, "fill queue", router_rss_mb=1),
+        measured("exesys", "", 0, "sizes", **{"1kB_share": 0.91, "10kB_share": 0.59, "100kB_share": 0.3}),
+    ]
+    assert {target.name: target.reached for target in targets.targets(runs, ["limit"])} == {
+        "jobs/s beside limit": True,
+        "1 kB, of the floor's bytes/s": True,
+        "10 kB, of the floor's bytes/s": False,
+        "100 kB, of the floor's bytes/s": True,
+        "router, with all queued": False,
+        "all queued, rate ÷ with 1,000 queued": False,
+    }
+    text = report.table(runs, ["limit"])
+    assert "ExeSys ÷ limit" in text
+    assert "0.71" in text
+    assert "exesys queued queued_full_per_s 899" in [" ".join(line.split()) for line in text.splitlines()]
 
 
 def test_calls_of_an_application_server_stand_beside_their_floor() -> None:
@@ -119,7 +149,7 @@ def test_calls_of_an_application_server_stand_beside_their_floor() -> None:
         measured("exesys", "", 0, "app latency", call_p50_ms=0.2, call_p99_ms=0.4, **floor),
         measured("exesys", "", 0, "app rate", calls_per_s=3_999, floor_per_s=20_000),
     ]
-    assert {target.name: target.reached for target in report.targets(runs, [])} == {
+    assert {target.name: target.reached for target in targets.targets(runs, [])} == {
         "app call p50": True,
         "app calls": False,
     }
@@ -230,6 +260,6 @@ def test_without_logs_nothing_is_left(
 def test_only_strict_fails_for_a_target(
     given: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "measure_all", lambda *_: (RUNS, run._about(run.arguments([]), {}, "Redis 7")))
+    monkeypatch.setattr(run, "measure_all", lambda *_: (RUNS, bench.about(run.arguments([]), {}, "Redis 7")))
     assert run.main(["--home", str(tmp_path), "--peers", "huey", *given]) == code
     assert not list(tmp_path.iterdir())
