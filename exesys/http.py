@@ -31,13 +31,14 @@ from exesys.errors import (
     ExesysError,
     NotAllowed,
     NotFound,
+    NotJson,
     Problem,
     RateLimited,
     TooLarge,
     Unauthorized,
     nearest,
 )
-from exesys.listening import Channel, Floor
+from exesys.listening import Answer, Channel, Floor
 from exesys.schemas import MARK
 from exesys.tokens import Role
 
@@ -61,6 +62,7 @@ _QUOTES = (
 _SEVERAL = "Send one JSON value; several commands go into an array: [{…}, {…}]."
 _MARK = re.compile(MARK)
 _NONE: Mapping[Any, str] = MappingProxyType({})
+_QUICK_BYTES = 8191  # bodies that waitress keeps as bytes, not as a file
 _TRUSTED_BYTES = 64 << 10  # a body up to this is read for anybody, so that who sent it reads the refusal
 
 
@@ -100,7 +102,7 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadJson(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}.") from None
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         before = text[max(0, error.pos - _SHOWN) : error.pos]
         after = text[error.pos : error.pos + _SHOWN]
@@ -118,11 +120,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def check_query(query: MultiDict, known: Sequence[str]) -> None:
     """Raise BadCommand for a parameter that is not among the `known`, is given more than once, or is no UTF-8."""
     for name, value in query.allitems():
         if name not in known:
-            shown = _utf8(name)[:60]
+            shown = decoded(name)[:60]
             close = nearest(shown, known)
             listed = f"Known parameters: {', '.join(known)}." if known else "Send none: this endpoint has none."
             fix = f"Did you mean `{close}`?" if close else listed
@@ -139,17 +144,29 @@ def check_query(query: MultiDict, known: Sequence[str]) -> None:
 def asked(name: str, default: Any = None) -> Any:
     """Return a parameter of the request as text, `default` when it is not there."""
     given = request.query.get(name)
-    return default if given is None else _utf8(given)
+    return default if given is None else decoded(given)
 
 
 def header(name: str) -> str:
     """Return a header of the request, "" when it is not there. What is no UTF-8 in it is replaced."""
-    return _utf8(request.environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
+    return decoded(request.environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
 
 
-def _utf8(text: str) -> str:
+def decoded(text: str) -> str:
     """Decode what WSGI hands over as Latin-1."""
     return text.encode("latin-1").decode("utf-8", "replace")
+
+
+def json_body(environ: Mapping[str, Any], most_bytes: int) -> bytes:
+    """Return the body of a request whose Content-Type is JSON. Raises NotJson, TooLarge."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise NotJson(
+            f"the Content-Type is {kind or 'missing'}.", fix='Send it with -H "Content-Type: application/json".'
+        )
+    if int(environ.get("CONTENT_LENGTH") or 0) > most_bytes:
+        raise too_large(most_bytes)
+    return bytes(environ["wsgi.input"].read())
 
 
 def preference(name: str, header: str) -> str | None:
@@ -164,7 +181,7 @@ def preference(name: str, header: str) -> str | None:
 def to_json(value: Any) -> bytes:
     """Write JSON. What JSON lacks becomes text: dates ISO 8601, bytes base64, sets lists."""
     try:
-        text = json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        text = _ENCODER.encode(value)
     except (ValueError, TypeError):
         text = json.dumps(_tamed(value), default=_plain, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
@@ -180,6 +197,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=repr)
     return repr(value)
+
+
+_ENCODER = json.JSONEncoder(default=_plain, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
 
 
 def _tamed(value: Any) -> Any:
@@ -246,6 +266,17 @@ def respond(status: int, body: Any, **headers: str) -> HTTPResponse:
     """Make a JSON answer. Keyword `Retry_After="1"` becomes the header Retry-After."""
     extra = {name.replace("_", "-"): value for name, value in headers.items()}
     return HTTPResponse(to_json(body), status, headers={**HEADERS, "Content-Type": JSON, **extra})
+
+
+def later(status: int, body: Any, retry_s: str = "") -> Answer:
+    """Make a JSON answer that comes after the empty one of a quick request."""
+    retry = (("Retry-After", retry_s),) if retry_s else ()
+    return Answer(f"{status} {HTTP_CODES[status]}", to_json(body), retry)
+
+
+def refuse_later(error: ExesysError) -> Answer:
+    """Make such an answer for an error."""
+    return later(error.status, describe_problem(error.problem), _told_in_headers(error).get("Retry_After", ""))
 
 
 def refuse(error: ExesysError) -> HTTPResponse:
@@ -380,6 +411,21 @@ def _channel(refuses: Refuses) -> type[Channel]:
     return Answering
 
 
+Quick = Callable[[str, str, str, Mapping[str, str], bytes], bool]
+
+
+def _is_quick(quick: Quick) -> Callable[[Any], bool]:
+    """Let `quick` judge waitress's whole, small, sound requests: method, path, query, headers and body."""
+
+    def judge(request: Any) -> bool:
+        if request.error or request.chunked or not 0 < request.content_length <= _QUICK_BYTES:
+            return False
+        body = request.body_rcv.getbuf().get()
+        return quick(request.command, request.path, request.query, request.headers, body)
+
+    return judge
+
+
 def serve(
     app: Callable[..., Any],
     host: str,
@@ -388,16 +434,18 @@ def serve(
     connections: int,
     body_bytes: int,
     refuses: Refuses = lambda headers: None,
+    quick: Quick = lambda method, path, query, headers, body: False,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Requests under way get a moment to end.
 
     Bodies of up to twice `body_bytes` are read; the application refuses what is over it. Of a request that
-    `refuses` has an error for, by its headers, a large body is not read.
+    `refuses` has an error for, by its headers, a large body is not read. What is `quick` is served in
+    this thread, and must not wait; its answer may come later (`listening.LATER`).
     """
     # Lines for each request of whoever sends too many, or leaves before the answer, would fill the log.
     for name, level in (("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
-    floor = Floor(app, host, port, threads, connections, 2 * body_bytes, _channel(refuses))
+    floor = Floor(app, host, port, threads, connections, 2 * body_bytes, _channel(refuses), _is_quick(quick))
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:

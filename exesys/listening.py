@@ -4,6 +4,10 @@ waitress asks every connection before each sleep what it waits for; with a
 thousand that say nothing that is most of what a request costs. Here epoll
 remembers it, and only those are asked to which something happened.
 
+A request that the application calls quick is served in the thread that looks
+after the connections: handing it to a worker and back costs more than it does
+itself. What it waits for comes later (`Later`), and holds no thread.
+
 And waitress accepts nobody while all places are taken, so that whoever opens
 connections and sends half a request keeps everybody out. Here somebody new
 takes the place of the one that has been longest without a whole request.
@@ -15,9 +19,11 @@ import contextlib
 import logging
 import select
 import socket
+import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
@@ -28,8 +34,12 @@ from waitress.wasyncore import readwrite
 CHANNEL_TIMEOUT_S = 60
 CLEANUP_S = 5
 HEADER_BYTES = 64 << 10
+LATER = "exesys.later"  # in the environ of a quick request: a `Later`
 STREAM = "exesys.stream"  # in the environ: called with the socket, and whether it is spelt in chunks
 TOLD_S = 60.0  # so often at most the log is told that all places are taken
+CLOSING_S = 1.0  # so long at most answers that were promised are waited for at the end
+_MOST_HEADS = 100
+_JOINED_BYTES = 64 << 10  # an answer up to this goes out in one piece with its headers
 _READ, _WRITE = select.EPOLLIN | select.EPOLLPRI, select.EPOLLOUT
 _ANY_NUMBER = 1 << 30  # for waitress, which is not to count connections
 log = logging.getLogger("http")
@@ -50,8 +60,87 @@ def _refuse(channel: Channel) -> None:
         channel.socket.send(_BUSY)
 
 
+class Answer(NamedTuple):
+    """What comes later: the status line, the body, and headers beside those the application gave before."""
+
+    status: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Later:
+    """The answer of a quick request, whose application must not wait.
+
+    It calls `promise`, and returns an empty answer of which the headers count.
+    """
+
+    __slots__ = ("_floor", "answer", "channel", "until")
+
+    def __init__(self, floor: Floor, channel: Channel) -> None:
+        self._floor = floor
+        self.channel = channel
+        self.answer: Callable[[], Answer] | None = None
+        self.until = 0.0
+
+    def promise(self, answer: Callable[[], Answer], until: float) -> None:
+        """Have `answer` called, in the floor's thread, once it is `ready`; at `until` (monotonic seconds) if it is not.
+
+        Those promised later have a later `until`.
+        """
+        self.answer, self.until = answer, until
+
+    def ready(self) -> None:
+        """Say that there is an answer now. In any thread."""
+        self._floor.answer_soon(self)
+
+
 class Task(WSGITask):  # type: ignore[misc]  # untyped library
     """An answer, or the beginning of one: what an application put at `STREAM` takes its connection over."""
+
+    response_headers: list[tuple[str, str]]  # waitress sets it, and the next
+    wrote_header: bool
+    start_time: float
+    later: Later | None = None  # of a quick request that its application has served
+    failure: Exception | None = None  # of that
+
+    def begin(self, later: Later) -> bool:
+        """Have the application serve a quick request; tell whether its answer comes later."""
+        self.start()
+        try:
+            self.get_environment()[LATER] = later
+            super().execute()
+        except Exception as error:  # noqa: BLE001  it is raised again where waitress answers it
+            self.failure = error
+        self.later = later
+        assert later.answer is None or not self.wrote_header, "what comes later is all there is to be written"
+        return self.failure is None and later.answer is not None
+
+    def execute(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.later is None:
+            super().execute()
+        elif self.later.answer is not None:
+            self._fulfil(self.later.answer())
+
+    def _fulfil(self, answer: Answer) -> None:
+        alike = (answer.status, answer.headers, *self.response_headers)
+        given = [each for each in self.response_headers if each[0].lower() != "content-length"]
+        self.status, self.response_headers = answer.status, [*given, *answer.headers]
+        self.content_length = len(answer.body)
+        if self.version != "1.1" or "CONNECTION" in self.request.headers or not answer.body:
+            self.write(answer.body)
+            return
+        self.channel.write_soon(self.channel.server.floor.heads.of(self, alike) + answer.body)
+        self.wrote_header, self.content_bytes_written = True, len(answer.body)
+
+    def write(self, data: bytes) -> None:
+        joined = self.complete and not self.wrote_header and 0 < len(data) <= _JOINED_BYTES
+        if joined and self.content_length == len(data) and self.has_body:
+            self.channel.write_soon(self.build_response_header() + data)
+            self.wrote_header, self.content_bytes_written = True, len(data)
+        else:
+            super().write(data)
 
     def finish(self) -> None:
         take = (self.environ or {}).get(STREAM)
@@ -60,6 +149,26 @@ class Task(WSGITask):  # type: ignore[misc]  # untyped library
             return
         self.channel.heir = lambda line: take(line, self.chunked_response)
         self.set_close_on_finish()
+
+
+class Heads:
+    """The headers of answers that are alike but for their length, as long as the second lasts that is in them."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._kept: dict[Hashable, tuple[bytes, bytes]] = {}
+
+    def of(self, task: Task, alike: Hashable) -> bytes:
+        """Return those of an answer of HTTP 1.1, after which the connection stays."""
+        second = int(task.start_time)
+        if second != self._second or len(self._kept) > _MOST_HEADS:
+            self._second = second
+            self._kept.clear()
+        kept = self._kept.get(alike)
+        if kept is None:
+            before, named, after = task.build_response_header().partition(b"\r\nContent-Length: ")
+            kept = self._kept[alike] = (before + named, after[after.index(b"\r\n") :])
+        return b"%b%d%b" % (kept[0], task.content_length, kept[1])
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
@@ -71,6 +180,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
     asked = False  # whether a whole request came since it was last settled
     served = False  # whether any came
     heir: Callable[[socket.socket], None] | None = None  # who gets the socket when all is sent
+    begun: Task | None = None  # what was served in the floor's thread, and is not answered yet
 
     def add_channel(self, map: Any = None) -> None:
         super().add_channel(map)
@@ -91,6 +201,22 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
         self.del_channel()
         heir(self.socket)
 
+    def begin(self) -> Later | None:
+        """Serve the first request, a quick one, in this thread; return its answer if that comes later."""
+        later = Later(self.server.floor, self)
+        self.begun = self.task_class(self, self.requests[0])
+        return later if self.begun.begin(later) else None
+
+    def end(self) -> None:
+        """Answer what was begun."""
+        task, self.begun = self.begun, None
+        # Where waitress makes one it deals with all that goes wrong, too.
+        self.task_class = lambda *_: task  # type: ignore[assignment]  # it is only called
+        try:
+            self.service()
+        finally:
+            del self.task_class
+
     @property
     def settled(self) -> bool:
         """Whether nothing is under way: it waits for a request, or for the rest of one."""
@@ -107,7 +233,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # untyped library
 
     def add_task(self, channel: Channel) -> None:
         channel.asked = channel.served = True
-        super().add_task(channel)
+        if not self.floor.serve_soon(channel):
+            super().add_task(channel)
+
+    def pull_trigger(self) -> None:
+        self.floor.wake()
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -126,9 +256,11 @@ class Floor:
         most: int,
         body_bytes: int,
         channel_class: type[Channel] = Channel,
+        is_quick: Callable[[Any], bool] = lambda request: False,
     ) -> None:
         """Listen at `host`, with at most `most` connections; bodies of more than `body_bytes` are refused.
 
+        `is_quick` tells which of waitress's requests the application serves without waiting for anything.
         Raises OSError when the address cannot be had.
         """
         self.map: dict[int, Any] = {}  # waitress's: descriptor -> what is to be read or written
@@ -139,6 +271,13 @@ class Floor:
         self._waits: dict[int, int] = {}  # descriptor -> what epoll was told
         self._restless: set[Channel] = set()  # what they wait for may be another
         self._settled: dict[Channel, None] = {}  # the one longest without a whole request first
+        self._is_quick = is_quick
+        self._quick: list[Channel] = []  # to be served in this thread
+        self._promised: dict[Later, None] = {}  # the one to be answered first, first
+        self._ready: deque[Later] = deque()
+        self.heads = Heads()
+        self._thread = 0  # which calls `turn`
+        self._asleep = False
         adjustments = Adjustments(
             host=host,
             port=port,
@@ -177,8 +316,28 @@ class Floor:
         """Ask these connections anew what they wait for."""
         self._restless.update(channels)
 
+    def serve_soon(self, channel: Channel) -> bool:
+        """In the floor's thread, have the first request of a connection served in it if it is quick; tell whether."""
+        if threading.get_ident() != self._thread or not self._is_quick(channel.requests[0]):
+            return False
+        self._quick.append(channel)
+        return True
+
+    def answer_soon(self, later: Later) -> None:
+        """Have the floor's thread answer what is ready. In any thread."""
+        self._ready.append(later)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the floor look again at what is to be done. In any thread, after that was changed."""
+        if self._asleep:
+            self._asleep = False
+            self._servers[0].trigger.pull_trigger()
+
     def turn(self, timeout_s: float) -> None:
         """Sleep until something happens, at most `timeout_s`, and deal with it."""
+        self._thread = threading.get_ident()
+        self._asleep = True  # what changes from here on wakes it
         for server in self._servers:
             server.readable()  # now and then it looks for those that were silent for too long
         for channel in tuple(self._restless):
@@ -188,14 +347,63 @@ class Floor:
                 self._settle(channel)
         while len(self._open) > self._most and self._settled:
             self._make_room()
-        for descriptor, flags in self._epoll.poll(timeout_s):
+        happened = self._epoll.poll(self._sleep_s(timeout_s))
+        self._asleep = False
+        for descriptor, flags in happened:
             each = self.map.get(descriptor)
             if each is None:
+                continue
+            if isinstance(each, Channel) and each.begun is not None:
+                self._wait_for(descriptor, 0)  # until it is answered
                 continue
             readwrite(each, flags)
             if isinstance(each, Channel) and each in self._settled and (each.asked or not each.settled):
                 del self._settled[each]
                 self._restless.add(each)
+
+        self._serve_quick()
+        self._answer()
+
+    def _sleep_s(self, most_s: float) -> float:
+        if self._quick or self._ready:
+            return 0.0
+        first = next(iter(self._promised), None)
+        return most_s if first is None else min(most_s, max(0.0, first.until - time.monotonic()))
+
+    def _serve_quick(self) -> None:
+        channels, self._quick = self._quick, []
+        for channel in channels:
+            later = channel.begin()
+            if later is None:
+                self._end(channel)
+            else:
+                self._promised[later] = None
+                self._restless.discard(channel)
+
+    def _answer(self) -> None:
+        """Answer what is ready, and what was to be by now."""
+        while self._ready:
+            self._keep(self._ready.popleft())
+        now = time.monotonic() if self._promised else 0.0
+        while (first := next(iter(self._promised), None)) is not None and first.until <= now:
+            self._keep(first)
+
+    def _keep(self, later: Later) -> None:
+        if later in self._promised:  # it may have been too late
+            del self._promised[later]
+            self._end(later.channel)
+
+    def _end(self, channel: Channel) -> None:
+        try:
+            channel.end()
+        except Exception:  # which must not end them all
+            log.exception("a connection is closed")
+            channel.handle_close()
+        if channel in self._open:
+            self._restless.add(channel)
+            if channel.settled:
+                self._ask(channel)
+                self._settle(channel)
 
     def _settle(self, channel: Channel) -> None:
         self._restless.discard(channel)
@@ -233,6 +441,10 @@ class Floor:
 
     def close(self) -> None:
         """Give requests under way a moment to end, and listen no more."""
+        until = time.monotonic() + CLOSING_S
+        while self._promised and time.monotonic() < until:
+            self.turn(until - time.monotonic())
+        self._thread, self._asleep = 0, False  # nobody writes to the trigger from here on
         self._tasks.shutdown(timeout=1)
         for server in self._servers:
             server.close()

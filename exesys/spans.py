@@ -77,10 +77,21 @@ class Spans:
         if importlib.util.find_spec("opentelemetry") is not None:
             self._api = importlib.import_module("opentelemetry.trace")
 
-    def around(self, name: str, traceparent: str, kind: str, attributes: Mapping[str, Any]) -> Span:
-        """Make a span below `traceparent`, or of a new trace if that is "". `kind` is server or consumer."""
+    @property
+    def live(self) -> bool:
+        """Whether anybody would see a span."""
+        return self._provider() is not None
+
+    def _provider(self) -> Any:
         provider = self._api and self._api.get_tracer_provider()
         if provider is None or type(provider) is self._api.ProxyTracerProvider:  # which is there until one is set
+            return None
+        return provider
+
+    def around(self, name: str, traceparent: str, kind: str, attributes: Mapping[str, Any]) -> Span:
+        """Make a span below `traceparent`, or of a new trace if that is "". `kind` is server or consumer."""
+        provider = self._provider()
+        if provider is None:
             return Span(traceparent)
         from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

@@ -27,6 +27,11 @@ class Traced:
     def __init__(self) -> None:
         self._spans = Spans()
 
+    @property
+    def live(self) -> bool:
+        """Whether spans are made."""
+        return self._spans.live
+
     def apply(self, callback: Callable[..., Any], route: Route) -> Callable[..., Any]:
         """Wrap an endpoint's handler."""
         called = f"{route.method} {route.rule}"

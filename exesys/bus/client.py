@@ -199,6 +199,22 @@ class Client:
         self._put(handles, items, notify)
         return handles
 
+    def post(self, one: command.Command, told: Callable[[Handle], None]) -> Handle:
+        """Send a checked command without waiting, not even while the window is `full`; its end is not heard of.
+
+        `told` is called, in the client's thread, when the router has taken or
+        refused it. Raises Unavailable.
+        """
+        handles, items = self._items([one], lambda _: False, 0)
+        handles[0].on_answer(told)
+        desk = self._connection.desk
+
+        def put() -> None:
+            desk.put(handles[0], items[0], False, self.patient)
+
+        self._connection.admit(put, self.patient, at_once=True)
+        return handles[0]
+
     def send_workflow(self, commands: Sequence[command.Command], told: Collection[int]) -> list[Handle]:
         """Send the checked commands of a workflow; of the steps at the places `told` the end is told."""
         handles, items = self._items(commands, told.__contains__, 0)

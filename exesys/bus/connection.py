@@ -63,8 +63,8 @@ class Connection:
         with self.room:
             return self.room.wait_for(lambda: self.greeted, timeout)
 
-    def admit(self, put: Callable[[], None], patient: bool) -> None:
-        """Have something laid on the desk once there is room. Raises Unavailable."""
+    def admit(self, put: Callable[[], None], patient: bool, at_once: bool = False) -> None:
+        """Have something laid on the desk once there is room, or `at_once`. Raises Unavailable."""
         while True:
             with self.room:
                 if self.closing:
@@ -74,7 +74,7 @@ class Connection:
                     raise Unavailable(f"the router does not take this client: {self.desk.refusal}.", fix=fix)
                 if not patient and not self.greeted:
                     raise Unavailable("the router is away.", fix="Send the same again in a moment.")
-                if not self.desk.full:
+                if at_once or not self.desk.full:
                     put()
                     break
             self._make_room()

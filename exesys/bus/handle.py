@@ -37,6 +37,7 @@ class Handle:
         "_callbacks",
         "_drive",
         "_error",
+        "_first",
         "_lock",
         "_owner",
         "_state",
@@ -74,6 +75,7 @@ class Handle:
         self._error: ExesysError | None = None
         self._waiters: list[threading.Lock] | None = None
         self._callbacks: list[Callable[[Handle], None]] | None = None
+        self._first: Callable[[Handle], None] | None = None
         self.held_up: Trouble | None = None  # why the router took it not yet, as it said last
 
     def __repr__(self) -> str:
@@ -182,6 +184,13 @@ class Handle:
                 return
         callback(self)
 
+    def on_answer(self, callback: Callable[[Handle], None]) -> None:
+        """Call `callback(handle)` when the router has taken or refused it, in the client's thread.
+
+        To be said before it is sent.
+        """
+        self._first = callback
+
     def remove_done_callback(self, callback: Callable[[Handle], None]) -> None:
         """Call this no more at the end."""
         with self._lock:
@@ -223,10 +232,14 @@ class Handle:
         waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
             waiter.release()
+        callbacks: list[Callable[[Handle], None]] = []
+        if self._first is not None:
+            callbacks.append(self._first)
+            self._first = None
         if self._callbacks and self.done():
-            callbacks, self._callbacks = self._callbacks, None
-            return callbacks
-        return []
+            callbacks += self._callbacks
+            self._callbacks = None
+        return callbacks
 
 
 class Handles(list[Handle]):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -18,7 +17,7 @@ from bottle import Bottle, HTTPResponse, request
 
 from exesys import command, keystore, troubles, views
 from exesys.access import Cors, Gate, origins
-from exesys.bus.client import Client, describe
+from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run, settings
@@ -29,9 +28,10 @@ from exesys.endpoints.metrics import MetricsApi
 from exesys.endpoints.openapi import OpenApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Runners
+from exesys.endpoints.submit import ACK_S, PATH, ROLE, Shortcut, answer_of, new_id, refusal, unanswered
 from exesys.endpoints.timers import TimersApi
 from exesys.endpoints.whoami import WhoAmI
-from exesys.errors import BadCommand, ExesysError, NotJson, ResultTimeout, TooLarge, Unavailable, no_job
+from exesys.errors import BadCommand, ExesysError, ResultTimeout, TooLarge, Unavailable, no_job
 from exesys.figures import Figures
 from exesys.http import (
     HEADERS,
@@ -45,6 +45,7 @@ from exesys.http import (
     describe_problem,
     either,
     header,
+    json_body,
     mark,
     moment,
     number,
@@ -54,7 +55,6 @@ from exesys.http import (
     refuse,
     respond,
     serve,
-    too_large,
     wants_text,
     whole,
 )
@@ -69,7 +69,6 @@ from exesys.tokens import Role
 from exesys.tracing import Traced, traceparent
 from exesys.workflow import Graph
 
-ACK_S = 5.0
 LAST_ACKS_S = 0.5
 KINDS = (JSON, PLAIN)
 LISTED = {"limit": "Limit", "state": "State", "cmd": "Name", "since": "Moment", "until": "Moment", "before": "Mark"}
@@ -99,7 +98,7 @@ class Api:
         """Give all that can be asked, and who may: what is not here is not to be had."""
         runners = Runners(self.client, self.reader, self.limits, self._body)
         listed = (
-            Endpoint("POST", "/sys_cmd", self.sys_cmd, {"wait": "Wait"}, Role.submit, TOLD, (), "Commands", SENT_WITH),
+            Endpoint("POST", PATH, self.sys_cmd, {"wait": "Wait"}, ROLE, TOLD, (), "Commands", SENT_WITH),
             Endpoint("GET", "/jobs", self.jobs, LISTED, Role.read, {200: "Jobs"}),
             Endpoint("GET", "/jobs/<job_id>", self.job, {}, Role.read, {200: "Job"}, (404,)),
             Endpoint("DELETE", "/jobs/<job_id>", self.cancel, {}, Role.submit, {200: "Cancelled"}, (404,)),
@@ -156,13 +155,13 @@ class Api:
         if isinstance(body, list):
             self.gate.charge(request.environ, len(body))
             return self._workflow(body, wait_s) if workflow else self._many(body, wait_s)
-        built = command.from_json(body, self.limits, _new_id, traceparent())
+        built = command.from_json(body, self.limits, new_id, traceparent())
         [handle] = self.client.send(built, notify=wait_s > 0, standby=workflow)
         in_vain = self._await([handle], wait_s)
-        refused = _refusal(handle)
+        refused = refusal(handle)
         if refused is not None:
             raise refused
-        return respond(*_answer(handle, in_vain))
+        return respond(*answer_of(handle, in_vain))
 
     def _many(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
         """Each command is accepted or refused on its own; the answers stand in their order."""
@@ -177,7 +176,7 @@ class Api:
         built: list[command.Command | ExesysError] = []
         for body in bodies:
             try:
-                built.append(command.from_json(body, self.limits, _new_id, traceparent()))
+                built.append(command.from_json(body, self.limits, new_id, traceparent()))
             except ExesysError as error:
                 built.append(error)
         good = [item for item in built if isinstance(item, command.Command)]
@@ -187,7 +186,7 @@ class Api:
         answers = [
             (item.status, describe_problem(item.problem))
             if isinstance(item, ExesysError)
-            else _answer(next(sent), in_vain)
+            else answer_of(next(sent), in_vain)
             for item in built
         ]
         statuses = [status for status, _ in answers]
@@ -206,20 +205,20 @@ class Api:
                 f"the workflow has {len(bodies):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
-        commands = command.workflow_from_json(bodies, self.limits, _new_id, traceparent())
+        commands = command.workflow_from_json(bodies, self.limits, new_id, traceparent())
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(most)
         ends = graph.ends
         handles = self.client.send_workflow(commands, set(ends) if wait_s > 0 else set())
         in_vain = self._await(handles, 0.0)
-        refused = next(filter(None, map(_refusal, handles)), None)
+        refused = next(filter(None, map(refusal, handles)), None)
         if refused is not None:
             raise refused
         if wait_s > 0:
             self._await([handles[number] for number in ends], wait_s)
             self._refresh([handle for handle in handles if not handle.done()])
             in_vain = self._in_vain([handle for handle in handles if handle.state is State.start])
-        answers = [_answer(handle, in_vain) for handle in handles]
+        answers = [answer_of(handle, in_vain) for handle in handles]
         return respond(max(status for status, _ in answers), [answer for _, answer in answers])
 
     def _await(self, handles: list[Handle], wait_s: float) -> dict[Handle, str]:
@@ -229,10 +228,7 @@ class Api:
             try:
                 handle.accepted(max(0.0, until - time.monotonic()))
             except ResultTimeout:
-                raise Unavailable(
-                    "the router did not answer in time; whether it took the command is not known.",
-                    fix="Send the same again: it runs once.",
-                ) from None
+                raise unanswered() from None
             except ExesysError:
                 continue  # it stands in the answer
         if wait_s > 0 and self._waiting.acquire(blocking=False):
@@ -250,7 +246,7 @@ class Api:
     def _taken(self, handles: list[Handle]) -> None:
         """Wait until the router has taken commands. Raises what it said otherwise."""
         self._await(handles, 0.0)
-        refused = next(filter(None, map(_refusal, handles)), None)
+        refused = next(filter(None, map(refusal, handles)), None)
         if refused is not None:
             raise refused
 
@@ -291,15 +287,7 @@ class Api:
             return None
 
     def _body(self) -> bytes:
-        kind = request.content_type.partition(";")[0].strip().lower()
-        if kind != JSON:
-            raise NotJson(
-                f"the Content-Type is {kind or 'missing'}.", fix='Send it with -H "Content-Type: application/json".'
-            )
-        most = self.config.limits.body_bytes
-        if request.content_length > most:
-            raise too_large(most)
-        return bytes(request.body.read())
+        return json_body(request.environ, self.config.limits.body_bytes)
 
     def _wait_s(self) -> float:
         given = asked("wait")
@@ -409,26 +397,6 @@ def _is_workflow(operation: str) -> bool:
     return bool(operation)
 
 
-def _new_id() -> str:
-    return str(uuid.uuid4())
-
-
-def _refusal(handle: Handle) -> ExesysError | None:
-    return handle.exception() if handle.state is None else None
-
-
-def _answer(handle: Handle, in_vain: Mapping[Handle, str]) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the body for one command."""
-    refused = _refusal(handle)
-    if refused is not None:
-        return refused.status, describe_problem(refused.problem)
-    told = describe(handle)
-    step = {"job_id": handle.job_id, "from": handle.from_, "to": views.to_of(handle.to), "cmd": handle.cmd}
-    if handle in in_vain:
-        told["waits"] = in_vain[handle]
-    return 200 if handle.done() else 202, {**step, **told}
-
-
 def main() -> int:
     die_with_parent()
     config = settings("rest")
@@ -441,10 +409,12 @@ def main() -> int:
     rest = config.rest
     tail = Tail(config.redis_url, config.redis.prefix)
     events = EventsApi(gate, reader, tail, Figures(client, reader), rest.streams)
-    app = Api(config, client, reader, table, gate, events).app()
-    app.install(Traced())
-    shown = Cors(app, origins(config), HEADERS)
-    serve(shown, rest.host, rest.port, rest.threads, rest.connections, config.limits.body_bytes, gate.refusal)
+    api, traced, body_bytes = Api(config, client, reader, table, gate, events), Traced(), config.limits.body_bytes
+    app = api.app()
+    app.install(traced)
+    shortcut = Shortcut(app, gate, client, api.limits, body_bytes, traced)
+    shown = Cors(shortcut, origins(config), HEADERS)
+    serve(shown, rest.host, rest.port, rest.threads, rest.connections, body_bytes, gate.refusal, shortcut.is_quick)
     events.hub.close()
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import rss_bytes, until
@@ -378,6 +379,31 @@ def test_a_job_is_shown_also_while_the_router_is_away(make):
     finally:
         os.kill(router, signal.SIGCONT)
     until(lambda: "waits" in step(system.get("/jobs/shown")), "it is told again")
+
+
+def test_while_the_router_says_nothing_who_sends_is_told_and_nobody_else_waits(make):
+    system = make()
+    command = {"cmd": "echo", "data": 1, "job_id": "unheard"}
+    assert system.post({"cmd": "echo"}).status == 202
+    router = system.pids()["router"]
+    os.kill(router, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor() as pool:
+            sent = [pool.submit(system.post, command) for _ in range(5)]
+            since = time.monotonic()
+            while not all(each.done() for each in sent):
+                asked = time.monotonic()
+                assert system.get("/healthz").status == 200
+                assert time.monotonic() - asked < 2, "it waits for somebody else's command"
+            assert 2 < time.monotonic() - since < 20
+        for each in sent:
+            assert (each.result().status, each.result().error["code"]) == (503, "unavailable")
+            assert "did not answer in time" in each.result().error["message"]
+            assert each.result().headers["retry-after"] == "1"
+    finally:
+        os.kill(router, signal.SIGCONT)
+    until(lambda: system.post(command).status in (200, 202), "the router is back")
+    assert system.post(command, wait=10).body["result"] == {"EOJ": 1}
 
 
 def test_a_queue_that_is_full_refuses(make):

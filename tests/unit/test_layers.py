@@ -126,6 +126,7 @@ LAYERS: list[list[str]] = [
         *("secret", "posting", "courier", "access", "figures", "streams"),
         *("instance", "nursery", "appservice", "appcrew", "dead", "endpoints.runners", "endpoints.queues"),
         *("endpoints.timers", "endpoints.apps", "endpoints.dead", "endpoints.whoami", "endpoints.metrics", "rounds"),
+        "endpoints.submit",
         *("endpoints.events", "openapi", "endpoints.openapi"),
     ],
     ["daemons.loop"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import queue
 import socket
 import struct
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from exesys.http import _channel, _JsonErrorTask
-from exesys.listening import Channel, Floor
+from exesys.listening import LATER, Answer, Channel, Floor, Later
 
 MOST = 8
 BODY_BYTES = 16 << 20
@@ -26,10 +27,12 @@ HALF = b"GET / HTTP/1.1\r\nHost: here\r\n"
 class Site:
     """A floor that is served by a thread, and an application that can be held up."""
 
-    def __init__(self, channel_class: type[Channel] = Channel) -> None:
+    def __init__(
+        self, channel_class: type[Channel] = Channel, is_quick: Callable[[Any], bool] = lambda request: False
+    ) -> None:
         self.going_on = threading.Event()
         self.going_on.set()
-        self.floor = Floor(self._app, "127.0.0.1", 0, MOST, MOST, BODY_BYTES, channel_class)
+        self.floor = Floor(self._app, "127.0.0.1", 0, MOST, MOST, BODY_BYTES, channel_class, is_quick)
         [server] = (each for each in self.floor.map.values() if each.accepting)
         self.port = server.effective_port
         self._halt = threading.Event()
@@ -253,3 +256,144 @@ def test_who_sends_nonsense_and_hangs_up_leaves_nothing_behind(
             time.sleep(0.005)
     site.end()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+class Quick(Site):
+    """A site whose application promises answers, and keeps the promises it is told to."""
+
+    def __init__(self, patience_s: float = WITHIN_S) -> None:
+        self.promised: queue.Queue[Later] = queue.Queue()
+        self.patience_s = patience_s
+        self.said = Answer("202 Accepted", b"taken", (("X-Said", "yes"),))
+        super().__init__(is_quick=lambda request: request.path != "/well")
+
+    def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        later = environ.get(LATER)
+        if later is None:
+            return super()._app(environ, start_response)
+        if environ["PATH_INFO"] == "/breaks":
+            raise LookupError("as it may")
+        start_response("200 OK", [("X-Kept", "yes"), ("Content-Length", "0")])
+        if environ["PATH_INFO"] == "/at-once":
+            return []
+        later.promise(self._answer, time.monotonic() + self.patience_s)
+        self.promised.put(later)
+        return []
+
+    def _answer(self) -> Answer:
+        assert threading.current_thread() is self._thread
+        return self.said
+
+
+@pytest.fixture
+def quick() -> Iterator[Quick]:
+    site = Quick()
+    yield site
+    site.end()
+
+
+def test_an_answer_may_come_later(quick: Quick) -> None:
+    client, other = quick.client(), quick.client()
+    for _ in range(3):
+        client.request("POST", "/", b"body")
+        later = quick.promised.get(timeout=WITHIN_S)
+        assert get(other) == b"/well", "meanwhile others are served"
+        later.ready()
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (202, b"taken")
+        assert (answer.headers["X-Kept"], answer.headers["X-Said"]) == ("yes", "yes")
+        assert answer.headers.get_all("Content-Length") == ["5"]
+    client.close()
+    other.close()
+
+
+def test_what_is_quick_may_be_answered_at_once(quick: Quick) -> None:
+    client = quick.client()
+    for _ in range(3):
+        client.request("POST", "/at-once", b"body")
+        answer = client.getresponse()
+        assert (answer.status, answer.read(), answer.headers["X-Kept"]) == (200, b"", "yes")
+    client.close()
+
+
+def test_what_breaks_in_a_quick_request_is_answered_and_harms_nobody(
+    quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = quick.client()
+    client.request("POST", "/breaks", b"body")
+    assert client.getresponse().status == 500
+    assert get(quick.client()) == b"/well"
+    assert "LookupError: as it may" in caplog.text
+
+
+def test_what_was_promised_is_answered_in_time() -> None:
+    quick = Quick(patience_s=0.05)
+    client = quick.client()
+    client.request("POST", "/", b"body")
+    assert client.getresponse().read() == b"taken"
+    quick.promised.get().ready()
+    assert get(client) == b"/well", "what comes too late is not sent a second time"
+    quick.end()
+
+
+def test_requests_that_were_sent_together_are_answered_one_after_the_other(quick: Quick) -> None:
+    with quick.connect() as eager:
+        eager.sendall(b"POST /%d HTTP/1.1\r\nContent-Length: 1\r\n\r\nx" % 1 * 3)
+        for _ in range(3):
+            quick.promised.get(timeout=WITHIN_S).ready()
+            told = b""
+            while not told.endswith(b"taken"):
+                told += eager.recv(1000)
+            assert told.count(b"HTTP/1.1 202 Accepted") == 1
+        eager.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
+        later = quick.promised.get(timeout=WITHIN_S)
+        eager.sendall(b"what is sent meanwhile waits")
+        later.ready()
+        assert b"Connection: close" in eager.recv(1000)
+        with contextlib.suppress(ConnectionResetError):
+            assert eager.recv(1000) == b""
+
+
+def test_who_leaves_before_the_promised_answer_harms_nobody(quick: Quick, caplog: pytest.LogCaptureFixture) -> None:
+    left = []
+    for _ in range(MOST - 2):
+        with quick.connect() as hasty:
+            hasty.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx")
+            left.append(quick.promised.get(timeout=WITHIN_S))
+            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for later in left[:2]:
+        later.ready()
+        later.ready()
+    client = quick.client()
+    assert get(client) == b"/well"
+    for later in left[2:]:
+        later.ready()
+    assert get(client) == b"/well"
+    client.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_who_waits_for_a_promised_answer_keeps_the_place(quick: Quick) -> None:
+    client = quick.client()
+    client.request("POST", "/", b"body")
+    later = quick.promised.get(timeout=WITHIN_S)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 * MOST):
+            stack.enter_context(quick.connect()).sendall(HALF)
+        assert get(stack.enter_context(contextlib.closing(quick.client()))) == b"/well"
+        later.ready()
+        assert client.getresponse().read() == b"taken"
+    client.close()
+
+
+def test_at_the_end_promised_answers_get_a_moment() -> None:
+    quick = Quick()
+    client = quick.client()
+    client.request("POST", "/", b"body")
+    later = quick.promised.get(timeout=WITHIN_S)
+    threading.Timer(0.1, later.ready).start()
+    quick._halt.set()
+    quick._thread.join()
+    quick._thread = threading.current_thread()
+    quick.floor.close()
+    assert client.getresponse().read() == b"taken"
