@@ -23,6 +23,8 @@ from exesys.bus import messages as m
 RESEND_S = 1.0
 HELLO_AGAIN_S = 1.0
 SHORT_MS = 10.0
+AHEAD_MS = 20.0  # so much work a slot may have at hand behind the job that runs
+MOST_PRECISE_MS = 0.001
 ENOUGH_MEASURED = 20
 FORGET = 0.05  # weight of the newest run time in the mean
 MOST_RESULT_BYTES = 8 << 20  # in one message, or one report alone: a frame has its limit
@@ -67,6 +69,7 @@ class WorkerSession:
     _told: int = -1  # the capacity in the last heartbeat
     _mean_ms: float = SHORT_MS
     _measured: int = 0
+    _ahead: int = 0  # jobs that a slot may have behind the one that runs
 
     @property
     def heartbeat_s(self) -> float:
@@ -75,8 +78,7 @@ class WorkerSession:
     @property
     def depth(self) -> int:
         """How many jobs one slot may have at hand."""
-        short = self._measured >= ENOUGH_MEASURED and self._mean_ms < SHORT_MS
-        return 1 + self.prefetch if short else 1
+        return 1 + self._ahead
 
     @property
     def capacity(self) -> int:
@@ -198,7 +200,16 @@ class WorkerSession:
         # A long job ends the prefetch at once, a short one brings it back slowly.
         weight = 1.0 if run_ms > 10 * SHORT_MS else FORGET
         self._mean_ms += weight * (run_ms - self._mean_ms)
+        self._look_ahead()
         return True
+
+    def _look_ahead(self) -> None:
+        """Ask for as many jobs ahead as are work for `AHEAD_MS`; as each change is told, only when that is another."""
+        if self._measured < ENOUGH_MEASURED:
+            return
+        ahead = min(self.prefetch, int(AHEAD_MS / max(self._mean_ms, MOST_PRECISE_MS)))
+        if ahead >= 2 * self._ahead or ahead < self._ahead / 2 or ahead == self.prefetch:
+            self._ahead = ahead
 
     def noted(self, note: m.Note) -> None:
         """A running job told its progress or its log so far."""

@@ -38,10 +38,11 @@ local function read_claims(ARGV, at)
   return claims, at
 end
 
-local function hand_out(claim, job, place)
-  table.insert(claim.jobs, job)
-  table.insert(claim.held, place)
-  table.insert(claim.held, job[1])
+local function hand_out(claim, job, ref, place)
+  local jobs, held = claim.jobs, claim.held
+  jobs[#jobs + 1] = job
+  held[#held + 1] = place
+  held[#held + 1] = ref
   claim.left = claim.left - 1
 end
 
@@ -83,7 +84,7 @@ local function take_turn(claim, queue, called, limits, now_ms)
     call('SREM', key.keyed(queue), ref)
     local job = take(claim.session, ref, queue, limits, now_ms)
     if job then
-      hand_out(claim, job, first[2])
+      hand_out(claim, job, ref, first[2])
       if call('SCARD', running) < most then
         give_turn(queue, called)
       end
@@ -105,7 +106,7 @@ local function take_next(claim, queue, limits, now_ms)
   call('ZREM', key.ready(queue), head[1])
   local job = take(claim.session, head[1], queue, limits, now_ms)
   if job then
-    hand_out(claim, job, head[2])
+    hand_out(claim, job, head[1], head[2])
   end
   return job and 1 or 0
 end
@@ -143,7 +144,7 @@ local function deal(claims, empty, known, now_ms)
           for j = 1, #popped, 2 do
             local job = take(claim.session, popped[j], queue, known[queue], now_ms)
             if job then
-              hand_out(claim, job, popped[j + 1])
+              hand_out(claim, job, popped[j], popped[j + 1])
             end
           end
         end

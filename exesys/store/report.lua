@@ -24,7 +24,6 @@
 
 local LONGEST_BACKOFF_S = 3600
 local AGAIN = { 0, false, false, 0, {} }
-local NONE = {}
 
 -- processing → data_available. Few of the record's fields live on, so that
 -- writing these anew costs half of pruning the rest and a RENAME.
@@ -54,6 +53,9 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
 end
 
 local function read_added(ARGV, at, count)
+  if count == 0 then
+    return NONE, at
+  end
   local added = {}
   for i = 1, count do
     added[i], at = read_step(ARGV, at)
@@ -210,13 +212,14 @@ local function report(KEYS, ARGV)
     end
     local answer = 0
     if fields[1] == attempt then
-      let_go[session] = let_go[session] or {}
-      table.insert(let_go[session], ref)
+      local refs = let_go[session] or {}
+      let_go[session] = refs
+      refs[#refs + 1] = ref
       if log ~= '' then
         keep_log(ref, record, attempt, log)
         fields[9] = '1'
       end
-      local more, ended = 0, {}
+      local more, ended = 0, NONE
       if #added > 0 and outcome == '0' then
         local why = misfit(env, job_of(ref), added)
         if why then

@@ -20,7 +20,7 @@ from exesys.states import State
 from exesys.store import spelling
 from exesys.store.keys import Keys
 from exesys.store.oddities import Oddities
-from exesys.store.spelling import Argument
+from exesys.store.spelling import NEW, Argument
 from exesys.turn import (
     MOST_FOLLOWED,
     NEWEST,
@@ -201,9 +201,9 @@ class Builder:
             arguments += (job_id, *spelling.step(placed))
 
         def read(reply: Any) -> None:
-            answers.taken += [spelling.taken(raw) for raw in reply[0]]
+            answers.taken += [NEW if raw == 1 else spelling.taken(raw) for raw in reply[0]]
             if claims:
-                self._claimed(claims, reply[1:], answers)
+                self._claimed(claims, reply[1:], answers, chunk, settings[0])
 
         def blank() -> None:
             answers.taken += [REFUSED] * len(chunk)
@@ -303,11 +303,29 @@ class Builder:
         blank = _filling(answers.claimed, _none_claimed(turn.claims))
         return self._script("claim", [self.keys("delayed")], arguments, read, blank, Kind.claim)
 
-    def _claimed(self, claims: list[Claim], reply: Any, answers: Answers) -> None:
+    def _claimed(
+        self, claims: list[Claim], reply: Any, answers: Answers, placed: Sequence[Placed] = (), now_ms: Any = 0
+    ) -> None:
+        """Read what was claimed: jobs, or the places of those among `placed` that were handed out as they came."""
         answers.next_due_ms = int(reply[0])
-        for claim, jobs in zip(claims, reply[1:], strict=True):
-            ready_ms = tuple([int(job[6]) for job in jobs])
-            answers.claimed.append(Claimed(claim.session, tuple([self._job(job) for job in jobs]), ready_ms))
+        for claim, raws in zip(claims, reply[1:], strict=True):
+            jobs, ready_ms = [], []
+            for raw in raws:
+                if type(raw) is int:
+                    jobs.append(self._handed_out(placed[raw - 1]))
+                    ready_ms.append(now_ms)
+                else:
+                    jobs.append(self._job(raw))
+                    ready_ms.append(int(raw[6]))
+            answers.claimed.append(Claimed(claim.session, tuple(jobs), tuple(ready_ms)))
+
+    def _handed_out(self, placed: Placed) -> Job:
+        command, options = placed.command, placed.options
+        ref = f"{command.from_}:{command.job_id}"
+        if not options:
+            return Job(ref, 1, command.to, command.cmd, command.data, self.limits.timeout_s)
+        timeout_s, traceparent = options.get("timeout_s", self.limits.timeout_s), options.get("traceparent", "")
+        return Job(ref, 1, command.to, command.cmd, command.data, float(timeout_s), traceparent)
 
     def _report(self, settings: list[Argument], chunk: Sequence[Closed], into: list[Ended]) -> Request:
         arguments: list[Argument] = [*settings, self.limits.max_crashes]

@@ -6,17 +6,17 @@
 --        claims (see deal.lua), then per command its job_id and the step (see
 --        step.lua)
 -- Finds  record, ready queue, jobs, order, held, flow, standby, callbacks, events
--- Gives  {answers, when to claim again (0: not for a time's sake), what each claim got}; the
---        answer to a command is 1 when it was new and is in start, else
+-- Gives  {answers, when to claim again (0: not for a time's sake), what each claim got, where
+--        a number is the place of a command that came with this call}; the answer to a command is 1 when it was new and is in start, else
 --        {verdict, ref, state, body, steps that failed (see graph.lua)}, where
 --        body is the names of the circle if the verdict is `circle`
 --
 -- Run twice, without claims, it changes nothing: the second time every command
 -- is `same`.
 --
--- A command that comes alone, finds its queue empty and a worker with credit
--- is written as processing at once. The outcome is that of the long way, for
--- half the price: what one job costs in an idle system.
+-- Commands that find their queue empty and a worker with credit are written as
+-- processing at once. The outcome is that of the long way, which is to write
+-- them as ready, pop them, read them and move them, for half the price.
 
 -- What stands at a ref that is not new, nil if nothing does; and whether it is a step in start that stands nowhere,
 -- because a call broke off half-way.
@@ -41,10 +41,7 @@ end
 local function create(now_ms, ref, state, index, step, fields)
   local alone = call('HLEN', index) == 1
   local many = not alone or state == 'standby'
-  if many then
-    fields[#fields + 1], fields[#fields + 2] = 'many', 1
-  end
-  if not write(now_ms, ref, state, step, fields) then
+  if not write(now_ms, ref, state, step, many and { 'many', 1, unpack(fields) } or fields) then
     return false
   end
   local job_id = job_of(ref)
@@ -63,15 +60,36 @@ local function create(now_ms, ref, state, index, step, fields)
   return true
 end
 
--- The claim that would get the only job of a queue, if it looks there first.
-local function free_hand(claims, queue)
-  for _, claim in ipairs(claims) do
-    for _, served in ipairs(claim.queues) do
-      if served == queue and claim.left > 0 then
-        return claim.queues[1] == queue and claim or nil
+-- The claim that would get the next job of a queue in which none waits, if it looks there first; and its place. Those
+-- before `from` are full.
+local function free_hand(claims, queue, from)
+  for i = from, #claims do
+    local claim = claims[i]
+    if claim.left > 0 then
+      for place, served in ipairs(claim.queues) do
+        if served == queue then
+          return place == 1 and claim or nil, i
+        end
       end
     end
   end
+  return nil, #claims + 1
+end
+
+-- A step that is handed out, as deal.lua tells of it.
+local function as_handed_out(ref, step, now_ms)
+  local timeout_s, traceparent = option(step, 'timeout_s') or false, option(step, 'traceparent') or false
+  return { ref, 1, step.to, step.cmd, step.data, timeout_s, now_ms, traceparent }
+end
+
+-- Whether all steps have the priority of the first: only then those that come first are handed out first.
+local function of_one_priority(steps)
+  for _, step in ipairs(steps) do
+    if step.priority ~= steps[1].priority then
+      return false
+    end
+  end
+  return true
 end
 
 local function submit(KEYS, ARGV)
@@ -83,19 +101,25 @@ local function submit(KEYS, ARGV)
   local due = #claims > 0 and move_due(KEYS[1], now_ms) or 0
   local answers = {}
   local ready, depth, limits, empty = {}, {}, {}, {}
+  local straight = {}  -- queues in which nothing waits, so that what comes may be handed out: to this claim or a later
   local later, placed = {}, {}  -- what is put into delayed at the end; refs that are put there or into a queue
   local count = #KEYS - 1
   local order = call('INCRBY', key.order(), count) - count
-
+  local steps, job_ids = {}, {}
   for i = 1, count do
-    local index, job_id = KEYS[i + 1], ARGV[at]
-    local step
-    step, at = read_step(ARGV, at + 1)
+    job_ids[i] = ARGV[at]
+    steps[i], at = read_step(ARGV, at + 1)
+  end
+  local in_turn = #claims > 0 and of_one_priority(steps)
+
+  for i, step in ipairs(steps) do
+    local index, job_id = KEYS[i + 1], job_ids[i]
     local from, to, queue, due_ms, waits = step.from, step.to, step.queue, step.due_ms, step.waits
     local called = option(step, 'key')
     order = order + 1
     if not depth[queue] then
       depth[queue], ready[queue], limits[queue] = depth_of(queue), {}, limits_of(queue)
+      straight[queue] = in_turn and depth[queue] == 0 and limits[queue].free and 1 or nil
     end
 
     local first = from
@@ -123,6 +147,7 @@ local function submit(KEYS, ARGV)
           due = sooner(due, due_ms)
         else
           make_ready(ref)
+          straight, empty, in_turn = {}, {}, false
         end
       end
     elseif depth[queue] >= (limits[queue].depth or limit) then
@@ -137,12 +162,12 @@ local function submit(KEYS, ARGV)
     end
     if not answer then
       local hand
-      if count == 1 and depth[queue] == 0 and due_ms <= now and not waits and not called and limits[queue].free then
-        empty[queue] = true
-        hand = free_hand(claims, queue)
+      if straight[queue] and due_ms <= now and not waits and not called then
+        hand, straight[queue] = free_hand(claims, queue, straight[queue])
       end
-      local state, fields = waits and 'standby' or 'start', {}
+      local state, fields = waits and 'standby' or 'start', NONE
       if hand then
+        empty[queue] = true
         state, fields = 'processing', { 'attempt', 1, 'worker', hand.session, 'sent', now_ms }
       end
       if not create(now_ms, ref, state, index, step, fields) then
@@ -157,13 +182,11 @@ local function submit(KEYS, ARGV)
         local number, name = state_of(ref)
         answer = { 'new', ref, number, body_of(ref, name), failed or {} }
         -- It may have started.
-        empty = {}
+        straight, empty, in_turn = {}, {}, false
         local first_due = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
         due = sooner(due, tonumber(first_due[2] or 0))
       elseif hand then
-        local timeout_s, traceparent = option(step, 'timeout_s') or false, option(step, 'traceparent') or false
-        local job = { ref, 1, to, step.cmd, step.data, timeout_s, now_ms, traceparent }
-        hand_out(hand, job, score(step.priority, order))
+        hand_out(hand, first == from and i or as_handed_out(ref, step, now_ms), ref, score(step.priority, order))
         happened(ref, 2, 1, step.cmd, to)
       elseif due_ms > now then
         happened(ref, 0, 0, step.cmd, to)
@@ -173,7 +196,7 @@ local function submit(KEYS, ARGV)
       else
         happened(ref, 0, 0, step.cmd, to)
         placed[ref] = true
-        empty[queue] = nil
+        empty[queue], straight[queue] = nil, nil
         if called then
           line_up(ref, queue, called, score(step.priority, order))
         else

@@ -281,6 +281,28 @@ def test_what_is_submitted_in_a_turn_can_be_claimed_in_it(store: Turns) -> None:
     assert [job.ref for job in answers.claimed[0].jobs] == ["a:j"]
 
 
+def test_what_comes_together_is_handed_out_at_once_in_its_order(store: Turns) -> None:
+    run(store, opened=[ONE, TWO])
+    claims = [Claim(ONE, 2, ("default",)), Claim(TWO, 3, ("default",)), Claim(ONE, 1, ("default",))]
+    answers = run(store, placed=[place(f"j{number}", timeout_s=3.0) for number in range(8)], claims=claims)
+    assert [[job.ref for job in claimed.jobs] for claimed in answers.claimed] == [
+        ["a:j0", "a:j1"],
+        ["a:j2", "a:j3", "a:j4"],
+        ["a:j5"],
+    ]
+    assert {job.timeout_s for claimed in answers.claimed for job in claimed.jobs} == {3.0}
+    assert [job.ref for job in claim(store, 9)] == ["a:j6", "a:j7"]
+
+
+def test_the_more_urgent_of_what_comes_together_is_handed_out_first(store: Turns) -> None:
+    placed = [place("low", priority=1), place("high", priority=8), place("other", queue="other"), place("usual")]
+    claims = [Claim(ONE, 2, ("other", "default")), Claim(TWO, 1, ("default",))]
+    answers = run(store, opened=[ONE, TWO], placed=placed, claims=claims)
+    got = [[job.ref for job in claimed.jobs] for claimed in answers.claimed]
+    assert got == [["a:other", "a:high"], ["a:usual"]]
+    assert [job.ref for job in claim(store, 9)] == ["a:low"]
+
+
 def test_what_ends_in_a_turn_is_ended_before_its_claims(store: Turns) -> None:
     submit(store, place())
     [job] = claim(store)

@@ -370,6 +370,26 @@ def test_long_jobs_are_never_prefetched(session: WorkerSession) -> None:
     assert session.capacity == 2
 
 
+def test_as_much_is_fetched_ahead_as_is_work_for_a_moment() -> None:
+    session = WorkerSession(SELF, INFO, slots=1, prefetch=100)
+    run_jobs(session, 300, 1.0)
+    assert 10 <= session.capacity - 1 <= 20
+    run_jobs(session, 300, 9.0)
+    assert 1 <= session.capacity - 1 <= 3
+    run_jobs(session, 300, 0.1)
+    assert session.capacity == 1 + 100
+
+
+def test_what_is_fetched_ahead_changes_only_when_jobs_do() -> None:
+    session = WorkerSession(SELF, INFO, slots=1, prefetch=100)
+    run_jobs(session, 300, 1.0)
+    seen = set()
+    for number in range(300):
+        run_jobs(session, 1, 0.7 if number % 2 else 1.3)
+        seen.add(session.capacity)
+    assert len(seen) == 1
+
+
 def test_one_long_job_ends_the_prefetch_at_once(session: WorkerSession) -> None:
     run_jobs(session, 100, 0.5)
     run_jobs(session, 1, 5000.0)
