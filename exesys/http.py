@@ -435,17 +435,19 @@ def serve(
     body_bytes: int,
     refuses: Refuses = lambda headers: None,
     quick: Quick = lambda method, path, query, headers, body: False,
+    served: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Requests under way get a moment to end.
 
     Bodies of up to twice `body_bytes` are read; the application refuses what is over it. Of a request that
     `refuses` has an error for, by its headers, a large body is not read. What is `quick` is served in
-    this thread, and must not wait; its answer may come later (`listening.LATER`).
+    this thread, and must not wait; its answer may come later (`listening.LATER`). `served`
+    is called when some of these were served.
     """
     # Lines for each request of whoever sends too many, or leaves before the answer, would fill the log.
     for name, level in (("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
-    floor = Floor(app, host, port, threads, connections, 2 * body_bytes, _channel(refuses), _is_quick(quick))
+    floor = Floor(app, host, port, threads, connections, 2 * body_bytes, _channel(refuses), _is_quick(quick), served)
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:

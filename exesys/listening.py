@@ -257,10 +257,12 @@ class Floor:
         body_bytes: int,
         channel_class: type[Channel] = Channel,
         is_quick: Callable[[Any], bool] = lambda request: False,
+        served: Callable[[], None] = lambda: None,
     ) -> None:
         """Listen at `host`, with at most `most` connections; bodies of more than `body_bytes` are refused.
 
-        `is_quick` tells which of waitress's requests the application serves without waiting for anything.
+        `is_quick` tells which of waitress's requests the application serves without waiting for anything;
+        `served` is called when it has served some.
         Raises OSError when the address cannot be had.
         """
         self.map: dict[int, Any] = {}  # waitress's: descriptor -> what is to be read or written
@@ -272,6 +274,7 @@ class Floor:
         self._restless: set[Channel] = set()  # what they wait for may be another
         self._settled: dict[Channel, None] = {}  # the one longest without a whole request first
         self._is_quick = is_quick
+        self._served = served
         self._quick: list[Channel] = []  # to be served in this thread
         self._promised: dict[Later, None] = {}  # the one to be answered first, first
         self._ready: deque[Later] = deque()
@@ -379,6 +382,8 @@ class Floor:
             else:
                 self._promised[later] = None
                 self._restless.discard(channel)
+        if channels:
+            self._served()
 
     def _answer(self) -> None:
         """Answer what is ready, and what was to be by now."""

@@ -200,10 +200,10 @@ class Client:
         return handles
 
     def post(self, one: command.Command, told: Callable[[Handle], None]) -> Handle:
-        """Send a checked command without waiting, not even while the window is `full`; its end is not heard of.
+        """Lay a checked command down to be sent, without waiting, even while the window is `full`.
 
-        `told` is called, in the client's thread, when the router has taken or
-        refused it. Raises Unavailable.
+        It goes with the next call of `flush`, and its end is not heard of. `told` is called, in the client's
+        thread, when the router has taken or refused it. Raises Unavailable.
         """
         handles, items = self._items([one], lambda _: False, 0)
         handles[0].on_answer(told)
@@ -214,6 +214,10 @@ class Client:
 
         self._connection.admit(put, self.patient, at_once=True)
         return handles[0]
+
+    def flush(self) -> None:
+        """Send what was posted, all in one message."""
+        self._connection.wake()
 
     def send_workflow(self, commands: Sequence[command.Command], told: Collection[int]) -> list[Handle]:
         """Send the checked commands of a workflow; of the steps at the places `told` the end is told."""

@@ -64,7 +64,10 @@ class Connection:
             return self.room.wait_for(lambda: self.greeted, timeout)
 
     def admit(self, put: Callable[[], None], patient: bool, at_once: bool = False) -> None:
-        """Have something laid on the desk once there is room, or `at_once`. Raises Unavailable."""
+        """Have something laid on the desk once there is room. Raises Unavailable.
+
+        With `at_once` there need not be room, and who serves is not woken.
+        """
         while True:
             with self.room:
                 if self.closing:
@@ -78,7 +81,8 @@ class Connection:
                     put()
                     break
             self._make_room()
-        self.wake()
+        if not at_once:
+            self.wake()
 
     def _make_room(self) -> None:
         """Wait until the window is not full: serve the connection, or let who serves it go on."""

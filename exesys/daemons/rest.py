@@ -414,7 +414,8 @@ def main() -> int:
     app.install(traced)
     shortcut = Shortcut(app, gate, client, api.limits, body_bytes, traced)
     shown = Cors(shortcut, origins(config), HEADERS)
-    serve(shown, rest.host, rest.port, rest.threads, rest.connections, body_bytes, gate.refusal, shortcut.is_quick)
+    at = (rest.host, rest.port, rest.threads, rest.connections)
+    serve(shown, *at, body_bytes, gate.refusal, shortcut.is_quick, client.flush)
     events.hub.close()
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import decimal
 import os
+import queue
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from harness import until
 
 import exesys
+from exesys import command
 from exesys.errors import BadCommand, Conflict, NotFound, ResultTimeout, TooLarge, Unavailable, UnknownFunction
 from exesys.states import State
 
@@ -214,6 +216,28 @@ def test_clients_come_and_go(shared):
     for number in range(100):
         with shared.client() as client:
             assert client.run("echo", number, timeout=10) == number
+
+
+def test_what_is_posted_waits_for_nothing_and_goes_with_the_flush(make):
+    system = make()
+    client = system.client(window=2)
+    assert client.run("echo", 0, timeout=10) == 0
+    router = system.pids()["router"]
+    os.kill(router, signal.SIGSTOP)
+    told = queue.Queue()
+    limits = command.Limits()
+    bodies = [{"cmd": "echo", "data": i, "job_id": f"posted-{i}"} for i in range(20)] + [{"cmd": "nothing"}]
+    handles = [client.post(command.from_json(body, limits, lambda: "posted"), told.put) for body in bodies]
+    client.flush()
+    assert client.full
+    assert [handle.state for handle in handles] == [None] * 21
+    os.kill(router, signal.SIGCONT)
+    assert {told.get(timeout=20) for _ in handles} == set(handles)
+    assert told.empty()
+    assert [handle.accepted(0).name for handle in handles[:20]] == ["start"] * 20
+    assert isinstance(handles[20].exception(), UnknownFunction)
+    assert [client.result(f"posted-{i}", timeout=20) for i in range(20)] == list(range(20))
+    client.close()
 
 
 def test_a_client_waits_while_its_window_is_full(make):

@@ -218,6 +218,17 @@ def test_a_refusal_raises_its_own_error(client: Client, code: str, kind: type[Ex
         assert (caught.value.message, caught.value.field, caught.value.fix) == ("It is so.", "field", "Do this.")
 
 
+@pytest.mark.parametrize("answer", [(State.start, None), (-1, ["queue_full", "It is so.", "field", "Do this."])])
+def test_who_wants_to_know_of_the_first_answer_is_told_once(client: Client, answer: tuple[int, Any]) -> None:
+    handle = client.put()
+    handle.on_answer(lambda told: ("first", told))
+    handle.add_done_callback(lambda told: ("end", told))
+    [tag] = tags(client.say())
+    first = client.hear(ack(tag, *answer))
+    assert first == [("first", handle), ("end", handle)][: 1 + handle.done()]
+    assert client.hear(done(tag)) == ([] if handle.done() and answer[0] == -1 else [("end", handle)])
+
+
 def test_without_notice_the_acknowledgement_is_the_end_of_it(client: Client) -> None:
     handle = client.put(notify=False)
     [tag] = tags(client.say())

@@ -28,11 +28,14 @@ class Site:
     """A floor that is served by a thread, and an application that can be held up."""
 
     def __init__(
-        self, channel_class: type[Channel] = Channel, is_quick: Callable[[Any], bool] = lambda request: False
+        self,
+        channel_class: type[Channel] = Channel,
+        is_quick: Callable[[Any], bool] = lambda request: False,
+        served: Callable[[], None] = lambda: None,
     ) -> None:
         self.going_on = threading.Event()
         self.going_on.set()
-        self.floor = Floor(self._app, "127.0.0.1", 0, MOST, MOST, BODY_BYTES, channel_class, is_quick)
+        self.floor = Floor(self._app, "127.0.0.1", 0, MOST, MOST, BODY_BYTES, channel_class, is_quick, served)
         [server] = (each for each in self.floor.map.values() if each.accepting)
         self.port = server.effective_port
         self._halt = threading.Event()
@@ -265,7 +268,11 @@ class Quick(Site):
         self.promised: queue.Queue[Later] = queue.Queue()
         self.patience_s = patience_s
         self.said = Answer("202 Accepted", b"taken", (("X-Said", "yes"),))
-        super().__init__(is_quick=lambda request: request.path != "/well")
+        self.batches = 0
+        super().__init__(is_quick=lambda request: request.path != "/well", served=self._count)
+
+    def _count(self) -> None:
+        self.batches += 1
 
     def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         later = environ.get(LATER)
@@ -324,6 +331,7 @@ def test_what_breaks_in_a_quick_request_is_answered_and_harms_nobody(
     assert client.getresponse().status == 500
     assert get(quick.client()) == b"/well"
     assert "LookupError: as it may" in caplog.text
+    assert quick.batches == 1, "it is told of quick requests, and of no others"
 
 
 def test_what_was_promised_is_answered_in_time() -> None:
