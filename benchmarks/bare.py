@@ -148,6 +148,12 @@ def drain(source: Socket) -> list[list[bytes]]:
     return messages
 
 
+def spelt(*words: Any) -> bytes:
+    """Spell a command as Redis reads it."""
+    command: bytes = hiredis.pack_command(words)
+    return command
+
+
 class Redis:
     """A line to Redis with the three scripts. One pipeline is under way at most."""
 
@@ -169,8 +175,7 @@ class Redis:
         return self._spelt(2, len(ended), *[job_id for job_id, _, _ in ended], *words)
 
     def _spelt(self, script: int, *words: Any) -> bytes:
-        spelt: bytes = hiredis.pack_command(("EVALSHA", self._names[script], *words))
-        return spelt
+        return spelt("EVALSHA", self._names[script], *words)
 
     def send(self, pipeline: bytes) -> None:
         self.socket.sendall(pipeline)
@@ -186,7 +191,7 @@ class Redis:
         return found
 
     def ask(self, *words: Any) -> Any:
-        return self.ask_all(hiredis.pack_command(words))[0]
+        return self.ask_all(spelt(*words))[0]
 
     def ask_all(self, *commands: bytes) -> list[Any]:
         """Send a pipeline and wait for its replies."""
