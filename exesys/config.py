@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exesys import addresses, appconfig, callbacks, inifile, redisurl, sections
+from exesys import addresses, appconfig, callbacks, inifile, redisurl, sections, shards
 from exesys.addresses import is_loopback
 from exesys.appconfig import APPSERVER, AppServer
 from exesys.errors import ConfigError
@@ -28,6 +28,7 @@ from exesys.rules import size as _bytes
 from exesys.rules import value_of as _value
 from exesys.rules import whole as _int
 from exesys.rules import yes_or_no as _yes_or_no
+from exesys.shards import SHARD, ShardMap, ShardOf
 from exesys.timerconfig import TIMER, TimerOf, check_timers
 
 UNIX_PATH_MAX_BYTES = 107
@@ -100,6 +101,7 @@ class Bus:
         ),
     )
     key: str = _key("", Rule(str, "the path of a key file, or empty for the system's own"))
+    shard: str = _key("", _matching(f"({SHARD.name.pattern})?", f"the name of a shard: {SHARD.allowed}; or empty"))
     heartbeat_s: float = _key(1.0, _seconds(0.05, 60))
     misses: int = _key(5, _int(2, 100))
     pending: int = _key(20_000, _int(100, 1_000_000))
@@ -199,6 +201,7 @@ class Config:
     queues: tuple[Queue, ...] = ()
     workers: tuple[WorkerOf, ...] = ()
     timers: tuple[TimerOf, ...] = ()
+    shards: tuple[ShardOf, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -215,6 +218,10 @@ class Config:
     @property
     def bus_endpoint(self) -> str:
         return self.bus.endpoint or f"ipc://{self.run}/bus"
+
+    def shard_map(self) -> ShardMap:
+        """Return who owns which jobs; without shards all are ours."""
+        return ShardMap(self.bus.shard, {shard.name: shard.endpoint for shard in self.shards})
 
     @property
     def bus_is_wide(self) -> bool:
@@ -294,7 +301,18 @@ SECRETS = {
 }
 PLAIN = frozenset(_variable(name, key) for name, section in SECTIONS.items() for key in dataclasses.fields(section))
 # The sections of any name: how the settings call them all, and what they are.
-KINDS: dict[str, sections.Kind] = {"appservers": APPSERVER, "queues": QUEUE, "workers": WORKER, "timers": TIMER}
+KINDS: dict[str, sections.Kind] = {
+    "appservers": APPSERVER,
+    "queues": QUEUE,
+    "workers": WORKER,
+    "timers": TIMER,
+    "shards": SHARD,
+}
+
+
+def is_secret(variable: str) -> bool:
+    """Tell whether what this variable sets may hold a password."""
+    return variable in SECRETS or (variable not in PLAIN and any(kind.is_secret(variable) for kind in KINDS.values()))
 
 
 def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, cwd: Path) -> Config:
@@ -325,6 +343,7 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     check_timers(parts["timers"], source, lines)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     _check_backup(config, source, _line_of(text, "redis", "backup"))
+    shards.check(config.shards, config.bus.shard, config.bus_endpoint, config.redis.prefix)
     return _check_paths(config)
 
 

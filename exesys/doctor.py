@@ -22,6 +22,7 @@ from exesys import (
     reach,
     redischecks,
     servers,
+    shardchecks,
 )
 from exesys.addresses import is_loopback, masked
 from exesys.checks import Check
@@ -315,6 +316,7 @@ _LOOKS: dict[str, Callable[[Config, bool], Iterator[Check]]] = {
     "programs": _programs,
     "leftovers": _leftovers,
     "router": _router,
+    "shards": shardchecks.look,
     "functions": _functions,
     "modules": outdated.modules,
     "apps": _apps,

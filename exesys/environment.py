@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exesys import config
+from exesys import config, sections
 from exesys.errors import ConfigError
 
 
@@ -63,12 +63,16 @@ def open_part() -> dict[str, str]:
     The kernel shows the environment that a process was started with, for as long as it lives, in /proc/PID/environ;
     and it is handed down to all that is started there.
     """
-    return {name: value for name, value in os.environ.items() if name not in config.SECRETS}
+    return {name: value for name, value in os.environ.items() if not config.is_secret(name)}
 
 
 def secret_part(settings: config.Config) -> dict[str, str]:
     """Return the other settings, as variables, to be sent to such a process."""
-    return {name: str(getattr(getattr(settings, section), key)) for name, (section, key) in config.SECRETS.items()}
+    found = {name: str(getattr(getattr(settings, section), key)) for name, (section, key) in config.SECRETS.items()}
+    for many, kind in config.KINDS.items():
+        declared = sections.variables(kind, getattr(settings, many))
+        found |= {name: str(value) for name, value in declared.items() if kind.is_secret(name)}
+    return found
 
 
 def load_from(message: Any) -> config.Config:

@@ -162,6 +162,16 @@ def identity(config: Config) -> Identity | None:
     return Keyring(config).local()
 
 
+def identity_at(config: Config, shard: str, endpoint: str) -> Identity | None:
+    """Return the keys with which a peer goes to the bus of another shard. Raises ConfigError."""
+    if not endpoint.startswith("tcp://"):
+        return None
+    key = next((each.key for each in config.shards if each.name == shard), "")
+    if key:
+        return _read(config.root / key)
+    return identity(config)
+
+
 def _read(path: Path) -> Identity:
     text = keystore.read_private(path)
     if text is None:

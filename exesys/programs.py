@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from exesys import sections
 from exesys.addresses import masked, masked_wrong
 from exesys.appconfig import AppServer
-from exesys.config import KINDS, PLAIN, SECRETS, SECTIONS, UNIX_PATH_MAX_BYTES, Config
+from exesys.config import KINDS, PLAIN, SECTIONS, UNIX_PATH_MAX_BYTES, Config, is_secret
 from exesys.errors import BootError
 from exesys.queues import WorkerOf
 
@@ -118,7 +118,7 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
             continue
         key = key_of(name)
         if name in here and name in there:
-            shown = [masked(each[name]) if name in SECRETS else each[name] for each in (there, here)]
+            shown = [masked(each[name]) if is_secret(name) else each[name] for each in (there, here)]
             found.append(f"{key} is {shown[0]!r} there and {shown[1]!r} here")
         elif name in PLAIN:  # the other is of another version
             found.append(f"{key} is known only {'here' if name in here else 'there'}")

@@ -10,6 +10,7 @@ from exesys import asking
 from exesys.config import Config
 from exesys.errors import BootError
 from exesys.process import wait_until
+from exesys.shards import pinned
 
 READY_TIMEOUT_S = 2.0
 PROOF_S = 20.0
@@ -57,7 +58,7 @@ def _all_busy(config: Config, queue: str) -> bool:
 
 def prove(config: Config, queue: str) -> Proof:
     """Run one job on `queue` and tell of it. Raises BootError when it has no result."""
-    job_id = f"proof-{uuid.uuid4()}"
+    job_id = pinned(f"proof-{uuid.uuid4()}", config.bus.shard)
     command = {
         "from": "bootstrap",
         "to": "end_job",

@@ -53,6 +53,11 @@ class Kind:
         """The variable that sets a key."""
         return f"EXESYS_{self.word.upper()}_{name}_{key.rstrip('_').upper()}"
 
+    def is_secret(self, variable: str) -> bool:
+        """Tell whether a variable is one of this kind's that may hold a password."""
+        word = _split(self, variable)[1]
+        return any(key.metadata["secret"] for key in self.keys if key.name.rstrip("_") == word)
+
 
 def check_section(kind: Kind, section: str, where: str) -> None:
     """Raise ConfigError for a section whose name is none of its kind."""

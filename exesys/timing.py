@@ -18,6 +18,7 @@ from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.errors import BadCommand, ExesysError, NotFound, QueueFull, ResultTimeout, StateError, Unavailable
+from exesys.shards import pinned
 from exesys.store.timetable import Timetable
 from exesys.ticker import Done, Tick, Ticker, read
 from exesys.timerconfig import TimerOf
@@ -219,10 +220,14 @@ class Timing:
             sent.again_ms = wall_ms + AGAIN_MS
             return
         try:
-            command = sent.tick.timer.command(sent.tick.job_id)
+            command = sent.tick.timer.command(self._job_id(sent.tick))
             [sent.handle] = self._client.send(command, notify=False)
         except BadCommand as error:
             sent.what, sent.reason = "refused", error.message
+
+    def _job_id(self, tick: Tick) -> str:
+        """Name the job of a tick so that it belongs to our own shard, where its timer is."""
+        return pinned(tick.job_id, self._config.bus.shard)
 
     def _settle(self, state: _State, wall_ms: int) -> None:
         """Store what became of ticks, of each timer in their order."""
@@ -234,12 +239,12 @@ class Timing:
                 tick = sent.tick
                 late_ms = max(0, sent.at_ms - tick.due_ms)
                 if progress is not None:
-                    done = Done(tick.tick_ms, tick.due_ms, late_ms, tick.job_id, sent.what)
+                    done = Done(tick.tick_ms, tick.due_ms, late_ms, self._job_id(tick), sent.what)
                     known = progress.reason
                     progress.note(done, tick.fold, sent.reason)
                 if sent.reason not in ("", known):  # once, not for each tick
-                    about = {"job_id": tick.job_id}
-                    log.warning("the tick %s was not taken: %s", tick.job_id, sent.reason, extra=about)
+                    job_id = self._job_id(tick)
+                    log.warning("the tick %s was not taken: %s", job_id, sent.reason, extra={"job_id": job_id})
             if len(ticks) < before:
                 changed.append(name)
             if not ticks:

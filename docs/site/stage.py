@@ -23,6 +23,7 @@ from benchmarks.run import arguments_parser
 from exesys import __version__, cli, openapi
 from exesys.config import Config
 from exesys.daemons.rest import Api
+from exesys.elsewhere import Elsewhere
 from exesys.endpoints.events import EventsApi
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +56,9 @@ def document() -> dict[str, Any]:
     """Make REST's OpenAPI document. No endpoint is called, so nothing of a system is needed for it."""
     nothing: Any = None
     config = Config(ROOT, ROOT / "var")
-    events = EventsApi(nothing, nothing, nothing, nothing, 0)
-    endpoints = Api(config, nothing, nothing, nothing, nothing, events).endpoints()
+    readers: Elsewhere[Any] = Elsewhere(config, nothing, nothing)
+    events = EventsApi(nothing, readers, readers, nothing, 0)
+    endpoints = Api(config, nothing, readers, nothing, nothing, events).endpoints()
     return openapi.document(endpoints, config.limits, __version__, config.rest_url, needs_token=True)
 
 

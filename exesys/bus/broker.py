@@ -262,8 +262,9 @@ class Broker:
             "log_bytes": config.limits.log_bytes,
         }
         endpoints = {**self.endpoints, **extra}
-        prefix, beat_s, misses = config.redis.prefix, config.bus.heartbeat_s, config.bus.misses
-        welcome = m.Welcome(m.VERSION, peer.session, self.epoch, beat_s, misses, limits, endpoints, prefix, {})
+        beat_s, misses, shards = config.bus.heartbeat_s, config.bus.misses, self._slate.shards
+        told = m.Welcome(m.VERSION, peer.session, self.epoch, beat_s, misses, limits, endpoints, "", {})
+        welcome = told._replace(shard=shards.own, shards=shards.endpoints)
         self._slate.say(peer.address, welcome)
 
     def _on_heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:

@@ -14,7 +14,6 @@ waits and sends again; nothing runs twice for that.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 import uuid as uuid_module
 import weakref
@@ -23,14 +22,14 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from exesys import codec, command, environment, keyring, news, runner
+from exesys import codec, command, environment, news, runner
 from exesys.bus import messages as m
 from exesys.bus import sockets
 from exesys.bus.appcall import App, Apps
 from exesys.bus.connection import Connection
 from exesys.bus.door import TUNINGS
+from exesys.bus.fleet import Fleet
 from exesys.bus.handle import Handle, Handles, job_error
-from exesys.bus.inflight import Desk
 from exesys.bus.jobhandle import JobHandle
 from exesys.bus.listener import Events
 from exesys.config import Config
@@ -62,8 +61,8 @@ class Client:
     """A connection to the router. Thread-safe; make one and keep it.
 
     `config` holds the settings; left out, they are read as the daemons read
-    them. `window` bounds the commands sent and not yet acknowledged: `submit`
-    waits while it is full. With `patient=False` a command is refused at once with
+    them. `window` bounds the commands sent and not yet acknowledged, of each
+    shard: `submit` waits while it is full. With `patient=False` a command is refused at once with
     Unavailable when the router or the store is away, instead of waiting.
     `role` and `info` are what a daemon says of itself. Raises ConfigError.
     """
@@ -79,11 +78,9 @@ class Client:
     ) -> None:
         self.config = config if config is not None else environment.load()
         self.patient = patient
-        desk = Desk(secrets.token_hex(8), window, role)
-        desk.info = info or {}
-        identity = keyring.identity(self.config)
-        self._connection = Connection(self.config.bus_endpoint, desk, identity)
-        self.apps = Apps(self.config, self._ask_for_apps, identity)
+        self._fleet = Fleet(self.config, window, role, info or {})
+        self._connection = self._fleet.home
+        self.apps = Apps(self.config, self._ask_for_apps, self._connection.identity)
         self._listening: weakref.WeakSet[Events] = weakref.WeakSet()
         self._apps_tag = 0
         self._limits = command.Limits(self.config.limits.data_bytes, self.config.limits.depth)
@@ -136,21 +133,21 @@ class Client:
 
     def cancel(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Cancel what has not ended of a job; return how many steps that was. Raises NotFound, Unavailable."""
-        return self._change("cancel", command.check_name(job_id, "job_id"), timeout)
+        return self._change_job("cancel", job_id, timeout)
 
     def retry(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Run again what failed of a job, and what depended on it; return how many steps that is.
 
         Raises NotFound, Unavailable.
         """
-        return self._change("retry", command.check_name(job_id, "job_id"), timeout)
+        return self._change_job("retry", job_id, timeout)
 
     def purge(self, job_id: str, timeout: float = ANSWER_S) -> int:
         """Remove all there is of a job that has failed; return how many steps it had.
 
         Raises NotFound, StateError (it has not ended, or ended well), Unavailable.
         """
-        return self._change("purge", command.check_name(job_id, "job_id"), timeout)
+        return self._change_job("purge", job_id, timeout)
 
     def submit_many(
         self,
@@ -190,13 +187,13 @@ class Client:
     def follow(self, job_id: str, from_: str, to: str, notify: bool = True) -> Handle:
         """Return a handle on a step sent earlier."""
         handle = Handle(job_id, from_, to, "", self._connection.desk.lock, self._connection.drive, self)
-        self._put([handle], [None], notify)
+        self._fleet.put([handle], [None], lambda _: notify, self.patient)
         return handle
 
     def send(self, *commands: command.Command, notify: bool = True, standby: bool = False) -> list[Handle]:
         """Send checked commands together, in one message of the bus."""
         handles, items = self._items(commands, lambda _: notify, -1 if standby else 0)
-        self._put(handles, items, notify)
+        self._fleet.put(handles, items, lambda _: notify, self.patient)
         return handles
 
     def post(self, one: command.Command, told: Callable[[Handle], None]) -> Handle:
@@ -207,23 +204,17 @@ class Client:
         """
         handles, items = self._items([one], lambda _: False, 0)
         handles[0].on_answer(told)
-        desk = self._connection.desk
-
-        def put() -> None:
-            desk.put(handles[0], items[0], False, self.patient)
-
-        self._connection.admit(put, self.patient, at_once=True)
+        self._fleet.post(handles[0], items[0], self.patient)
         return handles[0]
 
     def flush(self) -> None:
-        """Send what was posted, all in one message."""
-        self._connection.wake()
+        """Send what was posted, all in one message for each shard."""
+        self._fleet.flush()
 
     def send_workflow(self, commands: Sequence[command.Command], told: Collection[int]) -> list[Handle]:
         """Send the checked commands of a workflow; of the steps at the places `told` the end is told."""
         handles, items = self._items(commands, told.__contains__, 0)
-        desk = self._connection.desk
-        self._connection.admit(lambda: desk.put_workflow(handles, items, self.patient), self.patient)
+        self._fleet.put_workflow(handles, items, self.patient)
         return handles
 
     def _items(
@@ -251,7 +242,7 @@ class Client:
         Redis is away the router cancels nothing, and what was taken runs.
         """
         job_id = handle.job_id
-        self._connection.withdraw(handle, lambda tag: m.Change(tag, "cancel", job_id), lambda _: then())
+        self._fleet.withdraw(handle, lambda tag: m.Change(tag, "cancel", job_id), lambda _: then())
 
     def snapshot(self, *parts: str, timeout: float = ANSWER_S) -> dict[str, Any]:
         """Ask the router for stops, workers, functions or figures. Raises Unavailable."""
@@ -282,16 +273,10 @@ class Client:
             raise BadCommand("figures are not published on the bus.", field="kinds", fix="Ask GET /events for them.")
         if job_id is not None:
             wanted = wanted._replace(job_id=command.check_name(job_id, "job_id"))
-        events = Events(wanted, self._events_at, self._beat, keyring.identity(self.config), timeout)
+        router = self._fleet.of(job_id) if job_id is not None else self._connection
+        events = Events(wanted, lambda: _events_at(router), lambda: _beat(router), router.identity, timeout)
         self._listening.add(events)
         return events
-
-    def _events_at(self) -> str:
-        welcome = self._connection.desk.welcome
-        return sockets.towards(self.config.bus_endpoint, welcome.endpoints["events"]) if welcome is not None else ""
-
-    def _beat(self) -> None:
-        self.snapshot("events", timeout=BEAT_S)
 
     # --- runners ----------------------------------------------------------
 
@@ -344,10 +329,15 @@ class Client:
     def _change(self, what: str, name: str, timeout: float) -> int:
         return self._changed(lambda tag: m.Change(tag, what, name), timeout)
 
-    def _changed(self, question: Callable[[int], m.Message], timeout: float) -> int:
+    def _change_job(self, what: str, job_id: str, timeout: float) -> int:
+        shard = self._fleet.of(command.check_name(job_id, "job_id"))
+        return self._changed(lambda tag: m.Change(tag, what, job_id), timeout, shard)
+
+    def _changed(self, question: Callable[[int], m.Message], timeout: float, router: Connection | None = None) -> int:
+        router = router or self._connection
         until = time.monotonic() + timeout
         while True:
-            answer = self._connection.ask(question, max(until - time.monotonic(), 0.0))
+            answer = router.ask(question, max(until - time.monotonic(), 0.0))
             assert isinstance(answer, m.Changed)
             if not answer.problem:
                 return answer.steps
@@ -407,8 +397,8 @@ class Client:
 
     @property
     def full(self) -> bool:
-        """Whether the window is full, so that a command has to wait."""
-        return self._connection.desk.full
+        """Whether a window is full, so that a command may have to wait."""
+        return self._fleet.full
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the router has greeted this client; tell whether it came within `timeout` seconds."""
@@ -420,7 +410,7 @@ class Client:
         What was taken goes on in the system. Raises Unavailable when commands
         were not taken within `timeout` seconds: those may be lost.
         """
-        left = self._connection.wait_taken(timeout)
+        left = self._fleet.wait_taken(timeout)
         self._end()
         if left:
             raise Unavailable(
@@ -431,7 +421,7 @@ class Client:
         for events in tuple(self._listening):
             events.close()
         self.apps.close()
-        self._connection.end()
+        self._fleet.end()
 
     def _build(
         self, cmd: str, data: Any, job_id: str | None, from_: str, to: str | Sequence[str], options: command.Options
@@ -441,14 +431,14 @@ class Client:
             codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
         return command.build(from_, to, cmd, packed, os.urandom(16).hex() if job_id is None else job_id, options)
 
-    def _put(self, handles: Sequence[Handle], items: Sequence[m.Item | None], notify: bool) -> None:
-        desk = self._connection.desk
 
-        def put() -> None:
-            for handle, item in zip(handles, items, strict=True):
-                desk.put(handle, item, notify, self.patient)
+def _events_at(router: Connection) -> str:
+    welcome = router.desk.welcome
+    return sockets.towards(router.endpoint, welcome.endpoints["events"]) if welcome is not None else ""
 
-        self._connection.admit(put, self.patient)
+
+def _beat(router: Connection) -> None:
+    router.ask(lambda tag: m.Sync(tag, ("events",)), BEAT_S)
 
 
 def describe(handle: Handle) -> dict[str, Any]:

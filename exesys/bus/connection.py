@@ -33,13 +33,15 @@ log = logging.getLogger("client")
 class Connection:
     """One connection, with a thread of its own. Thread-safe."""
 
-    def __init__(self, endpoint: str, desk: Desk, identity: Identity | None = None) -> None:
+    def __init__(self, endpoint: str, desk: Desk, identity: Identity | None = None, shard: str = "") -> None:
+        """`shard` is what it goes to, for people; "" for the home's own router."""
         self.desk = desk
-        self._identity = identity
+        self._router = f"the router of the shard {shard}" if shard else "the router"
+        self.identity = identity
         self.room = threading.Condition(desk.lock)
         self.closing = False
         self.closed = threading.Event()
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._asleep = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -74,9 +76,9 @@ class Connection:
                     raise Unavailable("this client is closed.")
                 if self.desk.refusal and not self.greeted:
                     fix = "Use the client of the ExeSys that runs there."
-                    raise Unavailable(f"the router does not take this client: {self.desk.refusal}.", fix=fix)
+                    raise Unavailable(f"{self._router} does not take this client: {self.desk.refusal}.", fix=fix)
                 if not patient and not self.greeted:
-                    raise Unavailable("the router is away.", fix="Send the same again in a moment.")
+                    raise Unavailable(f"{self._router} is away.", fix="Send the same again in a moment.")
                 if at_once or not self.desk.full:
                     put()
                     break
@@ -105,7 +107,7 @@ class Connection:
         if not arrived.wait(timeout):
             with self.desk.lock:
                 self.desk.forget(tag)
-            raise Unavailable("the router does not answer.", fix="See `bin/exesys status`.")
+            raise Unavailable(f"{self._router} does not answer.", fix="See `bin/exesys status`.")
         return answer[0]
 
     def ask_instead(
@@ -130,6 +132,11 @@ class Connection:
             self.desk.ask(question, then)
         _call(calls)
         self.wake()
+
+    def forget(self, handle: Handle) -> None:
+        """Wait no longer for what is told of a command."""
+        with self.desk.lock:
+            self.desk.drop(handle)
 
     def tell(self, message: m.Message) -> None:
         """Send a message that has no answer; it waits while the router is away."""
@@ -243,7 +250,7 @@ class Connection:
             self._read(self._front)
 
     def _connect(self) -> sockets.Socket:
-        front = sockets.connect(self._context, zmq.DEALER, self._endpoint, self._identity)
+        front = sockets.connect(self._context, zmq.DEALER, self.endpoint, self.identity)
         self._poller.register(front, zmq.POLLIN)
         return front
 

@@ -200,8 +200,10 @@ class Handle:
         if condition():
             return
         until = None if timeout is None else time.monotonic() + timeout
-        if self._drive is not None:
-            self._drive(condition, float("inf") if until is None else until)
+        drive = None
+        while self._drive is not drive and not condition():  # a command that moves is waited for where it went
+            drive = self._drive
+            self._served(drive, condition, float("inf") if until is None else until)
         while not condition():
             with self._lock:
                 if condition():
@@ -217,6 +219,15 @@ class Handle:
                 if self._state is None:
                     raise ResultTimeout(text, fix="The router has not answered for it: is the system up?")
                 raise ResultTimeout(text, fix="It goes on: ask again.")
+
+    def _served(self, drive: Drive | None, condition: Callable[[], bool], until: float) -> None:
+        """Serve the connection here, until the condition holds or the command has moved to another."""
+        if drive is not None:
+            drive(lambda: condition() or self._drive is not drive, until)
+
+    def _moved(self, drive: Drive) -> None:
+        """Be served by another connection from now on."""
+        self._drive = drive
 
     # The two below are called with the lock held; what they return is called without.
 

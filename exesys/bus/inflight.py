@@ -42,17 +42,29 @@ class Flight:
     patient: bool  # waits while the router is busy or away
     sent_at: float = 0.0
     rechecked: bool = False  # whether it stands in the desk's list of rechecks
+    moves: int = 0  # how often it was told to belong to another shard
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question with a tag of its own: what CHANGED or a SNAPSHOT answers."""
+
+    message: Any
+    then: Callable[[m.Reply], None]
+    moves: int = 0
 
 
 class Desk:
     """All that one client has under way. The caller holds `lock` around every call."""
 
-    def __init__(self, session: str, window: int, role: str = "client") -> None:
+    def __init__(self, session: str, window: int, role: str = "client", lock: threading.Lock | None = None) -> None:
+        """`lock` is another desk's, for desks between which commands move."""
         self.session = session
         self.role = role
         self.info: dict[str, Any] = {}  # what HELLO tells of this peer
         self.window = window
-        self.lock = threading.Lock()
+        self.lock = lock or threading.Lock()
+        self.on_moved: Callable[[m.Moved], list[tuple[Handle, Callable[[Handle], None]]]] = lambda moved: []
         self.welcome: m.Welcome | None = None
         self.refusal = ""  # why the router does not take this client at all
         self._tag = 0
@@ -62,7 +74,8 @@ class Desk:
         self._later: list[tuple[float, list[int]]] = []  # BUSY: when to send them again
         self._recheck: deque[tuple[float, int]] = deque()
         self._workflows: dict[int, list[int]] = {}  # number -> tags of its steps, until it is known to be taken
-        self._asks: dict[int, tuple[m.Message, Callable[[m.Reply], None]]] = {}
+        self._asks: dict[int, Asked] = {}
+        self._gone: dict[int, Callable[[], None]] = {}  # questions that moved -> how to forget them
         self._to_tell: list[m.Message] = []
         self._hello_at = self._beat_at = self._heard_at = self._resend_at = self._recheck_at = float("-inf")
 
@@ -101,7 +114,7 @@ class Desk:
         """
         self._tag += 1
         asked = question(self._tag)
-        self._asks[self._tag] = asked, then
+        self._asks[self._tag] = Asked(asked, then)
         self._to_tell.append(asked)
         return self._tag
 
@@ -114,14 +127,58 @@ class Desk:
         self._asks.pop(tag, None)
         self._flights.pop(tag, None)
         self._unanswered.pop(tag, None)
+        if tag in self._gone:
+            self._gone.pop(tag)()
+
+    def leave(self, tags: Iterable[int]) -> list[Flight]:
+        """Give away what has these tags, for another desk to `adopt`."""
+        left = [flight for tag in tags if (flight := self._flights.pop(tag, None)) is not None]
+        for tag in tags:
+            self._unanswered.pop(tag, None)
+        for flight in left:
+            if flight.item is not None:
+                self._workflows.pop(flight.item.flow, None)
+        return left
+
+    def adopt(self, flights: Iterable[Flight]) -> None:
+        """Take over what another desk has left; the steps of a workflow come together, and stay so."""
+        numbers: dict[int, int] = {}
+        for flight in flights:
+            item, number = flight.item, 0
+            if item is not None and item.flow > 0:
+                number = numbers.setdefault(item.flow, self._tag + 1)
+                item = item._replace(flow=number)
+            tag = self.put(flight.handle, item, flight.notify, flight.patient)
+            self._flights[tag].moves = flight.moves + 1
+            if number:
+                self._workflows.setdefault(number, []).append(tag)
+
+    def leave_asked(self, tag: int) -> Asked | None:
+        """Give away a question, for another desk to `adopt_asked`."""
+        return self._asks.pop(tag, None)
+
+    def adopt_asked(self, asked: Asked, before: Desk, was: int) -> None:
+        """Take over a question that had the tag `was` at the desk `before`; to forget it there is to do so here."""
+
+        def then(reply: m.Reply) -> None:
+            before._gone.pop(was, None)
+            asked.then(reply)
+
+        tag = self.ask(lambda tag: asked.message._replace(tag=tag), then)
+        self._asks[tag].moves = asked.moves + 1
+        before._gone[was] = lambda: self.forget(tag)
 
     def withdraw(self, handle: Handle, error: ExesysError) -> list[tuple[Handle, Callable[[Handle], None]]]:
         """Have a command that has not ended end so for its caller; not sent yet, it stays unsent. Returns callbacks."""
         if handle.done():
             return []
+        self.drop(handle)
+        return [(handle, call) for call in handle._fail(error)]
+
+    def drop(self, handle: Handle) -> None:
+        """Wait no longer for what is told of a command; not sent yet, it stays unsent."""
         for tag in [tag for tag, flight in self._flights.items() if flight.handle is handle]:
             self.forget(tag)
-        return [(handle, call) for call in handle._fail(error)]
 
     def abandon(self, error: ExesysError) -> list[tuple[Handle, Callable[[Handle], None]]]:
         """Nobody serves this desk any more: nothing more will be heard of what is under way. Returns callbacks."""
@@ -153,7 +210,9 @@ class Desk:
             case m.Snapshot() | m.Changed() | m.Mended():
                 asked = self._asks.pop(message.tag, None)
                 if asked is not None:
-                    asked[1](message)
+                    asked.then(message)
+            case m.Moved():
+                calls = self.on_moved(message)
         return calls
 
     def _answer(self, flight: Flight, answer: m.Answer, now: float) -> list[Callable[[Handle], None]]:
@@ -207,7 +266,7 @@ class Desk:
         self._outbox = deque(self._flights)
         self._unanswered = dict(self._flights)  # also the questions may be lost, and are then asked again
         self._later = []
-        self._to_tell += [asked for asked, _ in self._asks.values() if asked not in self._to_tell]
+        self._to_tell += [asked.message for asked in self._asks.values() if asked.message not in self._to_tell]
         self._recheck.clear()
         for flight in self._flights.values():
             flight.rechecked = False

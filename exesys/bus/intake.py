@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from exesys import command
 from exesys.bus import messages as m
+from exesys.bus import signpost
 from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer
 from exesys.bus.slate import Slate
@@ -42,17 +43,18 @@ class Intake:
     def submit(self, peer: Peer, message: m.Submit, now: float) -> None:
         """Take commands and workflows into the next turn."""
         slate = self._slate
+        sent = signpost.ours(slate, peer.address, message.items) if slate.shards else message.items
         late = slate.late(now)
         if late or slate.full:
             reason, retry_s = (slate.trouble.reason, AWAY_RETRY_S) if late else ("pending", BUSY_RETRY_S)
-            tags = tuple(item.tag for item in message.items)
+            tags = tuple(item.tag for item in sent)
             slate.figures["busy"] += len(tags)
             slate.say(peer.address, m.Busy(tags, reason, retry_s))
             return
         door, pending, session = slate.door, slate.pending, peer.session
         refused = []
         workflows: dict[int, list[m.Item]] = {}
-        for item in message.items:
+        for item in sent:
             if item.flow > 0:
                 workflows.setdefault(item.flow, []).append(item)
                 continue
@@ -77,6 +79,9 @@ class Intake:
                 fix = "Send cancel, retry or purge of a job, stop or restart of a runner."
                 raise BadCommand(f"`what` is {message.what!r:.40}.", field="what", fix=fix)
             command.check_name(message.name, "job_id")
+            if slate.shards and (shard := slate.shards.elsewhere(message.name)):
+                signpost.point(slate, peer.address, shard, [message.tag])
+                return
             slate.check_store(now)
         except ExesysError as error:
             slate.say(peer.address, m.Changed(message.tag, -1, list(error.problem)))
@@ -86,12 +91,13 @@ class Intake:
     def status(self, peer: Peer, message: m.Status, now: float) -> None:
         """Take questions into the next turn."""
         slate = self._slate
+        asked = signpost.ours(slate, peer.address, message.queries) if slate.shards else message.queries
         if slate.full:
-            tags = tuple(query.tag for query in message.queries)
+            tags = tuple(query.tag for query in asked)
             slate.say(peer.address, m.Busy(tags, "pending", BUSY_RETRY_S))
             return
         refused = []
-        for tag, job_id, from_, to, notify in message.queries:
+        for tag, job_id, from_, to, notify in asked:
             try:
                 command.check_name(job_id, "job_id")
                 command.check_name(from_, "from")

@@ -47,8 +47,8 @@ class Welcome(NamedTuple):
     misses: int
     limits: dict[str, Any]
     endpoints: dict[str, Any]  # results, events, and jobs for a worker
-    shard: str  # reserved: this router's prefix
-    shards: dict[str, Any]  # reserved: prefix -> endpoint
+    shard: str  # this router's, "" when it is the only one
+    shards: dict[str, Any]  # of all of them: name -> endpoint
 
 
 class Bye(NamedTuple):
@@ -64,7 +64,7 @@ class Error(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """Reserved for several routers: these tags belong to another shard."""
+    """What has these tags belongs to another shard, and nothing of it was kept."""
 
     tags: tuple[int, ...]
     shard: str

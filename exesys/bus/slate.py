@@ -19,6 +19,7 @@ from exesys.bus.roster import Roster
 from exesys.config import Config
 from exesys.errors import Unavailable
 from exesys.meters import Meters, Tally
+from exesys.shards import ShardMap
 from exesys.states import State
 from exesys.troubles import AWAY, Trouble
 from exesys.turn import Ended
@@ -46,6 +47,10 @@ class Slate:
     planned_at: float = 0.0  # when the turn under way was sent
     store_late_at: float | None = None
     trouble: Trouble = AWAY  # why it is late, while it is
+    shards: ShardMap = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shards = self.config.shard_map()
 
     def say(self, address: bytes, message: m.Message) -> None:
         """Send a message to a peer with the next effects."""

@@ -21,6 +21,7 @@ from exesys.bus.client import Client
 from exesys.bus.handle import Handle
 from exesys.config import Config
 from exesys.daemons.loop import run, settings
+from exesys.elsewhere import Elsewhere
 from exesys.endpoints.apps import AppsApi
 from exesys.endpoints.dead import DeadApi
 from exesys.endpoints.events import EventsApi
@@ -83,12 +84,19 @@ class Api:
     """The endpoints, over one bus client and one reader of the store."""
 
     def __init__(
-        self, config: Config, client: Client, reader: Reader, table: Timetable, gate: Gate, events: EventsApi
+        self,
+        config: Config,
+        client: Client,
+        readers: Elsewhere[Reader],
+        table: Timetable,
+        gate: Gate,
+        events: EventsApi,
     ) -> None:
         self.config = config
         self.gate = gate
         self.client = client
-        self.reader = reader
+        self.reader = readers.own
+        self.readers = readers
         self.table = table
         self.events = events
         self.limits = command.Limits(config.limits.data_bytes, config.limits.depth)
@@ -264,7 +272,8 @@ class Api:
         served = self._served() if waiting else None
         if served is None:
             return {}
-        job_ids = list(dict.fromkeys(handle.job_id for handle in waiting))
+        ours = (handle.job_id for handle in waiting if not self.readers.shard_of(handle.job_id))
+        job_ids = list(dict.fromkeys(ours))
         steps: dict[tuple[str, str, str], Step] = {}
         with contextlib.suppress(Unavailable):
             for step in chain.from_iterable(self.reader.steps(job_ids)):
@@ -315,8 +324,9 @@ class Api:
     def job(self, job_id: str) -> HTTPResponse:
         """Show a job: its steps with their results and errors, and its value once all is well."""
         steps = self._steps(job_id)
-        served = self._served() if any(step.state is State.start for step in steps) else None
-        told = self.reader.callbacks(steps)
+        ours = not self.readers.shard_of(job_id)  # which queues another shard's workers serve is not known here
+        served = self._served() if ours and any(step.state is State.start for step in steps) else None
+        told = self.readers.of(job_id).callbacks(steps)
         return respond(200, views.job(job_id, steps, whole=True, served=served, callbacks=told))
 
     def cancel(self, job_id: str) -> HTTPResponse:
@@ -333,13 +343,13 @@ class Api:
     def log(self, job_id: str) -> HTTPResponse:
         """What the job's steps printed and logged; as plain text when asked for with Accept."""
         steps = self._steps(job_id)
-        logs = self.reader.logs(steps)
+        logs = self.readers.of(job_id).logs(steps)
         if wants_text(header("Accept")):
             return as_text("".join(log for attempts in logs for log in attempts.values()))
         return respond(200, {"job_id": job_id, "steps": views.logs(steps, logs)})
 
     def _steps(self, job_id: str) -> list[Step]:
-        [steps] = self.reader.steps([command.check_name(job_id, "job_id")])
+        [steps] = self.readers.of(command.check_name(job_id, "job_id")).steps([job_id])
         if not steps:
             raise no_job(job_id)
         return steps
@@ -403,23 +413,23 @@ def main() -> int:
     keystore.check_reach(config, "rest", config.rest.host)
     gate = Gate(config, keystore.Watch(config))
     client = Client(config, patient=False)
-    reader = Reader(config.redis_url, config.redis.prefix)
+    readers = Elsewhere(config, Reader(config.redis_url, config.redis.prefix), Reader)
     table = Timetable(config.redis_url, config.redis.prefix)
     set_up("rest")
     rest = config.rest
-    tail = Tail(config.redis_url, config.redis.prefix)
-    events = EventsApi(gate, reader, tail, Figures(client, reader), rest.streams)
-    api, traced, body_bytes = Api(config, client, reader, table, gate, events), Traced(), config.limits.body_bytes
+    tails = Elsewhere(config, Tail(config.redis_url, config.redis.prefix), Tail)
+    events = EventsApi(gate, readers, tails, Figures(client, readers.own), rest.streams)
+    api, traced, body_bytes = Api(config, client, readers, table, gate, events), Traced(), config.limits.body_bytes
     app = api.app()
     app.install(traced)
     shortcut = Shortcut(app, gate, client, api.limits, body_bytes, traced)
     shown = Cors(shortcut, origins(config), HEADERS)
     at = (rest.host, rest.port, rest.threads, rest.connections)
     serve(shown, *at, body_bytes, gate.refusal, shortcut.is_quick, client.flush)
-    events.hub.close()
+    events.close()
     with contextlib.suppress(Unavailable):
         client.close(LAST_ACKS_S)  # who waits for an answer sends again
-    for line in (reader, table, tail):
+    for line in (readers, table, tails):
         line.close()
     return 0
 

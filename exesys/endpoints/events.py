@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from bottle import HTTPResponse, request
 
 from exesys import command, news, views
 from exesys.access import Gate
+from exesys.elsewhere import Elsewhere
 from exesys.errors import no_job
 from exesys.http import HEADERS, Endpoint, asked, header, to_json
 from exesys.listening import STREAM
@@ -32,12 +34,37 @@ class EventsApi:
     """The streams. Whoever listens takes no thread: see `streams`."""
 
     def __init__(
-        self, gate: Gate, reader: Reader, tail: Tail, figures: Callable[[], dict[str, Any] | None], most: int
+        self,
+        gate: Gate,
+        readers: Elsewhere[Reader],
+        tails: Elsewhere[Tail],
+        figures: Callable[[], dict[str, Any] | None],
+        most: int,
     ) -> None:
+        """Serve up to `most` streams, and as many of each other shard's jobs.
+
+        `figures` gives what the kind `stats` tells.
+        """
         self._gate = gate
-        self._reader = reader
-        self._tail = tail
-        self.hub = Hub(tail, self, figures, most)
+        self._readers = readers
+        self._tails = tails
+        self._figures = figures
+        self._most = most
+        self.hub = Hub(tails.own, self, figures, most)
+        self._lock = threading.Lock()
+        self._hubs: dict[Tail, Hub] = {tails.own: self.hub}
+
+    def close(self) -> None:
+        """End all streams."""
+        for hub in self._hubs.values():
+            hub.close()
+
+    def _hub(self, tail: Tail) -> Hub:
+        """Return the hub of a shard, whose news come from its own stream."""
+        with self._lock:
+            if tail not in self._hubs:
+                self._hubs[tail] = Hub(tail, self, self._figures, self._most)
+            return self._hubs[tail]
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Give method, path, handler, known parameters and role of each."""
@@ -52,39 +79,43 @@ class EventsApi:
         """Follow what happens from now on, or from Last-Event-ID on: ?kinds=step,progress,stats, ?cmd=, ?state=."""
         wanted = news.checked(asked("kinds"), asked("cmd"), asked("state"))
         self.hub.check_room()
-        return self._stream(wanted, self._since(), RETRY)
+        return self._stream(wanted, self._tails.own, RETRY)
 
     def job_events(self, job_id: str) -> HTTPResponse:
         """Follow one job: how it is now (`job`), each step's states and progress, and how it ended (`end`)."""
         command.check_name(job_id, "job_id")
-        self.hub.check_room()
-        since = self._since()
+        tail = self._tails.of(job_id)
+        self._hub(tail).check_room()
+        since = _since(tail)
         shown = self.shown(job_id)
         if not shown:
             raise no_job(job_id)
-        return self._stream(Wanted(job_id=job_id), since, RETRY + news.event("job", shown))
+        return self._stream(Wanted(job_id=job_id), tail, RETRY + news.event("job", shown), since)
 
-    def _since(self) -> Mark:
-        given = header("Last-Event-ID").strip()
-        return news.mark(given) if given else Mark(self._tail.newest(), ALL_HAD)
-
-    def _stream(self, wanted: Wanted, since: Mark, first: bytes) -> HTTPResponse:
+    def _stream(self, wanted: Wanted, tail: Tail, first: bytes, since: Mark | None = None) -> HTTPResponse:
         environ = request.environ
+        since = since or _since(tail)
         if request.method != "HEAD":
             seat = Seat(wanted, since, lambda: self._gate.may_stay(environ, Role.read))
-            environ[STREAM] = self.hub.seat(seat)
+            environ[STREAM] = self._hub(tail).seat(seat)
         return HTTPResponse(iter([first]) if request.method != "HEAD" else b"", 200, headers=_HEADERS)
 
     def under_way(self, job_id: str) -> bool:
         """Tell whether a job has steps that have not ended."""
-        return self._reader.under_way(job_id)
+        return self._readers.of(job_id).under_way(job_id)
 
     def shown(self, job_id: str) -> bytes:
         """Return a job as `GET /jobs/<job_id>` does, a large one without data and results; b"" when it is gone."""
-        [steps] = self._reader.steps([job_id], light=True)
+        reader = self._readers.of(job_id)
+        [steps] = reader.steps([job_id], light=True)
         if not steps:
             return b""
         if sum(int(step.fields["bytes"]) for step in steps) > MOST_SHOWN_BYTES:
             return to_json({**views.job(job_id, steps), "left_out": f"data and results: ask GET /jobs/{job_id}"})
-        [steps] = self._reader.steps([job_id])
-        return to_json(views.job(job_id, steps, whole=True, callbacks=self._reader.callbacks(steps)))
+        [steps] = reader.steps([job_id])
+        return to_json(views.job(job_id, steps, whole=True, callbacks=reader.callbacks(steps)))
+
+
+def _since(tail: Tail) -> Mark:
+    given = header("Last-Event-ID").strip()
+    return news.mark(given) if given else Mark(tail.newest(), ALL_HAD)

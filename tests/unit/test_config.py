@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exesys import appconfig, config, programs, queues, timerconfig
+from exesys import appconfig, config, programs, queues, shards, timerconfig
 from exesys.errors import ConfigError
 
 ROOT = Path("/srv/project")
@@ -218,13 +218,17 @@ def test_the_ini_shows_every_key_with_its_default() -> None:
     app_keys += [("worker:mail", key) for key in ("queues", "slots")]
     app_keys += [("queue:mail", key) for key in ("depth", "rate", "concurrency", "key_limit")]
     app_keys += [("timer:night", word) for word in timerconfig.TIMER.words]
+    app_keys += [("shard:s00", word) for word in shards.SHARD.words]
     assert sorted(found) == sorted([*KEYS, *app_keys])
-    shown_whole = config.parse(text, INI, {}, ROOT, ROOT)
+    its_own = {"EXESYS_BUS_SHARD": "s00", "EXESYS_BUS_ENDPOINT": "tcp://0.0.0.0:5555"}
+    shown_whole = config.parse(text, INI, its_own, ROOT, ROOT)
     assert shown_whole.appservers == (appconfig.AppServer("words", "word_dict:Dictionary"),)
     assert shown_whole.workers == (queues.WorkerOf("mail", ("mail",)),)
     assert shown_whole.queues == (queues.Queue("mail", rate="100/m"),)
     assert shown_whole.timers == (timerconfig.TimerOf("night", "noop", cron="30 2 * * *", zone="Europe/Rome"),)
-    assert dataclasses.replace(shown_whole, appservers=(), workers=(), queues=(), timers=()) == parse()
+    assert shown_whole.shards == (shards.ShardOf("s00", "tcp://10.0.0.1:5555"),)
+    bare = dataclasses.replace(shown_whole, appservers=(), workers=(), queues=(), timers=(), shards=())
+    assert dataclasses.replace(bare, bus=config.Bus()) == parse()
 
 
 # --- application servers --------------------------------------------------

@@ -301,7 +301,7 @@ def test_settings_named_exist(page: Path) -> None:
             assert key in {field.name for field in dataclasses.fields(config.SECTIONS[section])}, f"[{section}] {key}"
     known = {*settings(config.Config(ROOT, ROOT / "var")), *OTHER_VARIABLES}
     for variable in re.findall(
-        r"EXESYS_[A-Z_]+[A-Z]", re.sub(r"EXESYS_<SECTION>_<KEY>|EXESYS_APPSERVER_<NAME>_<KEY>", "", text)
+        r"EXESYS_[A-Z_]+[A-Z]", re.sub(r"EXESYS_<SECTION>_<KEY>|EXESYS_(APPSERVER|SHARD)_<NAME>_<KEY>", "", text)
     ):
         assert variable in known, variable
 

@@ -14,6 +14,7 @@ import pytest
 from exesys import command, openapi, queues, schedule, schemas
 from exesys.config import Config, Limits
 from exesys.daemons.rest import Api
+from exesys.elsewhere import Elsewhere
 from exesys.endpoints import runners
 from exesys.endpoints.events import EventsApi
 from exesys.http import JSON, Endpoint
@@ -26,8 +27,10 @@ LIMITS = Limits(array=7, depth=9)
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Endpoint, ...]:
     home = tmp_path_factory.mktemp("home")
-    events = EventsApi(NOBODY, NOBODY, NOBODY, NOBODY, 0)
-    return Api(Config(home, home), NOBODY, NOBODY, NOBODY, NOBODY, events).endpoints()
+    config = Config(home, home)
+    readers: Elsewhere[Any] = Elsewhere(config, NOBODY, NOBODY)
+    events = EventsApi(NOBODY, readers, readers, NOBODY, 0)
+    return Api(config, NOBODY, readers, NOBODY, NOBODY, events).endpoints()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from exesys.appconfig import APPSERVER
 from exesys.config import SECTIONS
 from exesys.errors import BootError
 from exesys.queues import QUEUE, WORKER
+from exesys.shards import SHARD
 from exesys.timerconfig import TIMER
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -174,7 +175,7 @@ def keys_in_the_file():
 
 def test_the_file_and_the_code_name_the_same_keys():
     in_code = {(name, key.name) for name, kind in SECTIONS.items() for key in dataclasses.fields(kind)}
-    for kind, name in ((APPSERVER, "words"), (WORKER, "mail"), (QUEUE, "mail"), (TIMER, "night")):
+    for kind, name in ((APPSERVER, "words"), (WORKER, "mail"), (QUEUE, "mail"), (TIMER, "night"), (SHARD, "s00")):
         in_code |= {(f"{kind.word}:{name}", word) for word in kind.words}
     assert set(keys_in_the_file()) == in_code
 
@@ -183,9 +184,10 @@ def test_the_file_and_the_code_have_the_same_defaults(tmp_path):
     sections: dict[str, str] = {}
     for (section, key), value in keys_in_the_file().items():
         sections[section] = sections.get(section, f"[{section}]\n") + f"{key} = {value}\n"
-    assert make_config(tmp_path, text="".join(sections.values())) == with_the_example(tmp_path)
+    assert make_config(tmp_path, SHARDED, "".join(sections.values())) == with_the_example(tmp_path)
 
 
+SHARDED = {"EXESYS_BUS_SHARD": "s00", "EXESYS_BUS_ENDPOINT": "tcp://0.0.0.0:5555"}
 NIGHT = {"CMD": "noop", "CRON": "30 2 * * *", "ZONE": "Europe/Rome"}
 
 
@@ -194,6 +196,7 @@ def with_the_example(tmp_path):
     named = {"EXESYS_APPSERVER_words_CLASS": "word_dict:Dictionary"}
     named |= {f"EXESYS_TIMER_night_{key}": text for key, text in NIGHT.items()}
     named |= {"EXESYS_WORKER_mail_QUEUES": "mail", "EXESYS_QUEUE_mail_RATE": "100/m"}
+    named |= {**SHARDED, "EXESYS_SHARD_s00_ENDPOINT": "tcp://10.0.0.1:5555"}
     return make_config(tmp_path, named)
 
 

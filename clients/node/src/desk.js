@@ -98,6 +98,8 @@ export class Desk {
         return fields[0].forEach(([tag, state, body]) => this.#answered(this.#flights.get(tag), state, body, now));
       case "BUSY":
         return this.#busy(fields, now);
+      case "MOVED":
+        return this.#moved(fields);
       case "CHANGED":
       case "SNAPSHOT": {
         const asked = this.#asks.get(fields[0]);
@@ -156,6 +158,23 @@ export class Desk {
       if (flight) this.#plan(flight, now + 1000 * retry_s);
     }
     this.onEvent("BUSY", [tags, reason, retry_s]);
+  }
+
+  /** It belongs to another shard, and this client speaks to one router: say so, whatever it was. */
+  #moved([tags, shard, endpoint]) {
+    const problem = [
+      "moved",
+      `it belongs to the shard ${shard}, and this client does not follow.`,
+      "job_id",
+      `Connect another client to ${endpoint}, or give it a job_id that ends with the name of the shard you are connected to.`,
+    ];
+    for (const tag of tags) {
+      const flight = this.#flights.get(tag);
+      if (flight) this.#answered(flight, REFUSED, problem);
+      const asked = this.#asks.get(tag);
+      this.#asks.delete(tag);
+      asked?.settle([tag, -1, problem]);
+    }
   }
 
   /** Say HELLO again: to a router that does not know us, or by a new socket. */

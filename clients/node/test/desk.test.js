@@ -197,3 +197,21 @@ test("a gap, a lost event, and a new router are asked about", () => {
     "an old one comes again",
   );
 });
+
+test("what belongs to another shard is refused with where it belongs", () => {
+  const { desk, says } = greeted();
+  const handle = put(desk);
+  says(0);
+  const settled = [];
+  const tag = desk.ask(
+    (tag) => ["CHANGE", tag, "cancel", "j"],
+    (fields) => settled.push(fields),
+  );
+  desk.receive(["MOVED", [1, tag], "s01", "tcp://10.0.0.2:5555"], 10);
+  assert.equal(desk.unanswered, 0);
+  assert.deepEqual(says(60_000), []);
+  assert.equal(settled[0][1], -1);
+  assert.equal(settled[0][2][0], "moved");
+  assert.match(settled[0][2][3], /tcp:\/\/10\.0\.0\.2:5555/);
+  return assert.rejects(handle.result(), { code: "moved" });
+});
