@@ -8,6 +8,7 @@ only the slot that runs the function opens it.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -67,10 +68,22 @@ class Command(NamedTuple):
         return digest_of(self.cmd, self.data)
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    return NAME.fullmatch(text) is not None
+
+
 def check_name(value: Any, field: str) -> str:
     """Return the name, or raise BadCommand saying what is wrong with it."""
+    if type(value) is str and len(value) <= 128 and _is_name(value):
+        return value
+    return _other_name(value, field)
+
+
+def _other_name(value: Any, field: str) -> str:
+    """Return the plain text of a name of a subclass of str, such as a StrEnum's member; or raise BadCommand."""
     if isinstance(value, str) and NAME.fullmatch(value):
-        return value[:]  # of a subclass, such as a StrEnum's member, the plain text
+        return value[:]
     if not isinstance(value, str):
         problem = f"`{field}` must be a string, not {_json_type(value)}."
     elif not value:
@@ -81,6 +94,11 @@ def check_name(value: Any, field: str) -> str:
         bad = next(char for char in value if not NAME.fullmatch(char))
         problem = f"`{field}` holds the character {bad!r}."
     raise BadCommand(problem, field=field, fix=_NAME_RULE)
+
+
+def _check_job_id(value: Any) -> str:
+    """Check as `check_name` does what comes but once, so that it is not worth being remembered."""
+    return value if type(value) is str and NAME.fullmatch(value) else _other_name(value, "job_id")
 
 
 def check_to(value: Any) -> str:
@@ -241,7 +259,7 @@ def build(from_: Any, to: Any, cmd: Any, data: bytes, job_id: Any, options: Mapp
         check_to(to),
         check_name(cmd, "cmd"),
         data,
-        check_name(job_id, "job_id"),
+        _check_job_id(job_id),
         check_options(options) if options else {},
     )
 

@@ -29,7 +29,7 @@ class State(IntEnum):
 
     @property
     def final(self) -> bool:
-        return self in (State.data_available, State.error)
+        return self is State.data_available or self is State.error
 
 
 MOVES: dict[State | None, frozenset[State]] = {

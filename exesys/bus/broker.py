@@ -104,8 +104,7 @@ class Broker:
             "app": self._lobby,
             "controller": None,
         }
-        self._underway = Pending()
-        self._asked = False  # whether a turn is under way
+        self._underway: Pending | None = None  # the turn under way, and for whom it is
         self._due_ms = 0
         self._unfed_ms: int | None = 0  # when steps that nothing feeds are to be looked for; None: there are none
         self._ticked_at = now
@@ -371,7 +370,7 @@ class Broker:
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
         wait = min(self._check_at, self._slate.outbox.next_at) - now
-        if not self._asked:
+        if self._underway is None:
             wait = min(wait, self._board.next_due() - now)
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
@@ -410,7 +409,6 @@ class Broker:
                 placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 and not placed.waits else placed
                 for placed in turn.placed
             ]
-        self._asked = True
         self._underway, slate.pending = slate.pending, rest
         self.figures["turns"] += 1
         self.meters.turn_steps.see(len(turn.placed) + len(turn.reports) + sum(len(flow.steps) for flow in turn.flows))
@@ -421,8 +419,9 @@ class Broker:
         """Act on the answers to the turn under way."""
         slate = self._slate
         slate.store_late_at = None
-        underway, self._underway = self._underway, Pending()
-        self._asked = False
+        underway, self._underway = self._underway, None
+        if underway is None:
+            raise RuntimeError("no turn is under way")
         if answers.claims_lost:
             self.store_back()
         if turn.claims:

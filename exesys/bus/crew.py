@@ -24,7 +24,7 @@ from exesys.states import State
 from exesys.turn import Answers, Changed, Claimed, Closed, Ended, Placed, Turn
 
 RESEND_S = 2.0
-RETURNED = int(m.Outcome.returned)
+DONE, RETURNED = int(m.Outcome.done), int(m.Outcome.returned)
 RESULT = codec.pack({"EOJ": None})[:-1]  # what results begin with: the next steps get what follows (graph.lua)
 
 
@@ -131,10 +131,11 @@ class Crew:
             attempt = (report.ref, report.attempt)
             if attempt in pending.reported:
                 continue
-            if not 0 <= report.outcome <= 3 or not (report.ref in held or command.REF.fullmatch(report.ref)):
+            known = report.ref in held
+            if not 0 <= report.outcome <= RETURNED or not (known or command.REF.fullmatch(report.ref)):
                 slate.garbage += 1
                 continue
-            if report.ref not in held and slate.swamped:
+            if not known and slate.swamped:
                 continue  # a worker sends it again until it is acknowledged
             added: tuple[Placed, ...] = ()
             if report.added:
@@ -144,10 +145,11 @@ class Crew:
                     continue  # it comes again, and then we may know what the workers can do
                 except ExesysError as error:
                     report = _failed(report, "BadStep", error.message)
-            if report.outcome == m.Outcome.done and not report.body[:-1].startswith(RESULT):
+            if report.outcome == DONE and not (len(report.body) > len(RESULT) and report.body.startswith(RESULT)):
                 report = _failed(report, "BadResult", 'the worker\'s result is not {"EOJ": value} in its shortest form')
             pending.reported.add(attempt)
-            self._leave(worker, attempt)
+            if known:
+                self._leave(worker, attempt)
             pending.report(Closed(message.session, report, self._jitter(), added))
 
     def _leave(self, worker: Worker | None, attempt: tuple[str, int]) -> None:
@@ -223,7 +225,7 @@ class Crew:
             if end.stale:
                 continue
             if end.state is State.data_available:
-                slate.ended(end._replace(body=report.body), tally)
+                slate.ended(end, tally, report.body)
                 if closed.added:
                     slate.meters.accepted(placed.command.cmd for placed in closed.added)
             elif end.state is State.error:

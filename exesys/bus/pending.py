@@ -52,8 +52,12 @@ class Pending:
     def report(self, closed: Closed) -> None:
         """Take a report into the next turn."""
         self.turn.reports.append(closed)
-        self.report_steps += 1 + len(closed.added)
-        self.bytes += _size(closed)
+        _, (_, _, _, body, log, _, _, _), _, added = closed
+        self.report_steps += 1
+        self.bytes += len(body) + len(log)
+        if added:
+            self.report_steps += len(added)
+            self.bytes += _data_of(added)
 
     def change(self, change: Change, origin: tuple[str, int]) -> None:
         """Take a cancel, retry or purge into the next turn."""

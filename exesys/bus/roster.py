@@ -38,7 +38,7 @@ class Peer:
     key: str = ""  # what it proved to hold, as `roles.named` spells it; "" where none is needed
 
 
-@dataclass
+@dataclass(slots=True)
 class Sent:
     """A job a worker holds: the attempt, and when it was last sent."""
 

@@ -65,8 +65,11 @@ class Slate:
         self.seq += 1
         self.effects.append(Publish(topic, m.Event(self.epoch, self.seq, body)))
 
-    def ended(self, end: Ended, tally: Tally | None = None) -> None:
-        """A step ended, and perhaps others with it: tell who waits for them. `tally` counts it, if that is known."""
+    def ended(self, end: Ended, tally: Tally | None = None, result: bytes | None = None) -> None:
+        """A step ended, and perhaps others with it: tell who waits for them.
+
+        `tally` counts it, if that is known; `result` is that of one that ended well.
+        """
         tally = tally or self.meters.of(end.cmd)
         if end.state is State.data_available:
             self.figures["done"] += 1
@@ -74,7 +77,7 @@ class Slate:
         else:
             self.figures["failed"] += 1
             tally.failed += 1
-        self.outbox.ended(end.ref, end.peer, end.state, end.body)
+        self.outbox.ended(end.ref, end.peer, end.state, end.body if result is None else result)
         for other in end.also:
             self.ended(other)
 

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from exesys.bus.messages import Find, Repair
-from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from exesys.command import DEFAULT_PRIORITY, DEFAULT_QUEUE, digest_of
 from exesys.states import State
 from exesys.turn import (
     Assign,
@@ -44,20 +44,16 @@ Argument = str | bytes | int | float
 def step(placed: Placed) -> list[Argument]:
     """Spell a step as step.lua reads it; of the options those that a record keeps."""
     command, options, peer, due_ms, waits = placed
+    from_, to, cmd, data, _, _ = command
+    digest = digest_of(cmd, data)
+    if not options:
+        return [from_, to, cmd, data, digest, peer, DEFAULT_QUEUE, DEFAULT_PRIORITY, due_ms, int(waits), 0]
     recorded: list[Argument] = [part for name in RECORDED if name in options for part in (name, options[name])]
     if "result_ttl_s" in options:
         recorded[-1] = math.ceil(options["result_ttl_s"])  # EXPIRE takes whole seconds
+    queue, priority = options.get("queue", DEFAULT_QUEUE), options.get("priority", DEFAULT_PRIORITY)
     return [
-        command.from_,
-        command.to,
-        command.cmd,
-        command.data,
-        command.digest,
-        peer,
-        options.get("queue", DEFAULT_QUEUE),
-        options.get("priority", DEFAULT_PRIORITY),
-        due_ms,
-        int(waits),
+        *(from_, to, cmd, data, digest, peer, queue, priority, due_ms, int(waits)),
         len(recorded) // 2,
         *recorded,
     ]
