@@ -11,13 +11,14 @@ and reports the rest as crashed.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from exesys.config import Config
 from exesys.environment import open_part, secret_part
 from exesys.process import how_it_ended, resident_bytes
 
-HOARD_S = 0.005  # so long may a job run before those behind it in its slot are taken back
+LOOK_S = 0.005  # so often it is looked whether jobs wait behind one that runs for long
 MEMORY_CHECK_S = 0.5
 
 
@@ -170,6 +171,29 @@ class SlotPool:
 
     # --- work -------------------------------------------------------------
 
+    def in_turn(self, depth: int, patience_s: float, now: float) -> Iterator[Slot]:
+        """Say to whom the next job is to be given, and the one after it: always to the slot that has the fewest.
+
+        So idle ones come first. A slot may have `depth` jobs, and nothing behind
+        one that has run for longer than `patience_s`.
+        """
+        rooms = [(slot, self._room(slot, depth, patience_s, now)) for slot in self.slots]
+        turns = [(len(slot.jobs), slot.number, room, slot) for slot, room in rooms if len(slot.jobs) < room]
+        heapq.heapify(turns)
+        while turns:
+            has, number, room, slot = turns[0]
+            yield slot
+            if has + 1 < room:
+                heapq.heapreplace(turns, (has + 1, number, room, slot))
+            else:
+                heapq.heappop(turns)
+
+    def _room(self, slot: Slot, depth: int, patience_s: float, now: float) -> int:
+        if slot.phase is not Phase.serving or slot.verdict is not None:
+            return 0
+        long = bool(slot.jobs) and now - slot.since > patience_s
+        return min(1 if long else depth, self.config.worker.max_jobs - slot.done)
+
     def give(self, slot: Slot, job: Job, now: float) -> bool:
         """Put a job on a slot's line. False when the line is full."""
         if not slot.channel.send(["job", job.ref, job.attempt, job.to, job.cmd, job.data, job.traceparent], wait=False):
@@ -240,8 +264,8 @@ class SlotPool:
 
     # --- time -------------------------------------------------------------
 
-    def tick(self, now: float) -> list[tuple[Slot, list[Job]]]:
-        """Keep the limits of time and memory. Returns jobs taken back from behind long ones."""
+    def tick(self, now: float, patience_s: float) -> list[tuple[Slot, list[Job]]]:
+        """Keep the limits of time and memory. Returns jobs taken back from behind those that run longer."""
         freed = []
         for slot in self.slots:
             if slot.verdict is not None:
@@ -256,7 +280,7 @@ class SlotPool:
                 limit_s = slot.jobs[0].timeout_s
                 if now - slot.since > limit_s:
                     self.kill(slot, ("Timeout", f"it ran longer than its limit of {limit_s:g} s"), now)
-                if len(slot.jobs) > 1 and now - slot.since > HOARD_S:
+                if len(slot.jobs) > 1 and now - slot.since > patience_s:
                     freed.append((slot, self.take_back(slot)))
         if now - self._memory_at > MEMORY_CHECK_S:
             self._memory_at = now
@@ -281,7 +305,7 @@ class SlotPool:
             elif slot.jobs:
                 wait = min(wait, slot.since + slot.jobs[0].timeout_s - now)
                 if len(slot.jobs) > 1:
-                    wait = min(wait, HOARD_S)
+                    wait = min(wait, LOOK_S)
         if len(self.slots) < self.config.worker.slots:
             wait = min(wait, self._start_at - now)
         return max(wait, 0.0)

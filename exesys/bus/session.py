@@ -25,6 +25,8 @@ HELLO_AGAIN_S = 1.0
 SHORT_MS = 10.0
 AHEAD_MS = 20.0  # so much work a slot may have at hand behind the job that runs
 MOST_PRECISE_MS = 0.001
+# So long may a job run before those behind it in its slot are given to others: twice the mean, within these.
+LEAST_PATIENCE_S, MOST_PATIENCE_S = 0.005, 0.020
 ENOUGH_MEASURED = 20
 FORGET = 0.05  # weight of the newest run time in the mean
 MOST_RESULT_BYTES = 8 << 20  # in one message, or one report alone: a frame has its limit
@@ -79,6 +81,11 @@ class WorkerSession:
     def depth(self) -> int:
         """How many jobs one slot may have at hand."""
         return 1 + self._ahead
+
+    @property
+    def patience_s(self) -> float:
+        """How long a job may run before those behind it in its slot are taken back."""
+        return min(max(LEAST_PATIENCE_S, 2 * self._mean_ms / 1000), MOST_PATIENCE_S)
 
     @property
     def capacity(self) -> int:

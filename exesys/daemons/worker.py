@@ -32,7 +32,7 @@ from exesys.config import Config
 from exesys.daemons.loop import Complaint, Loop, run, settings
 from exesys.errors import ProtocolError
 from exesys.process import die_with_parent
-from exesys.slots import GIVEN_BACK, HOARD_S, Broken, Finished, Happening, Phase, Ready, Slot, SlotPool
+from exesys.slots import GIVEN_BACK, Broken, Finished, Happening, Ready, Slot, SlotPool
 
 LAST_ACKS_S = 3.0
 MOST_SILENCES = 3
@@ -218,23 +218,21 @@ class Worker:
 
     def _take_back(self, session: WorkerSession, now: float) -> None:
         """Keep the limits, and take back what waits behind long jobs."""
-        for slot, unbegun in self.pool.tick(now):
+        for slot, unbegun in self.pool.tick(now, session.patience_s):
             session.unbegin(unbegun)
             log.debug("took %d jobs back from slot %d", len(unbegun), slot.number)
 
     def _deal(self, session: WorkerSession, now: float) -> None:
-        """Give queued jobs to slots: idle ones first, then in turn, each as deep as jobs are short."""
+        """Give queued jobs to slots, each to the one that has the fewest: so idle ones come first."""
         if not session.queue or self.loop.stopping:
             return
-        serving = [slot for slot in self.pool.slots if slot.phase is Phase.serving and slot.verdict is None]
-        for slot in sorted(serving, key=lambda slot: len(slot.jobs)):
-            long = bool(slot.jobs) and now - slot.since > HOARD_S
-            room = min(1 if long else session.depth, self.config.worker.max_jobs - slot.done)
-            while session.queue and len(slot.jobs) < room:
-                job = session.begin()
-                if not self.pool.give(slot, job, now):
-                    session.unbegin([job])
-                    break
+        for slot in self.pool.in_turn(session.depth, session.patience_s, now):
+            job = session.begin()
+            if not self.pool.give(slot, job, now):
+                session.unbegin([job])
+                return
+            if not session.queue:
+                return
 
     def _renew(self) -> None:
         if self.loop.reloading:

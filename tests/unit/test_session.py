@@ -488,3 +488,11 @@ def test_a_note_that_comes_after_the_end_is_dropped(session: WorkerSession) -> N
     session.ended(ended(job()), 1.0)
     session.noted(m.Note("a:j", 1, 0.5, "", "late"))
     assert beat(session, 1.0).notes == ()
+
+
+def test_jobs_wait_behind_another_for_twice_the_mean(session: WorkerSession) -> None:
+    waits = []
+    for ran_ms in (0.1, 4.0, 8.0, 90.0):
+        run_jobs(session, 300, ran_ms)
+        waits.append(round(session.patience_s, 4))
+    assert waits == [0.005, 0.008, 0.016, 0.02]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import select
@@ -18,6 +19,7 @@ import pytest
 from exesys import codec, environment
 from exesys.bus.messages import Added, Job, Note, Outcome
 from exesys.channel import Channel, pair
+from exesys.config import Config
 from exesys.slots import Finished, Phase, Slot, SlotPool
 
 MODULE = '''
@@ -206,7 +208,7 @@ class Pool:
                     self.take(happenings, unbegun)
                 elif ready:
                     self.take(self.pool.read(slot, now), [])
-            for _, unbegun in self.pool.tick(now):
+            for _, unbegun in self.pool.tick(now, 0.005):
                 self.take([], unbegun)
 
     def take(self, happenings: list[Any], unbegun: list[Job]) -> None:
@@ -353,3 +355,45 @@ def test_added_steps_reach_the_daemon_as_what_they_are(pool: Pool) -> None:
         Added("a.1", "end_job", "f", data, {"priority": 9}),
         Added("a.2", ("b", "c"), "f", data, {}),
     )
+
+
+# --- in which order slots get jobs ------------------------------------------
+
+
+def slots(*held: int, since: float = 0.0) -> SlotPool:
+    """A pool of slots that have so many jobs, of which the first runs since then; without their processes."""
+    pool = SlotPool(Config(root=Path("/nowhere"), home=Path("/nowhere/var")), 0.0)
+    nothing: Any = None
+    for number, count in enumerate(held):
+        slot = Slot(number, nothing, nothing, nothing, -1, Phase.serving, since=since)
+        slot.jobs.extend(Job(f"a:{number}.{place}", 1, "end_job", "f", b"", 60.0) for place in range(count))
+        pool.slots.append(slot)
+    return pool
+
+
+def dealt(pool: SlotPool, jobs: int, depth: int = 4, now: float = 0.001) -> list[int]:
+    """Give out so many jobs; return the numbers of the slots that got them."""
+    turns = pool.in_turn(depth, 0.005, now)
+    return [slot.number for slot in itertools.islice(turns, jobs)]
+
+
+def test_idle_slots_get_jobs_first_and_then_each_in_turn() -> None:
+    assert dealt(slots(0, 0, 0), 3) == [0, 1, 2]
+    assert dealt(slots(2, 0, 1), 5) == [1, 1, 2, 0, 1]
+    assert dealt(slots(0, 3), 9) == [0, 0, 0, 0, 1], "as deep as jobs are short"
+
+
+def test_nothing_is_put_behind_a_job_that_runs_for_long() -> None:
+    assert dealt(slots(1, 1), 9, now=0.0051) == []
+    assert dealt(slots(0, 1), 9, now=0.0051, depth=1) == [0]
+    pool = slots(1, 1)
+    pool.slots[1].since = 0.005
+    assert dealt(pool, 9, now=0.0051) == [1, 1, 1]
+
+
+def test_a_slot_that_ends_gets_no_jobs() -> None:
+    pool = slots(0, 0, 0, 0)
+    pool.slots[0].phase = Phase.leaving
+    pool.slots[1].verdict = ("Timeout", "it ran for long")
+    pool.slots[2].done = pool.config.worker.max_jobs - 2
+    assert dealt(pool, 9) == [2, 3, 2, 3, 3, 3]
