@@ -30,6 +30,7 @@ RECHECK_EVERY_S = 0.1
 MOST_IN_MESSAGE = 1000
 MOST_BYTES_IN_MESSAGE = 4 << 20
 UNANSWERED_S = 10.0
+STATES = tuple(State)
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Desk:
         self._tag += 1
         tag = self._tag
         if item is not None:
-            item = item._replace(tag=tag)
+            item = m.Item(tag, *item[1:])
         self._flights[tag] = self._unanswered[tag] = Flight(handle, item, notify, patient)
         self._outbox.append(tag)
         return tag
@@ -222,7 +223,7 @@ class Desk:
         if number < 0:
             del self._flights[tag]
             return flight.handle._fail(from_problem(body))
-        state = State(number)
+        state = STATES[number]
         if state.final or not flight.notify:
             del self._flights[tag]
         elif not flight.rechecked:
