@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from exesys import servers
 from exesys.config import Config
 from exesys.errors import Unavailable
-from exesys.store import lineage
-from exesys.store.snapshot import Source
+
+if TYPE_CHECKING:
+    from exesys.store.snapshot import Source
 
 IN_SYNC, SYNCING, PARTED, AWAY = "in sync", "syncing", "not following", "away"
 SLOW_S = 10
@@ -36,6 +37,9 @@ class Following(NamedTuple):
 
 def look(config: Config) -> Following:
     """Ask both servers."""
+    from exesys.store import lineage  # who only asks whether there is a replica need not wait for these
+    from exesys.store.snapshot import Source
+
     prefix = config.redis.prefix
     with (
         contextlib.closing(Source(config.redis_url, prefix)) as master,

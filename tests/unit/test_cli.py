@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -523,3 +524,10 @@ def test_a_word_like_none_is_told_all(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli._parser().parse_args(["xyzzy"])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_asking_how_it_is_waits_for_no_large_library(tmp_path: Path) -> None:
+    code = "import sys; from exesys import cli; cli.main(['status']); print(*{'redis', 'asyncio', 'pymongo'} & {*sys.modules})"
+    environ = {"EXESYS_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
+    assert ran.stdout.splitlines()[-1] == ""
