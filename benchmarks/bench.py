@@ -17,6 +17,7 @@ import exesys
 from benchmarks import (
     accept,
     apps,
+    beats,
     crowd,
     curve,
     delayed,
@@ -24,6 +25,7 @@ from benchmarks import (
     limit,
     others,
     ours,
+    shards,
     sizes,
     streams,
     system,
@@ -53,6 +55,7 @@ MODES = {
     "sleeps": Mode(("sleeps",), crowd.SLOTS),
     "mixed": Mode(("mixed",), crowd.MIXED_SLOTS),
     "idle": Mode(("idle",)),
+    "beats": Mode(("beats",)),
 }
 
 
@@ -100,6 +103,7 @@ class Bench:
             "sleeps": lambda: crowd.sleeps(config, jobs),
             "mixed": lambda: crowd.mixed(config, seed),
             "idle": lambda: idle.idle(config),
+            "beats": lambda: beats.beats(config),
         }
         self.measure(OURS, goal, beside, number, calls[goal])
 
@@ -225,8 +229,16 @@ def _sizes(options: argparse.Namespace, home: Path, runs: list[Measurement]) -> 
         return store.version()
 
 
+def _shards(options: argparse.Namespace, home: Path, runs: list[Measurement]) -> str:
+    with shards.three(home) as (alone, both), system.Store(alone) as store:
+        bench = Bench(options, alone, store, runs, tuple(config.home for config in both))
+        for number in range(options.rounds):
+            bench.pair("shards", number, partial(shards.beside, alone, both, options.jobs, MANY_IN_FLIGHT))
+        return store.version()
+
+
 # Those for which another system stands beside.
-_PAIRED = {"curve": _curve, "delayed": _delayed, "queued": _queued, "limit": _limit, "sizes": _sizes}
+_PAIRED = {"curve": _curve, "delayed": _delayed, "queued": _queued, "limit": _limit, "sizes": _sizes, "shards": _shards}
 
 
 def _share(jobs: int, share: float) -> int:

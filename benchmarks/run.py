@@ -82,6 +82,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--idle", action="store_true", help="measure what a system takes that has nothing to do, no more"
     )
+    parser.add_argument("--shards", action="store_true", help="measure two shards beside one, by turns; no more")
+    parser.add_argument("--beats", action="store_true", help="measure 490 workers that only beat, no more")
     known = ",".join(others.PEERS)
     parser.add_argument("--peers", type=_peers, default=[], metavar="NAMES", help=f"measure these too, of {known}")
     parser.add_argument("--peers-venv", type=Path, metavar="DIR", help="where they are installed, to keep them")

@@ -7,7 +7,7 @@ import io
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,18 @@ def running(
     bus: str = "",
     before: Callable[[Config], None] = lambda config: None,
     slots: int = SLOTS,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Config]:
     """Run a system in `home`, which must be short (unix sockets lie in it), and end it again.
 
     With `apps`, an application server runs in it too. `bus` is its [bus]
-    endpoint; `before` is called before the start.
+    endpoint; `before` is called before the start; `settings` are further variables.
     """
     modules = home / "modules"
     modules.mkdir(parents=True)
     (modules / "bench.py").write_text(MODULE)
     shutil.copy(APPS, modules)
-    environ = _environment(home, modules, slots)
+    environ = {**_environment(home, modules, slots), **(settings or {})}
     if apps:
         environ["EXESYS_APPSERVER_bench_CLASS"] = "bench_apps:Bench"
     environ["EXESYS_BUS_ENDPOINT"] = bus
@@ -123,6 +124,10 @@ class Store:
         """List all jobs, in the order in which they came."""
         entries: Any = self._redis.xrange("exesys:jobs")
         return [fields[b"j"].decode() for _, fields in entries]
+
+    def index_bytes(self) -> int:
+        """Return what the index of jobs takes: it is kept longer than most of their records."""
+        return int(self._redis.memory_usage("exesys:jobs", samples=0) or 0)
 
     def waiting(self, queue: str) -> int:
         """Return how many jobs are ready in a queue."""

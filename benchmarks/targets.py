@@ -93,6 +93,10 @@ GOALS = (
     Goal("short jobs among long ones wait, p99", "mixed_p99_ms", 20, "{:.3g} ms"),
     Goal("idle system", "idle_cpu_percent", 1, "{:.2f} % of a core"),
     Goal("idle system", "idle_pss_mb", 400, "{:.0f} MB"),
+    Goal("two shards on two cores ÷ one on one, by time", "cores_by_time", 1.6, "{:.2f}", least=True),
+    Goal("two shards on two cores ÷ one on one, by processor time", "cores_by_cpu", 1.6, "{:.2f}", least=True),
+    Goal("router, processor time for a job, two ÷ one", "router_per_core", 1.2, "{:.2f}"),
+    Goal("Redis, processor time for a job, two ÷ one", "redis_per_core", 1.2, "{:.2f}"),
 )
 
 

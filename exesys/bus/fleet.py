@@ -112,9 +112,13 @@ class Fleet:
         """
         if self.alone:
             return self._put(self.home, handles, items, range(len(handles)), told, patient)
-        places: dict[Connection, list[int]] = {}
+        of_shard: dict[str, list[int]] = {}
+        shards = self._map
         for place, handle in enumerate(handles):
-            places.setdefault(self.of(handle.job_id), []).append(place)
+            of_shard.setdefault(shards.elsewhere(handle.job_id), []).append(place)
+        places = {
+            self._at(shard, shards.endpoints[shard]) if shard else self.home: of_shard[shard] for shard in of_shard
+        }
         failures: list[tuple[Unavailable, list[int]]] = []
         # Those with room first: a shard that is away holds up no other.
         for connection in sorted(places, key=lambda each: each.desk.full or not each.greeted):

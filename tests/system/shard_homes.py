@@ -22,6 +22,23 @@ def declare(systems: Sequence[System], names: Sequence[str] = (), **more: str) -
         system.config = environment.load(system.environ, system.root)
 
 
+def sharing(make: Callable[..., System]) -> tuple[System, System]:
+    """Start two homes whose shards share the Redis of the first, with a prefix each."""
+    systems = make(start=False), make(start=False)
+    url = f"unix://{systems[0].home}/run/redis?db=0"
+    told: dict[str, str] = {}
+    for name, system in zip(("s00", "s01"), systems, strict=True):
+        told[f"EXESYS_SHARD_{name}_ENDPOINT"] = f"ipc://{system.home}/run/bus"
+        told[f"EXESYS_SHARD_{name}_REDIS"] = url
+        told[f"EXESYS_SHARD_{name}_PREFIX"] = f"{{{name}}}"
+    systems[1].environ["EXESYS_REDIS_URL"] = url
+    for name, system in zip(("s00", "s01"), systems, strict=True):
+        system.environ |= {**told, "EXESYS_BUS_SHARD": name, "EXESYS_REDIS_PREFIX": f"{{{name}}}"}
+        system.config = environment.load(system.environ, system.root)
+        system.up()
+    return systems
+
+
 def pair(make: Callable[..., System], **settings: object) -> tuple[System, System]:
     """Start two homes, s00 and s01."""
     systems = make(start=False, **settings), make(start=False, **settings)

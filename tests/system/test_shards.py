@@ -10,14 +10,15 @@ import threading
 
 import pytest
 import zmq
-from harness import until
-from shard_homes import declare, names_of, pair
+from harness import free_ports, until
+from shard_homes import declare, names_of, pair, sharing
 
 import exesys
 from exesys.bus import messages as m
 from exesys.bus import wire
 from exesys.bus.aclient import AsyncClient
 from exesys.errors import NotFound, ResultTimeout, Unavailable
+from exesys.keyring import Keyring
 
 WITHIN_S = 60.0
 
@@ -280,3 +281,45 @@ def test_a_map_that_cannot_be_right_starts_nothing(make):
     assert said.code != 0
     assert "[bus] shard is s7; this shard is unknown" in said.err
     assert "s00" in said.err
+
+
+def test_two_shards_share_one_redis_with_a_prefix_each(make):
+    here, there = sharing(make)
+    shards = here.config.shard_map()
+    with there.client() as client:
+        handles = client.submit_many("echo", range(200))
+        assert [handle.result(WITHIN_S) for handle in handles] == list(range(200))
+    with here.redis() as store:
+        for shard in ("s00", "s01"):
+            kept = {fields[b"j"].decode() for _, fields in store.xrange(f"{{{shard}}}exesys:jobs")}
+            assert {handle.job_id for handle in handles if shards.owner(handle.job_id) == shard} <= kept
+            assert all(shards.owner(job) == shard for job in kept)
+    for system in (here, there):
+        for handle in (handles[0], *(each for each in handles if shards.owner(each.job_id) == "s01")):
+            shown = system.get(f"/jobs/{handle.job_id}")
+            assert (shown.status, shown.body["state"]) == (200, "data_available"), shown
+
+
+def test_the_bus_of_each_shard_has_keys_of_its_own(make):
+    """Over TCP, each home goes to the other with a key that the other has made for it."""
+    systems = make(start=False), make(start=False)
+    ports = free_ports(2)
+    told: dict[str, str] = {}
+    for name, port, system in zip(("s00", "s01"), ports, systems, strict=True):
+        told[f"EXESYS_SHARD_{name}_ENDPOINT"] = f"tcp://127.0.0.1:{port}"
+        told[f"EXESYS_SHARD_{name}_REDIS"] = f"unix://{system.home}/run/redis?db=0"
+        system.environ["EXESYS_BUS_ENDPOINT"] = f"tcp://127.0.0.1:{port}"
+    for (name, other), system in zip((("s00", "s01"), ("s01", "s00")), systems, strict=True):
+        key = system.root / "other.key"
+        system.environ |= {**told, "EXESYS_BUS_SHARD": name, f"EXESYS_SHARD_{other}_KEY": str(key)}
+        system.config = exesys.environment.load(system.environ, system.root)
+    for system, other in (systems, systems[::-1]):
+        Keyring(other.config).new("worker", "other", system.root / "other.key")
+    for system in systems:
+        system.up()
+    with systems[0].client() as client:
+        handles = client.submit_many("echo", range(100))
+        assert [handle.result(WITHIN_S) for handle in handles] == list(range(100))
+    names = names_of(systems[0].config.shard_map(), "s00", 1, "keyed")
+    assert systems[1].post({"cmd": "echo", "data": 1, "job_id": names[0]}, wait=20).status == 200
+    assert "all know the same map" in systems[0].exesys("doctor").out
