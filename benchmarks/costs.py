@@ -15,7 +15,7 @@ Groups = Mapping[str, Sequence[int]]
 def of_system(config: Config) -> dict[str, list[int]]:
     """Return the processes through which a job of ExeSys goes, besides the client."""
     pids = {program["name"]: int(program["pid"]) for program in bootstrap.status(config)["programs"] if program["pid"]}
-    found = {name: [pids[name]] for name in ("router", "redis", "worker")}
+    found = {name: [pids[name]] for name in ("router", "redis", "worker", "rest")}
     return {**found, "slots": process.children(pids["worker"])}
 
 

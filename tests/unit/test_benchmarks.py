@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, http_load, load, others, report, run, targets
+from benchmarks import bench, http_load, load, others, profiles, report, run, targets
 from exesys.errors import BootError, ResultTimeout
 
 DATA = load.payloads(50, seed=1)
@@ -263,3 +263,31 @@ def test_only_strict_fails_for_a_target(
     monkeypatch.setattr(run, "measure_all", lambda *_: (RUNS, bench.about(run.arguments([]), {}, "Redis 7")))
     assert run.main(["--home", str(tmp_path), "--peers", "huey", *given]) == code
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_belong_to_the_innermost_module_of_ours() -> None:
+    raw = [
+        "<module> (exesys/daemons/router.py:9);send (exesys/bus/sockets.py:5);send (zmq/sugar/socket.py:7) 30",
+        "<module> (exesys/daemons/router.py:8);encode (/x/exesys/bus/wire.py:1) 60",
+        "run (threading.py:1) 10",
+        "",
+    ]
+    shares = profiles.shares(profiles.read(raw))
+    assert shares == {"bus/wire": 0.6, "bus/sockets": 0.3, "other": 0.1}
+    spent_us = {profiles.LIBZMQ: 0.2, profiles.KERNEL: 5.0, profiles.PYTHON: 4.8}
+    assert list(profiles.lines("router", spent_us, shares, 3.4)) == [
+        "| **router** | **10** | **3** |",
+        "| system calls | 5.0 | |",
+        "| `bus/wire` | 2.9 | |",
+        "| `bus/sockets` | 1.4 | |",
+        "| in 1 others | 0.5 | |",
+    ]
+
+
+def test_a_process_that_is_not_sampled_is_one_row_beside_the_kernel() -> None:
+    spent_us = {profiles.LIBZMQ: 0.0, profiles.KERNEL: 6.0, profiles.PYTHON: 74.0}
+    assert list(profiles.lines("redis", spent_us, {}, 0)) == [
+        "| **redis** | **80** | |",
+        "| system calls | 6.0 | |",
+        "| itself | 74.0 | |",
+    ]
