@@ -31,7 +31,9 @@ from exesys.config import Config
 from exesys.environment import open_part, secret_part
 from exesys.process import how_it_ended, resident_bytes
 
-LOOK_S = 0.005  # so often it is looked whether jobs wait behind one that runs for long
+# So long may a job run before those behind it are taken back, when another slot is idle and when none is. So often is
+# looked after it, too.
+HOARD_S, PATIENCE_S = 0.005, 0.020
 MEMORY_CHECK_S = 0.5
 
 
@@ -171,12 +173,18 @@ class SlotPool:
 
     # --- work -------------------------------------------------------------
 
-    def in_turn(self, depth: int, patience_s: float, now: float) -> Iterator[Slot]:
+    def _patience_s(self) -> float:
+        """Tell how long a job may run before those behind it go elsewhere, which is no sooner while all are busy."""
+        idle = any(not slot.jobs and slot.phase is Phase.serving for slot in self.slots)
+        return HOARD_S if idle else PATIENCE_S
+
+    def in_turn(self, depth: int, now: float) -> Iterator[Slot]:
         """Say to whom the next job is to be given, and the one after it: always to the slot that has the fewest.
 
         So idle ones come first. A slot may have `depth` jobs, and nothing behind
-        one that has run for longer than `patience_s`.
+        one that runs for long.
         """
+        patience_s = self._patience_s()
         rooms = [(slot, self._room(slot, depth, patience_s, now)) for slot in self.slots]
         turns = [(len(slot.jobs), slot.number, room, slot) for slot, room in rooms if len(slot.jobs) < room]
         heapq.heapify(turns)
@@ -264,9 +272,10 @@ class SlotPool:
 
     # --- time -------------------------------------------------------------
 
-    def tick(self, now: float, patience_s: float) -> list[tuple[Slot, list[Job]]]:
-        """Keep the limits of time and memory. Returns jobs taken back from behind those that run longer."""
+    def tick(self, now: float) -> list[tuple[Slot, list[Job]]]:
+        """Keep the limits of time and memory. Returns jobs taken back from behind long ones."""
         freed = []
+        patience_s = self._patience_s()
         for slot in self.slots:
             if slot.verdict is not None:
                 if now >= slot.kill_at:
@@ -305,7 +314,7 @@ class SlotPool:
             elif slot.jobs:
                 wait = min(wait, slot.since + slot.jobs[0].timeout_s - now)
                 if len(slot.jobs) > 1:
-                    wait = min(wait, LOOK_S)
+                    wait = min(wait, HOARD_S)
         if len(self.slots) < self.config.worker.slots:
             wait = min(wait, self._start_at - now)
         return max(wait, 0.0)

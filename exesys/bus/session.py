@@ -25,8 +25,9 @@ HELLO_AGAIN_S = 1.0
 SHORT_MS = 10.0
 AHEAD_MS = 20.0  # so much work a slot may have at hand behind the job that runs
 MOST_PRECISE_MS = 0.001
-# So long may a job run before those behind it in its slot are given to others: twice the mean, within these.
-LEAST_PATIENCE_S, MOST_PATIENCE_S = 0.005, 0.020
+# Between heartbeats that tell of another credit. What is in two of them and not with the router counts there as held
+# in error; so the acknowledgement of a result must have the time to come between the two.
+TELL_AGAIN_S = 0.05
 ENOUGH_MEASURED = 20
 FORGET = 0.05  # weight of the newest run time in the mean
 MOST_RESULT_BYTES = 8 << 20  # in one message, or one report alone: a frame has its limit
@@ -81,11 +82,6 @@ class WorkerSession:
     def depth(self) -> int:
         """How many jobs one slot may have at hand."""
         return 1 + self._ahead
-
-    @property
-    def patience_s(self) -> float:
-        """How long a job may run before those behind it in its slot are taken back."""
-        return min(max(LEAST_PATIENCE_S, 2 * self._mean_ms / 1000), MOST_PATIENCE_S)
 
     @property
     def capacity(self) -> int:
@@ -271,7 +267,7 @@ class WorkerSession:
                 return []
             self._hello_at = now
             return [m.Hello(m.VERSION, "worker", self.session, "", self.info)]
-        if now - self._beat_at < self.heartbeat_s and self.capacity == self._told:
+        if now < self._beat_due:
             return []
         self._beat_at = now
         self._told = self.capacity
@@ -295,7 +291,11 @@ class WorkerSession:
             return max(0.0, self._hello_at + HELLO_AGAIN_S - now)
         if self._unsent:
             return 0.0
-        return max(0.0, self._beat_at + self.heartbeat_s - now)
+        return max(0.0, self._beat_due - now)
+
+    @property
+    def _beat_due(self) -> float:
+        return self._beat_at + (self.heartbeat_s if self.capacity == self._told else TELL_AGAIN_S)
 
 
 def _size(report: m.Report) -> int:

@@ -218,7 +218,7 @@ class Worker:
 
     def _take_back(self, session: WorkerSession, now: float) -> None:
         """Keep the limits, and take back what waits behind long jobs."""
-        for slot, unbegun in self.pool.tick(now, session.patience_s):
+        for slot, unbegun in self.pool.tick(now):
             session.unbegin(unbegun)
             log.debug("took %d jobs back from slot %d", len(unbegun), slot.number)
 
@@ -226,7 +226,7 @@ class Worker:
         """Give queued jobs to slots, each to the one that has the fewest: so idle ones come first."""
         if not session.queue or self.loop.stopping:
             return
-        for slot in self.pool.in_turn(session.depth, session.patience_s, now):
+        for slot in self.pool.in_turn(session.depth, now):
             job = session.begin()
             if not self.pool.give(slot, job, now):
                 session.unbegin([job])

@@ -406,6 +406,16 @@ def test_a_change_of_credit_is_told_at_once(session: WorkerSession) -> None:
     assert beat(session, 0.3).capacity == 2
 
 
+def test_between_two_changes_of_credit_there_is_time_for_an_acknowledgement(session: WorkerSession) -> None:
+    run_jobs(session, 100, 0.5)
+    assert beat(session, 0.1).capacity == 8
+    run_jobs(session, 1, 5000.0)
+    assert session.beats(0.12) == []
+    session.reports(0.12)
+    assert session.wake_in_s(0.12) == pytest.approx(0.03)
+    assert beat(session, 0.16).capacity == 2
+
+
 # --- the end ------------------------------------------------------------------
 
 
@@ -488,11 +498,3 @@ def test_a_note_that_comes_after_the_end_is_dropped(session: WorkerSession) -> N
     session.ended(ended(job()), 1.0)
     session.noted(m.Note("a:j", 1, 0.5, "", "late"))
     assert beat(session, 1.0).notes == ()
-
-
-def test_jobs_wait_behind_another_for_twice_the_mean(session: WorkerSession) -> None:
-    waits = []
-    for ran_ms in (0.1, 4.0, 8.0, 90.0):
-        run_jobs(session, 300, ran_ms)
-        waits.append(round(session.patience_s, 4))
-    assert waits == [0.005, 0.008, 0.016, 0.02]
