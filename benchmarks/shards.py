@@ -96,6 +96,8 @@ def beside(alone: Config, both: list[Config], jobs: int, in_flight: int, seed: i
             with contextlib.ExitStack() as stack:
                 for config, core in zip(systems, pinned, strict=False):
                     stack.enter_context(_pinned(config, core))
+                if pinned and len(pinned) < len(cores):
+                    stack.enter_context(_busy(cores[-1]))
                 chance = seed * PIECES + number
                 run = _run(systems, clients, jobs // PIECES * len(systems) // 2, in_flight, chance, pinned)
             sums[name] = sums[name].with_run(run)
@@ -200,6 +202,17 @@ def _pinned(config: Config, core: int) -> Iterator[None]:
     finally:
         for pid in pids:
             _pin(pid, everywhere)
+
+
+@contextlib.contextmanager
+def _busy(core: int) -> Iterator[None]:
+    """Keep a processor busy, as the second shard does: else what others run would leave the first one for it."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinner:
+        _pin(spinner.pid, {core})
+        try:
+            yield
+        finally:
+            spinner.kill()
 
 
 def _pin(pid: int, cores: Collection[int]) -> None:

@@ -48,7 +48,7 @@ def list_(config: Config, given: argparse.Namespace) -> int:
 def show(config: Config, given: argparse.Namespace) -> int:
     from exesys import views
 
-    reader = reach.reader(config)
+    reader = reach.reader(config, given.job_id)
     steps = reach.steps_of(reader, given.job_id)
     if not any(step.state is State.error for step in steps):
         raise NotFound(f"job {given.job_id} has not failed.", fix=f"See `{PROGRAM} jobs {given.job_id}`.")

@@ -76,7 +76,7 @@ def result(config: Config, given: argparse.Namespace) -> int:
 
     with reach.connect(config) as client:
         if not (given.from_ or given.to):
-            [steps] = reach.reader(config).steps([command.check_name(given.job_id, "job_id")])
+            [steps] = reach.reader(config, given.job_id).steps([command.check_name(given.job_id, "job_id")])
             ends = any(command.END in step.text("to").split(",") for step in steps)
             if len(steps) > 1 and ends:
                 return _whole_result(client, given, steps)
@@ -84,7 +84,7 @@ def result(config: Config, given: argparse.Namespace) -> int:
         try:
             handle.accepted(ANSWER_S)
         except NotFound:
-            steps = reach.steps_of(reach.reader(config), given.job_id)
+            steps = reach.steps_of(reach.reader(config, given.job_id), given.job_id)
             step = _only_step(given, steps)
             handle = client.follow(given.job_id, step.from_, step.text("to"))
             handle.accepted(ANSWER_S)
@@ -139,7 +139,7 @@ def jobs(config: Config, given: argparse.Namespace) -> int:
 
     if given.follow:
         return watching.follow(config, given)
-    reader = reach.reader(config)
+    reader = reach.reader(config, given.job_id)
     if given.job_id:
         steps = reach.steps_of(reader, given.job_id)
         told = views.job(given.job_id, steps, whole=True, callbacks=reader.callbacks(steps))
@@ -175,7 +175,7 @@ def jobs(config: Config, given: argparse.Namespace) -> int:
 def job_log(config: Config, given: argparse.Namespace) -> int:
     from exesys import views, watching
 
-    reader = reach.reader(config)
+    reader = reach.reader(config, given.job)
     steps = reach.steps_of(reader, given.job)
     if given.follow:
         return watching.follow_log(config, reader, given.job)
@@ -198,7 +198,7 @@ def has_log(config: Config, job_id: str) -> bool:
     if not job_id:
         return False
     with contextlib.suppress(ExesysError):
-        reader = reach.reader(config)
+        reader = reach.reader(config, job_id)
         [steps] = reader.steps([job_id])
         return any(text for attempts in reader.logs(steps) for text in attempts.values())
     return False
@@ -258,7 +258,7 @@ def _yaml(name: str, text: str) -> Any:
 def workflow_show(config: Config, given: argparse.Namespace) -> int:
     from exesys import drawing, views
 
-    nodes = views.nodes(reach.steps_of(reach.reader(config), given.job_id))
+    nodes = views.nodes(reach.steps_of(reach.reader(config, given.job_id), given.job_id))
     if given.json:
         told = [{**node._asdict(), "state": node.state.name} for node in nodes]
         output.show([{name.rstrip("_"): value for name, value in each.items()} for each in told])

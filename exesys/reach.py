@@ -42,12 +42,20 @@ def _is_there(endpoint: str) -> bool:
     return path == endpoint or os.path.exists(path)
 
 
-def reader(config: Config) -> Reader:
-    """Return what reads the store."""
+def reader(config: Config, job_id: str | None = None) -> Reader:
+    """Return what reads the store; that of its shard, for a job of another's. Raises Unavailable."""
+    from exesys.elsewhere import Elsewhere
     from exesys.store.reader import Reader
 
     config = home.started(config)
-    return Reader(config.redis_url, config.redis.prefix)
+    readers = Elsewhere(config, Reader(config.redis_url, config.redis.prefix), Reader)
+    return readers.of(job_id) if job_id else readers.own
+
+
+def is_ours(config: Config, job_id: str) -> bool:
+    """Tell whether a job belongs to the shard of this home, so that what its workers do concerns it."""
+    shards = home.started(config).shard_map()
+    return not (shards and shards.elsewhere(job_id))
 
 
 def steps_of(reader: Reader, job_id: str) -> list[Step]:

@@ -30,7 +30,7 @@ def follow(config: Config, given: argparse.Namespace) -> int:
         events = client.events(job_id=given.job_id, cmd=given.cmd, state=given.state)
         with events:
             if given.job_id:
-                reader = reach.reader(config)
+                reader = reach.reader(config, given.job_id)
                 reach.steps_of(reader, given.job_id)
                 for event in _until_ended(events, reader, given.job_id):
                     _show(event, given.json)

@@ -19,10 +19,10 @@ ANSWER_S = 1.0
 
 def why(config: Config, given: argparse.Namespace) -> int:
     """Print a sentence for each step that has not ended well, and below them what to do."""
-    reader = reach.reader(config)
+    reader = reach.reader(config, given.job_id)
     steps = reach.steps_of(reader, given.job_id)
     around, held_up = Surroundings(), {}
-    if any(step.state is State.start for step in steps):
+    if any(step.state is State.start for step in steps) and reach.is_ours(config, given.job_id):
         around = _around(config, reader, steps)
         served = views.served_by(around.workers or (), around.paused)
         held_up = views.held_up(steps, served, reader) if around.workers is not None else {}

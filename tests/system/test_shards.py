@@ -131,6 +131,20 @@ def test_each_rest_shows_the_jobs_of_all(both):
     assert here.get("/jobs/nobody-knows-it").status == 404
 
 
+def test_the_command_line_shows_the_jobs_of_all(both):
+    here, _ = both
+    [theirs] = names_of(here.config.shard_map(), "s01", 1, "line")
+    done = here.exesys("submit", "echo", '"hello"', "--job-id", theirs, "--wait", "20")
+    assert (done.code, "hello" in done.out) == (0, True), done
+    assert here.exesys("jobs", theirs, "--json").json["steps"][0]["result"] == {"EOJ": "hello"}
+    assert "hello" in here.exesys("result", theirs).out
+    assert here.exesys("logs", "--job", theirs).code == 0
+    assert here.exesys("workflow", "show", theirs).code == 0
+    [ours, asked] = [each.exesys("why", theirs) for each in both]
+    assert (ours.code, ours.out) == (asked.code, asked.out)
+    assert here.exesys("jobs", "nobody-knows-it").code != 0
+
+
 def test_timers_run_where_they_are(both):
     here, there = both
     body = json.dumps({"name": "often", "cmd": "echo", "data": 1, "every_s": 1, "overlap": "skip"})
