@@ -46,7 +46,7 @@ class Connection:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._driver = threading.RLock()  # a callback may wait or submit, and then drives on
-        self._drove_at = float("-inf")
+        self._drove_at = self._flushed_at = float("-inf")
         self._unpark = threading.Event()
         self._context = zmq.Context[sockets.Socket]()
         self._poller = zmq.Poller()
@@ -183,7 +183,9 @@ class Connection:
     # Whoever holds `_driver` serves the socket. Mostly that is the client's own
     # thread; a thread that waits for a result takes over, which saves two
     # switches of threads in each call, and the client's thread then only looks
-    # in every `PARKED_S` until nobody drove for `SYNC_S`.
+    # in every `PARKED_S` until nobody drove for `SYNC_S`. Where something was
+    # flushed in that time it does not park, and nobody drives: its answers are
+    # waited for by no thread.
 
     def wake(self) -> None:
         if self._asleep and not self.closing:
@@ -191,9 +193,17 @@ class Connection:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_write, b"\0")
 
+    def flush(self) -> None:
+        """Send what was laid down at once. Nobody waits for its answers: for a while the client's thread reads them."""
+        self._flushed_at = time.monotonic()
+        if self._flushed_at - self._drove_at < SYNC_S:
+            self._unpark.set()
+        self.wake()
+
     def _serve(self) -> None:
         while not self.closing:
-            if time.monotonic() - self._drove_at < SYNC_S:
+            now = time.monotonic()
+            if now - self._drove_at < SYNC_S <= now - self._flushed_at:
                 self._unpark.wait(PARKED_S)
                 self._unpark.clear()
                 if self._driver.acquire(blocking=False):
@@ -211,7 +221,10 @@ class Connection:
 
     def drive(self, condition: Callable[[], bool], until: float) -> None:
         """Serve the connection in the calling thread until `condition` holds; give up if another does."""
-        self._drove_at = time.monotonic()
+        now = time.monotonic()
+        if now - self._flushed_at < SYNC_S:
+            return
+        self._drove_at = now
         if not self._driver.acquire(blocking=False):
             self.wake()
             if not self._driver.acquire(timeout=PARKED_S):

@@ -164,7 +164,7 @@ class Fleet:
     def flush(self) -> None:
         """Send what was posted."""
         for each in self.all:
-            each.wake()
+            each.flush()
 
     def put_workflow(self, handles: Sequence[Handle], items: Sequence[m.Item], patient: bool) -> None:
         """Lay a workflow on the desk of its shard. Raises Unavailable."""
