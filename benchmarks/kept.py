@@ -2,6 +2,7 @@
 
     python benchmarks/kept.py            compare; exit code 1 when a part has become dearer by more than 15 %
     python benchmarks/kept.py --renew    keep what is measured now, in kept.json
+    python benchmarks/kept.py --functions 20    also name the functions of C that cost most
 
 Counted are the paths of a job through router, client, worker and slot
 (`paths.py`), and Redis at the same traffic. Counts are the same on a machine
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -167,9 +169,37 @@ def _count_redis(work: Path, asked: Sequence[bytes]) -> Count:
     return Count(round(ours / paths.JOBS), round(ours / floor, 4))
 
 
+def costliest(profile: Path, most: int) -> list[tuple[str, int]]:
+    """Return the functions of C that cost most by themselves in a profile of callgrind, and their instructions."""
+    spent: Counter[str] = Counter()
+    name, called = "", False
+    for line in profile.read_text(errors="replace").splitlines():
+        if line.startswith("fn="):
+            name = line[3:]
+        elif line.startswith("calls="):
+            called = True  # the next line is the cost of what is called, which has its own
+        elif line.startswith(tuple("+-*0123456789")):
+            if not called:
+                spent[name] += int(line.split()[1])
+            called = False
+    return spent.most_common(most)
+
+
+def _profiles(work: Path) -> dict[str, Path]:
+    """Name the profiles of all parts, where they were counted."""
+    return {REDIS: work / "redis.2", **{part: work / f"python.{4 + 2 * place}" for place, part in enumerate(PARTS)}}
+
+
 def _callgrind(out: Path, at: str) -> list[str]:
     """Return the words in front of a program that have its instructions counted from one call of `at` to the next."""
-    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", f"--dump-before={at}", "-q"]
+    return [
+        "valgrind",
+        "--tool=callgrind",
+        "--compress-strings=no",
+        f"--callgrind-out-file={out}",
+        f"--dump-before={at}",
+        "-q",
+    ]
 
 
 def totals(out: Path) -> list[int]:
@@ -204,16 +234,19 @@ def _redis(home: Path, before: Sequence[str] = ()) -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--renew", action="store_true", help="keep what is measured now")
-    parser.add_argument("--profiles", type=Path, metavar="DIR", help="leave callgrind's profiles in this new directory")
+    parser.add_argument(
+        "--functions", type=int, default=0, metavar="N", help="name the N functions of C that cost most"
+    )
     options = parser.parse_args()
     if not shutil.which("valgrind"):
         print("valgrind is not here: apt-get install valgrind", file=sys.stderr)
         return 2
-    with contextlib.ExitStack() as stack:
-        if options.profiles:
-            options.profiles.mkdir(parents=True)
-        work = options.profiles or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exk-")))
-        now = count(work)
+    with tempfile.TemporaryDirectory(prefix="exk-") as name:
+        now = count(Path(name))
+        for part, profile in _profiles(Path(name)).items() if options.functions else ():
+            print(f"\n{part}, instructions a job:")
+            for function, instructions in costliest(profile, options.functions):
+                print(f"{instructions / paths.JOBS:>9,.0f}  {function}")
     kept = read() if KEPT.exists() else {}
     known = kept.get(machine(), {})
     for part, each in now.items():

@@ -233,6 +233,7 @@ def worker(around: Callable[[], None]) -> None:
     near, far = (Channel(end) for end in pair())
     pool = SlotPool(CONFIG, STARTED_S)
     slot = Slot(0, cast(Any, None), near, far, -1, Phase.serving)
+    pool.slots.append(slot)
     session = WorkerSession(WORKER, {}, CONFIG.worker.slots, CONFIG.worker.prefetch)
     session.greeted(messages.Welcome(messages.VERSION, WORKER, 1, 1e9, 5, {}, {}, "", {}), STARTED_S)
     jobs = [
@@ -253,8 +254,10 @@ def worker(around: Callable[[], None]) -> None:
         for round_ in _rounds(counted):
             given, reports, acks = rounds[round_]
             session.given(cast(messages.Jobs, wire.decode_at_peer(given)).jobs)
-            while session.queue:
-                pool.give(slot, session.begin(), STARTED_S)
+            for turn in pool.in_turn(ROUND, STARTED_S):
+                pool.give(turn, session.begin(), STARTED_S)
+                if not session.queue:
+                    break
             for report in reports:
                 far.receive()
                 far.send(report)

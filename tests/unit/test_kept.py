@@ -40,6 +40,16 @@ def test_what_is_kept_has_every_part() -> None:
         assert set(parts) == {*kept.PARTS, kept.REDIS}, name
 
 
+def test_a_function_costs_what_it_does_itself(tmp_path: Path) -> None:
+    profile = tmp_path / "out.2"
+    profile.write_text(
+        "version: 1\nevents: Ir\n\nob=x\nfl=y\nfn=malloc\n10 5\n+1 7\n\n"
+        "fn=call\n3 100\ncfn=malloc\ncalls=2 10\n4 24\n* 1\n\ntotals: 113\n"
+    )
+    assert kept.costliest(profile, 5) == [("call", 101), ("malloc", 12)]
+    assert kept.costliest(profile, 1) == [("call", 101)]
+
+
 def test_totals_are_those_between_marks(tmp_path: Path) -> None:
     for number, total in ((1, 11), (2, 222)):
         (tmp_path / f"out.{number}").write_text(f"events: Ir\n{'x' * 20}\ntotals: {total}\n")
