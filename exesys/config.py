@@ -343,7 +343,7 @@ def parse(text: str, ini: Path | None, environ: Mapping[str, str], root: Path, c
     check_timers(parts["timers"], source, lines)
     config = Config(root=root, home=home.absolute(), ini=ini, **parts)
     _check_backup(config, source, _line_of(text, "redis", "backup"))
-    shards.check(config.shards, config.bus.shard, config.bus_endpoint, config.redis.prefix)
+    shards.check(config.shards, config.bus.shard, config.bus_endpoint, config.redis_url, config.redis.prefix)
     return _check_paths(config)
 
 

@@ -91,10 +91,10 @@ def pinned(job_id: str, shard: str) -> str:
     return f"{job_id}.{shard}" if shard else job_id
 
 
-def check(shards: Sequence[ShardOf], own: str, endpoint: str, prefix: str) -> None:
+def check(shards: Sequence[ShardOf], own: str, endpoint: str, redis: str, prefix: str) -> None:
     """Raise ConfigError for a map that cannot be right.
 
-    `own` is [bus] shard, `endpoint` where our router listens, `prefix` that of our keys in Redis.
+    `own` is [bus] shard, `endpoint` where our router listens, `redis` and `prefix` where our jobs are kept.
     """
     names = [shard.name for shard in shards]
     if own and not shards:
@@ -112,6 +112,10 @@ def check(shards: Sequence[ShardOf], own: str, endpoint: str, prefix: str) -> No
     if not _same_place(endpoint, ours.endpoint):
         text = f"[shard:{own}] endpoint is {ours.endpoint}, and our router is at {endpoint}."
         raise ConfigError(text, field="endpoint", fix="Give both, here and in [bus] endpoint, the same place.")
+    here, mapped = (each.partition("?")[0] for each in (redis, ours.redis))
+    if here.startswith("unix://") and mapped.startswith("unix://") and here != mapped:
+        text = f"[shard:{own}] redis is {mapped}, and ours is at {here}."
+        raise ConfigError(text, field="redis", fix="Give the one that is there.")
     if prefix != ours.prefix:
         text = f"[shard:{own}] prefix is {ours.prefix!r}, and [redis] prefix is {prefix!r}."
         raise ConfigError(text, field="prefix", fix="Give both the same.")

@@ -126,7 +126,7 @@ class Client:
         given = steps if isinstance(steps, list) else steps.commands()
         if job_id is not None:
             given = [{**step, "job_id": job_id} if isinstance(step, dict) else step for step in given]
-        commands = command.workflow_from_json(given, self._limits, lambda: os.urandom(16).hex())
+        commands = command.workflow_from_json(given, self._limits, self.new_id)
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(self.config.limits.workflow_steps)
         return JobHandle(commands[0].job_id, graph, self.send_workflow(commands, set(graph.ends)), self.follow)
@@ -206,6 +206,10 @@ class Client:
         handles[0].on_answer(told)
         self._fleet.post(handles[0], items[0], self.patient)
         return handles[0]
+
+    def new_id(self, make: Callable[[], str] = lambda: os.urandom(16).hex()) -> str:
+        """Make a job_id, where there are several shards one of a shard that is there. `make` gives some."""
+        return self._fleet.new_id(make)
 
     def flush(self) -> None:
         """Send what was posted, all in one message for each shard."""
@@ -429,7 +433,7 @@ class Client:
         packed = codec.pack(data)
         if len(packed) > self._limits.depth:
             codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
-        return command.build(from_, to, cmd, packed, os.urandom(16).hex() if job_id is None else job_id, options)
+        return command.build(from_, to, cmd, packed, self.new_id() if job_id is None else job_id, options)
 
 
 def _events_at(router: Connection) -> str:

@@ -26,6 +26,7 @@ from exesys.errors import ExesysError, Unavailable
 from exesys.shards import ShardMap
 
 MOST_MOVES = 5
+MOST_DRAWN = 32  # so that one away of two, or ten of twelve, are passed over nearly always
 FIRST_S = 1.0  # so long even an impatient client waits for a shard it has just turned to
 log = logging.getLogger("client")
 
@@ -47,6 +48,7 @@ class Fleet:
         self._ended = False
         self._lock = threading.Lock()
         self.home = self._connect(config.bus_endpoint, keyring.identity(config), role, info)
+        self._made_at[self.home] = time.monotonic()
 
     # --- which --------------------------------------------------------------
 
@@ -67,6 +69,24 @@ class Fleet:
         shards = self._map
         shard = shards.elsewhere(job_id)
         return self._at(shard, shards.endpoints[shard]) if shard else self.home
+
+    def new_id(self, make: Callable[[], str]) -> str:
+        """Return a job_id of those that `make` gives: one whose shard is not known to be away, if there is any."""
+        job_id = make()
+        if not self.alone:
+            for _ in range(MOST_DRAWN):
+                if not self._away(job_id):
+                    break
+                job_id = make()
+        return job_id
+
+    def _away(self, job_id: str) -> bool:
+        shards = self._map
+        shard = shards.elsewhere(job_id)
+        connection = self._others.get(shards.endpoints[shard]) if shard else self.home
+        if connection is None or connection.greeted:
+            return False  # of one that nobody turned to yet nothing is known
+        return time.monotonic() > self._made_at[connection] + FIRST_S
 
     @property
     def all(self) -> list[Connection]:
@@ -158,8 +178,8 @@ class Fleet:
         connection = self.of(handle.job_id)
         handle._moved(connection.drive)
         # A shard just turned to had no time to greet us: that it is away is not known yet.
-        waits = patient or time.monotonic() < self._made_at.get(connection, float("-inf")) + FIRST_S
-        connection.admit(lambda: _laid(connection.desk, handle, item, patient), waits, at_once=True)
+        young = connection is not self.home and time.monotonic() < self._made_at[connection] + FIRST_S
+        connection.admit(lambda: _laid(connection.desk, handle, item, patient), patient or young, at_once=True)
 
     def flush(self) -> None:
         """Send what was posted."""

@@ -163,13 +163,16 @@ class Api:
         if isinstance(body, list):
             self.gate.charge(request.environ, len(body))
             return self._workflow(body, wait_s) if workflow else self._many(body, wait_s)
-        built = command.from_json(body, self.limits, new_id, traceparent())
+        built = command.from_json(body, self.limits, self._new_id, traceparent())
         [handle] = self.client.send(built, notify=wait_s > 0, standby=workflow)
         in_vain = self._await([handle], wait_s)
         refused = refusal(handle)
         if refused is not None:
             raise refused
         return respond(*answer_of(handle, in_vain))
+
+    def _new_id(self) -> str:
+        return self.client.new_id(new_id)
 
     def _many(self, bodies: list[Any], wait_s: float) -> HTTPResponse:
         """Each command is accepted or refused on its own; the answers stand in their order."""
@@ -184,7 +187,7 @@ class Api:
         built: list[command.Command | ExesysError] = []
         for body in bodies:
             try:
-                built.append(command.from_json(body, self.limits, new_id, traceparent()))
+                built.append(command.from_json(body, self.limits, self._new_id, traceparent()))
             except ExesysError as error:
                 built.append(error)
         good = [item for item in built if isinstance(item, command.Command)]
@@ -213,7 +216,7 @@ class Api:
                 f"the workflow has {len(bodies):,} steps; at most {most:,} are allowed.",
                 fix="Send fewer, or raise [limits] workflow_steps.",
             )
-        commands = command.workflow_from_json(bodies, self.limits, new_id, traceparent())
+        commands = command.workflow_from_json(bodies, self.limits, self._new_id, traceparent())
         graph = Graph((each.from_, each.to) for each in commands)
         graph.check(most)
         ends = graph.ends

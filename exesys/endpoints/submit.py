@@ -65,7 +65,7 @@ class Shortcut:
         body = parse_json(json_body(environ, self._body_bytes))
         given = environ.get("HTTP_TRACEPARENT")
         traceparent = trace.parent(decoded(given)) if given else ""
-        built = command.from_json(body, self._limits, new_id, traceparent)
+        built = command.from_json(body, self._limits, lambda: self._client.new_id(new_id), traceparent)
         handle = self._client.post(built, lambda handle: promise.ready())
 
         def answer() -> Answer:

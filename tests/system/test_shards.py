@@ -250,6 +250,11 @@ def test_the_death_of_one_shard_holds_up_its_own_jobs_alone(make, victim):
             both = [{"cmd": "echo", "data": 1, "job_id": name} for name in (ours[301], "refused-too.s01")]
             answer = here.post(both, wait=10)
             assert [("error" in each) for each in answer.body] == [False, True], answer
+            if victim == "router":  # what has no job_id goes to a shard that is there
+                unnamed = [here.post({"cmd": "echo", "data": number}).status for number in range(20)]
+                assert unnamed == [202] * 20
+                handles = client.submit_many("echo", range(100))
+                assert [handle.result(WITHIN_S) for handle in handles] == list(range(100))
             doctor = here.exesys("doctor")
             assert doctor.code != 0
             assert "shard s01" in doctor.out, doctor.out

@@ -129,6 +129,11 @@ def test_a_map_is_declared_in_the_ini_or_by_variables() -> None:
         ),
         (f"[bus]\nshard = s01\n{A}{B}", "[shard:s01] endpoint is tcp://10.0.0.2:5555, and our router is at", "same"),
         (f"[bus]\nshard = s00\n{A}prefix = {{s00}}\n{B}", "[redis] prefix is ''", "same"),
+        (
+            f"[bus]\nshard = s00\n{A.replace('run/redis', 'other')}{B}",
+            f"unix://{HOME}/other, and ours is at",
+            "that is there",
+        ),
         (f"[bus]\nshard = s00\n{A}{B.replace('redis://', 'http://')}", "[shard:s01] redis is", "redis://…"),
         (f"[bus]\nshard = s00\n{A}{B.replace('tcp://10.0.0.2', 'tcp://*')}", "[shard:s01] endpoint is", "reach it"),
         (f"[bus]\nshard = s00\n{A}{B}[shard:s02]\n", "the shard s02 has no `endpoint`", "EXESYS_SHARD_s02_ENDPOINT"),
@@ -146,9 +151,9 @@ def test_a_map_that_cannot_be_right_is_refused(text: str, says: str, fix: str) -
 
 def test_hosts_have_several_names_and_ports_have_not() -> None:
     both = (ShardOf("s00", "tcp://a:5555"), ShardOf("s01", "tcp://b:5555"))
-    check(both, "s00", "tcp://0.0.0.0:5555", "")
+    check(both, "s00", "tcp://0.0.0.0:5555", "redis://b", "")
     with pytest.raises(ConfigError):
-        check(both, "s00", "tcp://0.0.0.0:5556", "")
+        check(both, "s00", "tcp://0.0.0.0:5556", "redis://b", "")
 
 
 def test_the_password_of_another_shards_redis_is_not_in_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
