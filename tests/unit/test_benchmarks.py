@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, http_load, load, others, profiles, report, run, targets
+from benchmarks import bench, http_load, load, others, profiles, report, run, shards, targets
 from exesys.errors import BootError, ResultTimeout
 
 DATA = load.payloads(50, seed=1)
@@ -291,3 +291,32 @@ def test_a_process_that_is_not_sampled_is_one_row_beside_the_kernel() -> None:
         "| system calls | 6.0 | |",
         "| itself | 74.0 | |",
     ]
+
+
+# --- shards -----------------------------------------------------------------
+
+
+def test_runs_of_shards_are_added_up_by_what_they_took() -> None:
+    one = shards.Sum(1000, 0.5, {"router": 0.05}, 1_000_000)
+    both = shards.Sum().with_run(one).with_run(shards.Sum(3000, 0.5, {"router": 0.15, "client": 0.04}, 3_000_000))
+    assert both.figures() == pytest.approx(
+        {"shards_per_s": 4000, "router_us": 50, "client_us": 10, "all_us": 60, "disk_bytes_per_job": 1000}
+    )
+
+
+def test_what_a_job_takes_on_the_bus_grows_with_its_data_and_its_result() -> None:
+    small, large = shards.bus_bytes(100), shards.bus_bytes(200)
+    # Data goes in and to the worker; the result to the router and to the client.
+    assert large - small == pytest.approx(4 * 100, abs=8)
+
+
+def test_two_shards_are_judged_by_time_and_by_processor_time() -> None:
+    def judged(by_time: float, by_cpu: float) -> list[bool]:
+        figures = {"cores_by_time": by_time, "cores_by_cpu": by_cpu}
+        return [
+            each.reached
+            for each in targets.targets([targets.Measurement("exesys", "shards", "", 0, figures, 1, 0)], ())
+        ]
+
+    assert judged(1.7, 1.9) == [True, True]
+    assert judged(1.2, 1.9) == [False, True]
