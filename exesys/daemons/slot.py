@@ -60,9 +60,8 @@ class Journal(io.TextIOBase):
     def close_log(self) -> str:
         """End the log of this attempt and return it."""
         with self._lock:
-            log = "".join(self._parts)
-            self.open("", 0)
-            return log
+            parts, self._parts, self._ref = self._parts, [], ""  # what is said from here on belongs to no job
+            return _sendable("".join(parts)) if parts else ""
 
     def write(self, text: str) -> int:
         with self._lock:
@@ -161,6 +160,7 @@ class Slot:
         contexts: list[Context] = []  # one, if the function takes it
 
         def context() -> Context:
+            info = JobInfo(job_id, from_, to, cmd, attempt, span.traceparent)
             contexts.append(Context(info, self.resources, self.journal.progress, lambda: self.terminated))
             return contexts[0]
 
@@ -170,7 +170,6 @@ class Slot:
         added: Sequence[Added] = ()
         known = {"exesys.job_id": job_id, "exesys.cmd": cmd, "exesys.attempt": attempt}
         with self.spans.around(cmd, traceparent, "consumer", known) as span:
-            info = JobInfo(job_id, from_, to, cmd, attempt, span.traceparent)
             try:
                 body = self.library.call(cmd, codec.unpack(data), context)
                 self._check_size(body)
@@ -184,7 +183,7 @@ class Slot:
                 span.failed(type(error).__name__, error)
             span.note("exesys.outcome", outcome.name)
         run_ms = (time.perf_counter() - began) * 1000
-        log = _sendable(self.journal.close_log())
+        log = self.journal.close_log()
         began_ms = began_ns // 1_000_000
         ended_ms = began_ms + round(run_ms)
         self.channel.send(["done", ref, attempt, int(outcome), body, log, began_ms, ended_ms, added, run_ms])
