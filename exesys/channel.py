@@ -17,7 +17,8 @@ from typing import Any
 
 import msgpack
 
-INLINE_BYTES = 4096
+# Longer ones cost 25 µs more each way. A buffer twice as long would cost the short ones: it is not taken from the heap.
+INLINE_BYTES = 65_536
 _BUFFER_BYTES = 1 << 20
 _IN_MEMORY = b"\xc1"  # what is no msgpack stands for a message that is in the memfd
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)

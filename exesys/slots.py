@@ -82,6 +82,7 @@ class Slot:
     verdict: tuple[str, str] | None = None  # why it is being killed: type, message
     doomed: Job | None = None  # the job the verdict is about
     kill_at: float = float("inf")
+    told_to_quit: bool = False  # by a message that is on its line, or was read
 
 
 class SlotPool:
@@ -161,7 +162,11 @@ class SlotPool:
             slot.outdated = True
         elif slot.phase is Phase.serving:
             slot.phase = Phase.leaving
-            slot.channel.send(["quit"], wait=False)
+            self._tell_to_quit(slot)
+
+    def _tell_to_quit(self, slot: Slot) -> None:
+        """Put it behind the jobs on the slot's line; when that is full it is tried again after the next job."""
+        slot.told_to_quit = slot.channel.send(["quit"], wait=False)
 
     def kill(self, slot: Slot, verdict: tuple[str, str], now: float) -> None:
         """TERM the slot's process group; KILL comes after the grace period."""
@@ -221,7 +226,7 @@ class SlotPool:
         unbegun = [job for job in slot.jobs if (job.ref, job.attempt) in waiting]
         slot.jobs = deque(job for job in slot.jobs if (job.ref, job.attempt) not in waiting)
         if slot.phase is Phase.leaving:
-            slot.channel.send(["quit"], wait=False)
+            self._tell_to_quit(slot)
         return unbegun
 
     def cancel(self, attempts: Collection[tuple[str, int]], now: float) -> tuple[list[Happening], list[Job]]:
@@ -268,6 +273,8 @@ class SlotPool:
             slot.jobs.popleft()
         if slot.done >= self.config.worker.max_jobs:
             self.retire(slot)
+        if slot.phase is Phase.leaving and not slot.told_to_quit:
+            self._tell_to_quit(slot)
         return [Finished(report, run_ms)]
 
     # --- time -------------------------------------------------------------

@@ -58,6 +58,10 @@ def sleeps(data, ctx):
         print("cancelled" if ctx.cancelled else "not cancelled")
 
 
+def weighs(data):
+    return len(data)
+
+
 def deaf(data):
     """Catch what ends others, make the file, and go on."""
     end = time.monotonic() + 60
@@ -355,6 +359,25 @@ def test_added_steps_reach_the_daemon_as_what_they_are(pool: Pool) -> None:
         Added("a.1", "end_job", "f", data, {"priority": 9}),
         Added("a.2", ("b", "c"), "f", data, {}),
     )
+
+
+def test_a_slot_with_a_full_line_is_told_to_go_once_there_is_room(pool: Pool) -> None:
+    first = pool.slot
+    pool.give("j", "sleeps", 0.3)
+    jobs = 1
+    while pool.pool.give(first, Job(f"a:{jobs}", 1, "end_job", "weighs", codec.pack("x" * 60_000), 60.0), 0.0):
+        jobs += 1
+    pool.pool.retire(first)
+    assert not first.told_to_quit
+    deadline = time.monotonic() + DEADLINE_S
+    while not select.select([first.pidfd], [], [], 0.01)[0]:
+        assert time.monotonic() < deadline, "it was not told"
+        pool.take(pool.pool.read(first, 0.0), [])
+    happenings, unbegun = pool.pool.reap(first, 0.0)
+    pool.take(happenings, unbegun)
+    assert not unbegun
+    assert len(pool.finished) == jobs
+    assert {each.report.outcome for each in pool.finished.values()} == {Outcome.done}
 
 
 # --- in which order slots get jobs ------------------------------------------
