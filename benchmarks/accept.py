@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from benchmarks import load, ours
+from benchmarks.costs import Meter, of_system
 from benchmarks.system import Store, router_rss_bytes
 from exesys import Client, codec
 from exesys.bus.handle import Handle
@@ -18,6 +19,7 @@ FEW = 1_000
 PIECE = 5_000
 PIECES = 6
 LOOK_S = 0.002
+NAMED = ("router", "redis")  # whose processor time is told
 
 
 def accepted(config: Config, jobs: int, seed: int) -> dict[str, float]:
@@ -97,15 +99,23 @@ def beside(full: Config, few: Config) -> dict[str, float]:
         ours.put(to_few, FEW)
         for side in sides:
             _piece(*side)
+        groups = [{name: pids for name, pids in of_system(each).items() if name in NAMED} for each in (full, few)]
+        meters = [Meter(group) for group in groups]
         for number in range(PIECES):
             for which in (0, 1) if number % 2 else (1, 0):
                 took_s[which] += _piece(*sides[which])
         waiting = full_store.waiting(QUEUE)
+    costs = {
+        f"queued_{side}_{name}_us": meter.us_per_job(PIECES * PIECE)[f"{name}_us"]
+        for side, meter in zip(("full", "few"), meters, strict=True)
+        for name in NAMED
+    }
     return {
         "queued": waiting,
         "queued_full_per_s": PIECES * PIECE / took_s[0],
         "queued_few_per_s": PIECES * PIECE / took_s[1],
         "router_rss_mb": router_rss_bytes(full) / 1e6,
+        **costs,
     }
 
 
