@@ -44,6 +44,8 @@ class Agenda:
 
     def take(self) -> list[RunnerOp]:
         """Return the operations of the next turn, by number and by size as many as it should have."""
+        if not (self._ops or self._logs):
+            return []
         size = number = 0
         for op, _ in self._ops[:MOST_IN_TURN]:
             size += size_of(op)

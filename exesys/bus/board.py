@@ -253,14 +253,15 @@ class Board:
 
     def take(self, now: float) -> list[RunnerOp]:
         """Return the operations of the next turn."""
-        self._assign(now)
+        if self._waiting:
+            self._assign(now)
         return self._agenda.take()
 
     def next_due(self) -> float:
         """When the next runner may be launched that waits for its time; NEVER if none does, or nobody has room."""
-        if not any(host.room > 0 for host in self.hosts.values()):
+        if not self._waiting or not any(host.room > 0 for host in self.hosts.values()):
             return NEVER
-        due = min((self.runners[name].due for name in self._waiting), default=NEVER)
+        due = min(self.runners[name].due for name in self._waiting)
         return max(due, self._hold_until)
 
     def _assign(self, now: float) -> None:

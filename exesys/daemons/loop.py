@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -79,15 +80,22 @@ class Loop:
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
 
-    def poll(self, wait_s: float) -> set[Any]:
+    def poll(self, wait_s: float, awake_s: float = 0.0) -> set[Any]:
         """Sleep until something can be read, at most `wait_s`; return what.
 
+        For the first `awake_s` seconds it does not sleep but looks again and again: to be woken takes longer.
         A zmq socket that is returned is to be read; it may have nothing after all.
         """
         if self._unsure:
             self._unsure = {each for each in self._unsure if readable(each)}
         ready: set[Any] = set(self._unsure)
-        events = self._epoll.poll(0 if ready else max(0.0, min(wait_s, PARENT_CHECK_S)))
+        events = self._epoll.poll(0) if ready or awake_s else []
+        if awake_s and not ready:
+            until = time.monotonic() + min(awake_s, wait_s)
+            while not events and time.monotonic() < until:
+                events = self._epoll.poll(0)
+        if not (ready or events):
+            events = self._epoll.poll(max(0.0, min(wait_s, PARENT_CHECK_S)))
         for descriptor, _ in events:
             ready.add(self._sockets.get(descriptor, descriptor))
         if self._wake.fileno() in ready:

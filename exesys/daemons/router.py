@@ -30,6 +30,8 @@ from exesys.store.dial import StoreAway
 from exesys.store.redis import REPLY_TIMEOUT_S, Store, StoreTaken, Wait
 
 RECONNECT_S = 0.25
+# A turn of so few steps is answered in less than it takes to be woken: so long we look for it without sleeping.
+FEW, AWAKE_S = 2, 0.0003
 KEYS_S = 0.5  # so often it is looked who may come in
 FREED_S = 2.0
 COMPLAIN_S = 1.0  # so often at most the log is told of peers that may not do what they try
@@ -58,6 +60,8 @@ class Router:
         self.core.endpoints = {"results": results_at, "events": events_at}
         self._sent_at = self._heard_at = 0.0
         self._began_at = 0.0  # the turn under way
+        self._awake_s = 0.0  # how long to look for its answer before we sleep
+        self._alone = len(os.sched_getaffinity(0)) == 1
         self._retry_at: float | None = None  # set while the store is away
         self._keys_at = 0.0  # when to look again who may come in
         self._complain_at = 0.0  # when to complain again
@@ -99,7 +103,7 @@ class Router:
     def serve(self) -> None:
         """Run until told to stop; the turn under way is finished first, if the store answers."""
         while not self.loop.stopping or (self.store.busy and self._retry_at is None):
-            ready = self.loop.poll(self._wait_s())
+            ready = self.loop.poll(self._wait_s(), self._awake_s if self.store.busy else 0.0)
             now = time.monotonic()
             self._guard(self.doorman in ready, now)
             if self.front in ready:
@@ -220,6 +224,7 @@ class Router:
             return
         self._sent_at = self._heard_at = now
         self._began_at = time.monotonic()
+        self._awake_s = AWAKE_S if len(turn.placed) + len(turn.reports) <= FEW and not self._alone else 0.0
         try:
             self.store.begin(turn)
         except StoreAway as error:

@@ -151,6 +151,12 @@ class Builder:
             yield self._runners(turn.now_ms, ops, answers.runners)
         if turn.claims and not with_last:
             yield self._claim(turn, answers)
+        if turn.lookups or turn.notes or turn.recalls or turn.reloads or turn.follow:
+            yield from self._reads(turn, answers, chunk)
+
+    def _reads(self, turn: Turn, answers: Answers, chunk: int) -> Iterator[Request]:
+        """Yield what tells of running steps, and what only reads."""
+        keys = self.keys
         for lookups in _chunks(turn.lookups, chunk):
             index = [keys("job", lookup.job_id) for lookup in lookups]
             flat = [part for lookup in lookups for part in (lookup.from_, lookup.to, lookup.job_id)]
