@@ -23,6 +23,7 @@ from exesys.meters import Tally
 from exesys.turn import Claim
 
 MOST_LOST_REMEMBERED = 10_000
+SURE_S = 0.5  # so long a worker has to hold what it should not before we believe it
 MOST_CLAIMED = 500
 MOST_WORKERS = 500  # each has a socket of its own, and of these libzmq has some 1,000
 
@@ -56,8 +57,8 @@ class Worker:
     info: dict[str, Any]
     slots: int = 0
     capacity: int = 0
-    strangers: frozenset[str] = frozenset()  # what it had at its last heartbeat and should not
-    foreign: frozenset[str] = frozenset()  # of these, still there at the next: jobs given to others, or cancelled
+    strangers: dict[str, float] = field(default_factory=dict)  # what it has and should not, and since when we know
+    foreign: frozenset[str] = frozenset()  # of these, still there after a while: jobs given to others, or cancelled
     draining: bool = False
     recalled: bool = False  # whether `held` agrees with the store
     held: dict[str, Sent] = field(default_factory=dict)
@@ -74,10 +75,9 @@ class Worker:
     def missing(self, beat: Heartbeat, now: float, patience_s: float) -> list[Held]:
         """Return the jobs sent long enough ago that the worker does not have."""
         has = {held.ref: held.attempt for held in beat.held}
-        # A heartbeat and a result may overtake each other: only the second sight counts.
-        strangers = frozenset(ref for ref in has if ref not in self.held)
-        self.foreign = strangers & self.strangers
-        self.strangers = strangers
+        # A heartbeat tells of results whose acknowledgement is on its way: only what is there for a while counts.
+        self.strangers = {ref: self.strangers.get(ref, now) for ref in has if ref not in self.held}
+        self.foreign = frozenset(ref for ref, since in self.strangers.items() if now - since >= SURE_S)
         absent = [
             Held(ref, sent.attempt)
             for ref, sent in self.held.items()

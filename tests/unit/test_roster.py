@@ -114,14 +114,26 @@ def test_jobs_a_worker_has_and_should_not_count_against_its_credit(bench: Bench)
     """They were given to others while it was away, and it runs them all the same."""
     worker = bench.worker(slots=2)
     strange = [m.Held("a:x", 1), m.Held("a:y", 1)]
-    for _ in range(2):
-        bench.beat(worker, 2, 2, *strange)
+    bench.beat(worker, 2, 2, *strange)
+    bench.wait(1.0)
+    bench.beat(worker, 2, 2, *strange)
     load(bench, 3)
     bench.turns()
     assert bench.dealt(worker) == []
     bench.beat(worker, 2, 2, strange[0])
     bench.turns()
     assert len(bench.dealt(worker)) == 1
+
+
+def test_results_whose_acknowledgement_is_on_its_way_cost_a_worker_no_credit(bench: Bench) -> None:
+    """It tells of them in each heartbeat until then, and two of these may come right behind each other."""
+    worker = bench.worker(slots=2)
+    for _ in range(5):
+        bench.beat(worker, 2, 2, m.Held("a:x", 1), m.Held("a:y", 1))
+        bench.wait(0.05)
+    load(bench, 3)
+    bench.turns()
+    assert len(bench.dealt(worker)) == 2
 
 
 def test_a_draining_worker_is_dealt_nothing_and_its_jobs_go_to_others(bench: Bench) -> None:
