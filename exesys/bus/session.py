@@ -25,6 +25,7 @@ HELLO_AGAIN_S = 1.0
 SHORT_MS = 10.0
 AHEAD_MS = 20.0  # so much work a slot may have at hand behind the job that runs
 MOST_PRECISE_MS = 0.001
+AHEAD_BYTES = 2 << 20  # so much data and results a slot may have at hand, about
 # Between heartbeats that tell of another credit. What is in two of them and not with the router counts there as held
 # in error; so the acknowledgement of a result must have the time to come between the two.
 TELL_AGAIN_S = 0.05
@@ -72,6 +73,7 @@ class WorkerSession:
     _told: int = -1  # the capacity in the last heartbeat
     _mean_ms: float = SHORT_MS
     _measured: int = 0
+    _mean_bytes: float = 1.0  # of a job's data and result
     _ahead: int = 0  # jobs that a slot may have behind the one that runs
 
     @property
@@ -193,7 +195,7 @@ class WorkerSession:
         if attempt in self._unwanted:
             self._unwanted.discard(attempt)
             return False
-        self._running.pop(attempt, None)
+        job = self._running.pop(attempt, None)
         note = self._notes.pop(attempt, None)
         self._untold.discard(attempt)
         if note is not None and not report.log:
@@ -203,14 +205,21 @@ class WorkerSession:
         # A long job ends the prefetch at once, a short one brings it back slowly.
         weight = 1.0 if run_ms > 10 * SHORT_MS else FORGET
         self._mean_ms += weight * (run_ms - self._mean_ms)
+        size = len(report.body) + (len(job.data) if job is not None else 0)
+        weight = 1.0 if size > 10 * self._mean_bytes else FORGET
+        self._mean_bytes += weight * (size - self._mean_bytes)
         self._look_ahead()
         return True
 
     def _look_ahead(self) -> None:
-        """Ask for as many jobs ahead as are work for `AHEAD_MS`; as each change is told, only when that is another."""
+        """Ask for as many jobs ahead as are work for `AHEAD_MS`, and have no more data than `AHEAD_BYTES`.
+
+        As each change is told to the router, only when that is quite another number.
+        """
         if self._measured < ENOUGH_MEASURED:
             return
-        ahead = min(self.prefetch, int(AHEAD_MS / max(self._mean_ms, MOST_PRECISE_MS)))
+        by_time, by_size = AHEAD_MS / max(self._mean_ms, MOST_PRECISE_MS), AHEAD_BYTES / max(self._mean_bytes, 1.0)
+        ahead = min(self.prefetch, int(min(by_time, by_size)))
         if ahead >= 2 * self._ahead or ahead < self._ahead / 2 or ahead == self.prefetch:
             self._ahead = ahead
 

@@ -2,6 +2,10 @@
 -- start → processing, the attempt rises. It stands behind queue.lua.
 
 local MOST_DUE = 1000
+local MOST_POPPED = 16  -- at once
+local MOST_DEALT_BYTES = 8388608  -- of data in one call, about: what is more comes with the next
+
+local dealt_bytes = 0
 
 -- Move what is due to its queue. Returns the next due millisecond, 0 for none.
 local function move_due(delayed, now_ms)
@@ -55,6 +59,7 @@ local function take(session, ref, queue, limits, now_ms)
   local job = call('HMGET', record, 'attempt', 'to', 'cmd', 'data', 'timeout_s', 'key', 'ready', 'born',
     'traceparent')
   local attempt = tonumber(job[1] or 0) + 1
+  dealt_bytes = dealt_bytes + #job[4]
   call('HSET', record, 'attempt', attempt, 'worker', session, 'sent', now_ms)
   happened(ref, 2, attempt, job[3], job[2])
   if job[6] or not limits.free then
@@ -119,10 +124,11 @@ end
 
 -- Fill the claims from their queues, but for those known to be `empty`; `known`
 -- are the limits of queues that were read already. Returns per claim a list of
--- {ref, attempt, to, cmd, data, timeout_s, since when it could be handed out, traceparent}, and when a rate lets more
--- begin (0: none holds any).
+-- {ref, attempt, to, cmd, data, timeout_s, since when it could be handed out, traceparent}, and when to deal again
+-- because a rate lets more begin, or because it was enough for one call (0: none waits for that).
 local function deal(claims, empty, known, now_ms)
   local dealt, room, keyed, wake = {}, {}, {}, 0
+  dealt_bytes = 0
   for i, claim in ipairs(claims) do
     for _, queue in ipairs(claim.queues) do
       if not empty[queue] and not room[queue] then
@@ -133,12 +139,12 @@ local function deal(claims, empty, known, now_ms)
         keyed[queue] = call('EXISTS', key.turns(queue)) == 1
       end
       -- Orphans leave a claim short: pop until it is full or the queue is empty.
-      while claim.left > 0 and not empty[queue] and room[queue] > 0 do
+      while claim.left > 0 and not empty[queue] and room[queue] > 0 and dealt_bytes < MOST_DEALT_BYTES do
         local before = claim.left
         if keyed[queue] then
           empty[queue] = not take_next(claim, queue, known[queue], now_ms)
         else
-          local wanted = math.min(claim.left, room[queue])
+          local wanted = math.min(claim.left, room[queue], MOST_POPPED)
           local popped = call('ZPOPMIN', key.ready(queue), wanted)
           empty[queue] = #popped < 2 * wanted
           for j = 1, #popped, 2 do
@@ -159,6 +165,9 @@ local function deal(claims, empty, known, now_ms)
       call('ZADD', key.held(claim.session), unpack(claim.held))
     end
     dealt[i] = claim.jobs
+  end
+  if dealt_bytes >= MOST_DEALT_BYTES then
+    wake = sooner(wake, tonumber(now_ms))
   end
   return dealt, wake
 end

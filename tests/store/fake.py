@@ -76,6 +76,9 @@ class Turns(Protocol):
         ...
 
 
+MOST_DEALT_BYTES = 8 << 20  # as in deal.lua
+
+
 class FakeStore(Mends):
     """Runs turns as the scripts do."""
 
@@ -327,6 +330,7 @@ class FakeStore(Mends):
         known: dict[str, Limited] = {}
         room: dict[str, float] = {}
         wake = 0.0
+        size = 0
         for claim in turn.claims:
             jobs: list[Job] = []
             for queue in claim.queues:
@@ -334,16 +338,19 @@ class FakeStore(Mends):
                     known[queue] = self._held(queue)
                     room[queue], at = self._room_of(queue, known[queue])
                     wake = sooner(wake, at)
-                while len(jobs) < claim.most and room[queue] > 0:
+                while len(jobs) < claim.most and room[queue] > 0 and size < MOST_DEALT_BYTES:
                     job = self._next(claim.session, queue, known[queue])
                     if job is None:
                         break
                     jobs += job
+                    size += sum(len(each.data) for each in job)
                     room[queue] -= len(job)
                     if room[queue] <= 0:
                         wake = sooner(wake, self._room_of(queue, known[queue])[1])
             since = [self._since(job.ref) for job in jobs]
             answers.claimed.append(Claimed(claim.session, tuple(jobs), tuple(since)))
+        if size >= MOST_DEALT_BYTES:
+            wake = sooner(wake, turn.now_ms)
         answers.next_due_ms = int(sooner(due_ms, wake))
 
     def _next(self, session: str, queue: str, limits: Limited) -> list[Job] | None:

@@ -303,6 +303,23 @@ def test_the_more_urgent_of_what_comes_together_is_handed_out_first(store: Turns
     assert [job.ref for job in claim(store, 9)] == ["a:low"]
 
 
+def test_much_data_is_handed_out_in_several_calls(store: Turns) -> None:
+    count, size = 60, 500_000
+    for number in range(count):
+        run(store, placed=[place(f"j{number:02}", data=codec.pack(bytes(size)))])
+    got: list[str] = []
+    calls = 0
+    while len(got) < count:
+        answers = run(store, opened=[ONE], claims=[Claim(ONE, count, ("default",))])
+        jobs = answers.claimed[0].jobs
+        assert 0 < sum(len(job.data) for job in jobs) <= 2 * (8 << 20)
+        got += [job.ref for job in jobs]
+        calls += 1
+        assert len(got) == count or answers.next_due_ms == NOW_MS, "it is asked again at once"
+    assert got == [f"a:j{number:02}" for number in range(count)]
+    assert calls > 1
+
+
 def test_what_ends_in_a_turn_is_ended_before_its_claims(store: Turns) -> None:
     submit(store, place())
     [job] = claim(store)

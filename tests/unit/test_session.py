@@ -349,10 +349,10 @@ def test_added_steps_count_as_part_of_a_result(session: WorkerSession) -> None:
 # --- credit -------------------------------------------------------------------
 
 
-def run_jobs(session: WorkerSession, count: int, run_ms: float) -> None:
+def run_jobs(session: WorkerSession, count: int, run_ms: float, data: bytes = b"\xc0") -> None:
     first = session._measured
     for number in range(first, first + count):
-        given = job(f"run{number}")
+        given = job(f"run{number}")._replace(data=data)
         session.given([given])
         session.begin()
         session.ended(ended(given), run_ms)
@@ -376,6 +376,16 @@ def test_as_much_is_fetched_ahead_as_is_work_for_a_moment() -> None:
     assert 10 <= session.capacity - 1 <= 20
     run_jobs(session, 300, 9.0)
     assert 1 <= session.capacity - 1 <= 3
+    run_jobs(session, 300, 0.1)
+    assert session.capacity == 1 + 100
+
+
+def test_no_more_data_is_fetched_ahead_than_has_room() -> None:
+    session = WorkerSession(SELF, INFO, slots=1, prefetch=100)
+    run_jobs(session, 100, 0.1)
+    assert session.capacity == 1 + 100
+    run_jobs(session, 1, 0.1, bytes(1 << 20))
+    assert session.capacity <= 1 + 2
     run_jobs(session, 300, 0.1)
     assert session.capacity == 1 + 100
 
