@@ -283,8 +283,8 @@ def test_a_token_that_is_missing_or_too_weak(system):
         assert weak.status == 403
         says(weak.error["message"], "this needs submit")
         assert "`bin/exesys keys new submit NAME`" in weak.error["fix"]
-        said = system.exesys("doctor")
-        assert said.code == 0, said.out
+        # The test before held Redis up: the controller takes its lease again.
+        until(lambda: system.exesys("doctor").code == 0, "the doctor finds nothing amiss")
     finally:
         system.exesys("keys", "revoke", "shop")
         system.exesys("keys", "revoke", "local")
