@@ -224,6 +224,8 @@ def drawn(dice):
             to = dice.sample(later, min(len(later), dice.choice([0, 1, 1, 2])))
             to = to if to and dice.random() > 0.15 else [*to, "end_job"]
             cmd = dice.choice(cmds)
+            if any(first == name and step["cmd"] == "grows" for (first, *_), step in steps.items()):
+                cmd = "fed"  # which of two that add the same steps comes too late is a matter of time
             retries = {"retries": 2 if "grows" in cmds else dice.choice([0, 1, 2]), "backoff_s": 0}
             steps[name, *to] = {"from": name, "to": to, "cmd": cmd, "data": dice.randint(0, 9), **retries}
     return dice.sample(list(steps.values()), len(steps))
