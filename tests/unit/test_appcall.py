@@ -239,7 +239,7 @@ def test_the_time_is_over_and_a_late_answer_is_nobodys(router: Router) -> None:
 
 def test_lines_that_are_opened_and_closed_fast_do_not_disturb_each_other(tmp_path: Path) -> None:
     context = zmq.Context[sockets.Socket]()
-    for _ in range(500):
+    for _ in range(200):  # libzmq counts what was closed until it has found time for it, and has no more than 1,023
         sockets.end_line(*sockets.line(context, f"ipc://{tmp_path}/nobody"))
         with pytest.raises(ValueError, match="is no endpoint"):
             sockets.line(context, "nonsense")
