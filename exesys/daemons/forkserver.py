@@ -1,4 +1,4 @@
-"""The fork server of the runner daemon: has all that instances need imported, and forks one for each life.
+"""The fork server of the runner daemon: imports all that instances need before the first, and forks one for each life.
 
 An interpreter of its own would cost each runner 0.2 s and 25 MB; a fork costs
 milliseconds and what it changes. It is started first of all and has neither
@@ -21,8 +21,7 @@ import select
 import signal
 import socket
 import sys
-
-import redis  # noqa: F401  # so that instances share it
+from collections.abc import Sequence
 
 from exesys import environment
 from exesys.channel import Channel
@@ -34,8 +33,10 @@ from exesys.process import die_with_parent
 class ForkServer:
     """The loop of the process. A child leaves it by returning from `serve`."""
 
-    def __init__(self, line: Channel) -> None:
+    def __init__(self, line: Channel, shared: Sequence[str]) -> None:
+        """`shared` are modules to be imported before the first fork, so that all children share them."""
         self.line = line
+        self._shared = shared
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
         self._children: dict[int, int] = {}  # pidfd -> pid, of those that live
@@ -56,7 +57,16 @@ class ForkServer:
                 elif passed is not None and (channel := self._fork(number, passed)) is not None:
                     return channel
 
+    def _share(self) -> None:
+        for module in self._shared:
+            importlib.import_module(module)
+        self._shared = ()
+        gc.collect()
+        gc.freeze()  # what is shared stays shared
+
     def _fork(self, number: int, descriptor: int) -> Channel | None:
+        if self._shared:
+            self._share()
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -102,11 +112,7 @@ def main() -> int:
     os.set_inheritable(arguments.fd, False)
     line = Channel(socket.socket(fileno=arguments.fd))
     config: Config = environment.load_from(line.receive())
-    if config.mongo.uri:
-        importlib.import_module("pymongo")
-    server = ForkServer(line)
-    gc.collect()
-    gc.freeze()  # what is shared stays shared
+    server = ForkServer(line, ["redis", "pymongo"] if config.mongo.uri else ["redis"])
     channel = server.serve()
     if channel is not None:
         Instance(config, channel).live()

@@ -513,7 +513,7 @@ def test_a_process_that_cannot_be_made_is_told_and_ends_nobody_else(monkeypatch:
 
     monkeypatch.setattr(os, "fork", fork)
     with near, far, one:
-        assert ForkServer(Channel(far))._fork(7, other.detach()) is None
+        assert ForkServer(Channel(far), ())._fork(7, other.detach()) is None
         assert msgpack.unpackb(near.recv(100)) == ["unborn", 7, errno.EAGAIN]
         assert one.recv(100) == b"", "its line is closed"
 
