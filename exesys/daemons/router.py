@@ -224,7 +224,8 @@ class Router:
             return
         self._sent_at = self._heard_at = now
         self._began_at = time.monotonic()
-        self._awake_s = AWAKE_S if len(turn.placed) + len(turn.reports) <= FEW and not self._alone else 0.0
+        steps = len(turn.placed) + len(turn.reports)
+        self._awake_s = AWAKE_S if 0 < steps <= FEW and not self._alone else 0.0
         try:
             self.store.begin(turn)
         except StoreAway as error:
