@@ -192,7 +192,6 @@ OWNERS = {
     "redis": {
         *("store.dial", "store.line", "store.redis", "store.connection", "store.reader", "store.snapshot"),  # job state
         *("context", "appservice", "redischecks"),  # a function's data; what is wrong with it
-        "daemons.forkserver",  # only loads it, for all that are forked
         "staging",  # whether a server could load what it was given
         *("chaos.rig", "chaos.going"),  # what is left in the Redis of a private system
         *("testing.private", "testing.plugin"),  # the type of its Redis' client
