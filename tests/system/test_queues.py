@@ -123,8 +123,9 @@ def test_no_more_begin_than_the_rate_says(system, client):
         handle.result(20)
     began = sorted(begin for begin, _ in times(system, handles))
     print(f"14 jobs at 5/s began within {began[-1] - began[0]} ms")
-    assert all(later - sooner >= 950 for sooner, later in zip(began, began[5:], strict=False)), began
-    assert 1900 <= began[-1] - began[0] <= 4000
+    # The rate is that of handing them out; from there on each takes its own time.
+    assert all(later - sooner >= 800 for sooner, later in zip(began, began[5:], strict=False)), began
+    assert 1800 <= began[-1] - began[0] <= 4000
     assert system.exesys("queue", "set", "mail", "--rate", "none").out == "mail: open, no limits\n"
 
 
