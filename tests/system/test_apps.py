@@ -51,7 +51,7 @@ class Versions:
         return [{number}, os.getpid()]
 '''
 REST_THREADS = 16
-AT_ONCE_S = 0.5
+AT_ONCE_S = 1.5
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def test_an_async_client_calls_side_by_side(system):
         async with AsyncClient(system.config) as client:
             crew = client.app("crew")
             since = time.monotonic()
-            assert await asyncio.gather(*(crew.sleep(0.3) for _ in range(4))) == [0.3] * 4
-            assert time.monotonic() - since < 1.0
+            assert await asyncio.gather(*(crew.sleep(1.0) for _ in range(4))) == [1.0] * 4
+            assert time.monotonic() - since < 2.9
             with pytest.raises(errors.AppError, match="ValueError: no"):
                 await crew.fail("no")
 
@@ -457,7 +457,7 @@ def test_a_call_to_a_server_that_is_away_waits_for_it(client, system):
     since = time.monotonic()
     with pytest.raises(errors.AppUnavailable, match=r"within 0.5 s"):
         client.app("desk", timeout_s=0.5).echo()
-    assert 0.4 < time.monotonic() - since < 2
+    assert 0.4 < time.monotonic() - since < 5
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(client.app("desk", timeout_s=20).echo, "late")
         supervisorctl(system, "start", "exesys:appserver-desk")

@@ -262,7 +262,7 @@ def test_up_again_changes_nothing_and_is_quick(running):
     assert (code, err) == (0, "")
     assert "runs already" in out
     assert running.pids() == before
-    assert took_s < 3  # under 1 s on a machine that does nothing else
+    assert took_s < 6  # under 1 s on a machine that does nothing else
 
 
 def test_up_starts_what_does_not_run(running):

@@ -330,11 +330,11 @@ def test_the_async_client_holds_up_nobody(shared):
 
     async def both():
         async with exesys.AsyncClient(shared.config) as client:
-            long = asyncio.create_task(client.run("sleep", 1.0, timeout=20))
+            long = asyncio.create_task(client.run("sleep", 4.0, timeout=20))
             since = time.monotonic()
             for i in range(50):
                 assert await client.run("echo", i, timeout=10) == i
-            assert time.monotonic() - since < 1
+            assert time.monotonic() - since < 4
             assert not long.done()
             assert await long == 1.0
 

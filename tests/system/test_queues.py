@@ -96,7 +96,7 @@ def test_a_paused_queue_goes_on_where_it_was(system, client):
     since = time.monotonic()
     assert system.request("POST", "/queues/mail/resume").body["paused"] is False
     assert handle.result(10) == 5
-    assert time.monotonic() - since < 2
+    assert time.monotonic() - since < 5
 
 
 def test_a_full_queue_is_429_with_when_to_come_again(system):
