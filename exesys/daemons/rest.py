@@ -230,7 +230,8 @@ class Api:
             self._refresh([handle for handle in handles if not handle.done()])
             in_vain = self._in_vain([handle for handle in handles if handle.state is State.start])
         answers = [answer_of(handle, in_vain) for handle in handles]
-        return respond(max(status for status, _ in answers), [answer for _, answer in answers])
+        # Beside a step that failed others may still run when all ends are known.
+        return respond(max(answers[number][0] for number in ends), [answer for _, answer in answers])
 
     def _await(self, handles: list[Handle], wait_s: float) -> dict[Handle, str]:
         """Wait for the acknowledgements, then up to `wait_s` for the ends. Says why some wait in vain."""
