@@ -252,6 +252,8 @@ def test_the_death_of_one_shard_holds_up_its_own_jobs_alone(make, victim):
             answer = here.post(both, wait=10)
             assert [("error" in each) for each in answer.body] == [False, True], answer
             if victim == "router":  # what has no job_id goes to a shard that is there
+                # once it was noticed that the other's router is silent: by REST, and by this client
+                until(lambda: {shards.owner(client.new_id()) for _ in range(50)} == {"s00"}, "it is noticed", 30)
                 unnamed = [here.post({"cmd": "echo", "data": number}).status for number in range(20)]
                 assert unnamed == [202] * 20
                 handles = client.submit_many("echo", range(100))
