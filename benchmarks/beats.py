@@ -78,6 +78,7 @@ class Crowd:
             sent += 1
             if sent % 20 == 0:
                 self.read()
+                # Not a wait for something: the beats are spread over the second, as those of real workers are.
                 time.sleep(max(0.0, began + sent * every_s - time.perf_counter()))
         return sent
 
@@ -92,7 +93,7 @@ def beats(config: Config) -> dict[str, float]:
     """Return the processor time of a heartbeat in the router, what its workers cost it in all, and memory for each."""
     [router] = [str(each["pid"]) for each in bootstrap.status(config)["programs"] if each["name"] == "router"]
     rss, descriptors, before = router_rss_bytes(config), _descriptors(router), used_s(router)
-    time.sleep(IDLE_S)  # what it takes without them
+    time.sleep(IDLE_S)  # the time that is measured: what it takes without them
     idle_s = (used_s(router) - before) / IDLE_S
     crowd = Crowd(config, SESSIONS)
     try:

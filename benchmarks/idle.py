@@ -17,7 +17,7 @@ _PSS = re.compile(r"^Pss: +(\d+) kB", re.MULTILINE)
 
 def idle(config: Config) -> dict[str, float]:
     """Watch all processes of a system for 30 s. Returns what each takes of a core, its memory (PSS), and the sums."""
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)  # it has no sign of being settled: that it does nothing is what is measured
     names = named(config)
     before = {pid: used_s(pid) for pid in names}
     time.sleep(IDLE_S)  # the time that is measured

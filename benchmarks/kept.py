@@ -34,9 +34,9 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_CHECKOUT))
 
 from benchmarks import bare, paths, system  # noqa: E402  # found by the line above, when this is the program
-from exesys import config as configuration  # noqa: E402
-from exesys import process, servers  # noqa: E402
-from exesys.errors import BootError  # noqa: E402
+from exesys import config as configuration  # noqa: E402  # as above
+from exesys import process, servers  # noqa: E402  # as above
+from exesys.errors import BootError  # noqa: E402  # as above
 
 KEPT = Path(__file__).with_name("kept.json")
 MOST = 1.15

@@ -29,10 +29,10 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_CHECKOUT))
 
 from benchmarks import bare, load  # noqa: E402  # found by the line above, when this is the program
-from benchmarks.costs import Groups, Meter  # noqa: E402
-from exesys import config as configuration  # noqa: E402
-from exesys import process, servers  # noqa: E402
-from exesys.errors import BootError  # noqa: E402
+from benchmarks.costs import Groups, Meter  # noqa: E402  # as above
+from exesys import config as configuration  # noqa: E402  # as above
+from exesys import process, servers  # noqa: E402  # as above
+from exesys.errors import BootError  # noqa: E402  # as above
 
 STARTS_S = 10.0
 HUNDRED = 100

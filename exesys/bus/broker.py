@@ -262,9 +262,8 @@ class Broker:
         }
         endpoints = {**self.endpoints, **extra}
         beat_s, misses, shards = config.bus.heartbeat_s, config.bus.misses, self._slate.shards
-        told = m.Welcome(m.VERSION, peer.session, self.epoch, beat_s, misses, limits, endpoints, "", {})
-        welcome = told._replace(shard=shards.own, shards=shards.endpoints)
-        self._slate.say(peer.address, welcome)
+        told = limits, endpoints, shards.own, shards.endpoints
+        self._slate.say(peer.address, m.Welcome(m.VERSION, peer.session, self.epoch, beat_s, misses, *told))
 
     def _on_heartbeat(self, peer: Peer, beat: m.Heartbeat, now: float) -> None:
         part = self._parts[peer.role]
