@@ -114,13 +114,15 @@ def sent(limits: Limits) -> dict[str, Schema]:
     """Return the schemas of what is sent."""
     options = {name: rule.schema for name, rule in command.OPTIONS.items()}
     targets = list_of(ref("Name"), minItems=1, maxItems=command.MAX_TARGETS, uniqueItems=True)
+    data: Schema = {
+        "default": None,
+        "description": f"any JSON whose whole numbers have at most 64 bits, at most {limits.data_bytes:,} bytes as "
+        f"MessagePack and {limits.depth} deep",
+    }
     step: dict[str, Schema] = {
         "from": {"allOf": [ref("Name")], "not": {"enum": sorted(command.RESERVED)}, "default": command.DEFAULT_FROM},
         "to": {"anyOf": [ref("Name"), targets], "default": command.END},
-        "data": {
-            "default": None,
-            "description": f"any JSON, at most {limits.data_bytes:,} bytes as MessagePack and {limits.depth} deep",
-        },
+        "data": data,
         "job_id": {"allOf": [ref("Name")], "description": "a new one when left out"},
     }
     return {
@@ -133,11 +135,11 @@ def sent(limits: Limits) -> dict[str, Schema]:
             "anyOf": [ref("Command"), list_of(ref("Command"), minItems=1, maxItems=limits.array)],
             "description": f"one command, or an array of them; a workflow has at most {limits.workflow_steps:,} steps",
         },
-        "NewTimer": _new_timer(options),
+        "NewTimer": _new_timer(data, options),
         "NewRunner": record(
             {"target": ref("Name")},
             {
-                "data": ANY,
+                "data": data,
                 "type": or_null(ref("RunnerType")),
                 "uuid": or_null(ref("RunnerUuid")),
                 "grace_s": {"anyOf": [{"type": "number", "minimum": 0, "maximum": runner.MAX_GRACE_S}, NULL]},
@@ -161,10 +163,10 @@ def _limit(most: int) -> Schema:
     return or_null({"type": "integer", "minimum": 1, "maximum": most})
 
 
-def _new_timer(options: Mapping[str, Schema]) -> Schema:
+def _new_timer(data: Schema, options: Mapping[str, Schema]) -> Schema:
     seconds = {"type": "number", "minimum": 0, "maximum": schedule.MOST_S}
     own: dict[str, Schema] = {
-        "data": ANY,
+        "data": data,
         "every_s": {**seconds, "minimum": schedule.LEAST_EVERY_S},
         "cron": {**TEXT, "maxLength": schedule.MOST_CRON_CHARS, "examples": ["30 2 * * MON"]},
         "zone": {**TEXT, "examples": ["Europe/Rome"]},

@@ -256,6 +256,29 @@ class Turn:
             or self.catalogue
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether it has nothing but reports, what clients send and ask, and claims."""
+        return not (
+            self.lost
+            or self.changes
+            or self.runners
+            or self.tunings
+            or self.sweep
+            or self.finds
+            or self.notes
+            or self.opened
+            or self.recalls
+            or self.reloads
+            or self.catalogue
+            or self.follow
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps it is about, without those of workflows."""
+        return len(self.placed) + len(self.reports)
+
     def __bool__(self) -> bool:
         return bool(self.writes or self.claims or self.lookups or self.recalls or self.reloads or self.follow)
 

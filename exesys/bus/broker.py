@@ -2,7 +2,8 @@
 
 One loop turn is: `receive` what the sockets gave, `plan` a turn for the
 store, and when its answers are there `apply` them; after each, `effects` are
-to be carried out. The store is the truth. What is kept here can be lost at
+to be carried out. A second turn may be planned while the first is under way, if
+both are plain and it is worth it: else what comes waits. The store is the truth. What is kept here can be lost at
 any moment: connections, credit, and who waits for what; a client that asks
 again and a worker that says HELLO again bring it all back.
 
@@ -33,7 +34,6 @@ from exesys.bus.effects import Effect, Warn
 from exesys.bus.herald import Herald
 from exesys.bus.intake import Intake
 from exesys.bus.mender import Mender
-from exesys.bus.pending import Pending
 from exesys.bus.roster import Peer, Roster
 from exesys.bus.slate import STORE_LATE_S, Slate
 from exesys.bus.stops import Stops
@@ -46,6 +46,7 @@ from exesys.runner import Name
 from exesys.troubles import AWAY, Trouble
 from exesys.turn import Answers, Turn
 
+LEAST_BESIDE = 24  # steps that a turn has to have to be sent while another is under way
 WARN_S = 60.0  # so often at most the log is told of peers of other versions
 SESSION = re.compile(r"[0-9a-f]{16}")
 
@@ -104,7 +105,6 @@ class Broker:
             "app": self._lobby,
             "controller": None,
         }
-        self._underway: Pending | None = None  # the turn under way, and for whom it is
         self._due_ms = 0
         self._unfed_ms: int | None = 0  # when steps that nothing feeds are to be looked for; None: there are none
         self._ticked_at = now
@@ -369,7 +369,7 @@ class Broker:
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
         wait = min(self._check_at, self._slate.outbox.next_at) - now
-        if self._underway is None:
+        if not self._slate.underway:
             wait = min(wait, self._board.next_due() - now)
         if self._due_ms:
             wait = min(wait, (self._due_ms - now_ms) / 1000)
@@ -380,8 +380,10 @@ class Broker:
     # --- out: the turn ----------------------------------------------------
 
     def plan(self, now_ms: int, now: float) -> Turn | None:
-        """Return the next turn, or None when there is nothing to ask of the store."""
+        """Return the next turn, or None when there is nothing to ask of the store, or not yet."""
         slate = self._slate
+        if slate.underway and not self._bears_company(now_ms, now):
+            return None
         if self._due_ms and now_ms >= self._due_ms:
             # The next claim moves it to its queue, and says when another is due.
             self._due_ms = 0
@@ -408,24 +410,42 @@ class Broker:
                 placed._replace(due_ms=now_ms - placed.due_ms) if placed.due_ms < 0 and not placed.waits else placed
                 for placed in turn.placed
             ]
-        self._underway, slate.pending = slate.pending, rest
+        planned, slate.pending = slate.pending, rest
+        planned.planned_at, planned.asked = now, list(turn.claims)
+        slate.underway.append(planned)
         self.figures["turns"] += 1
-        self.meters.turn_steps.see(len(turn.placed) + len(turn.reports) + sum(len(flow.steps) for flow in turn.flows))
-        slate.planned_at = now
+        self.meters.turn_steps.see(turn.steps + sum(len(flow.steps) for flow in turn.flows))
         return turn
 
+    def _bears_company(self, now_ms: int, now: float) -> bool:
+        """Whether what is pending may be sent, and is worth it, before the turn under way is answered.
+
+        All else waits until it has the store for itself: what it asks, or how
+        its answers are taken, counts on every turn before it having been applied.
+        """
+        turn = self._slate.pending.turn
+        return (
+            turn.steps >= LEAST_BESIDE
+            and turn.plain
+            and self._slate.underway[0].turn.plain
+            and not self._herald.wanted
+            and not (self._unfed_ms is not None and now_ms >= self._unfed_ms)
+            and self._board.next_due() > now
+        )
+
     def apply(self, turn: Turn, answers: Answers, now: float) -> None:
-        """Act on the answers to the turn under way."""
+        """Act on the answers to the oldest turn under way."""
         slate = self._slate
         slate.store_late_at = None
-        underway, self._underway = self._underway, None
-        if underway is None:
-            raise RuntimeError("no turn is under way")
+        if not slate.underway or slate.underway[0].turn is not turn:
+            raise RuntimeError("this turn is not under way")
+        underway = slate.underway.popleft()
+        self.roster.answered(underway.asked)
         if answers.claims_lost:
             self.store_back()
         if turn.claims:
             self._due_ms = answers.next_due_ms
-        self._crew.apply(turn, answers, now)
+        self._crew.apply(underway, answers, now)
         if turn.sweep and answers.next_unfed_ms:
             self._unfed_ms = min(answers.next_unfed_ms, self._unfed_ms or answers.next_unfed_ms)
         for ended in answers.swept:

@@ -52,6 +52,7 @@ class Crew:
         worker = Worker(peer, checked, catalogue, {key: info[key] for key in info if key != "catalogue"})
         if known is not None:
             worker.held, worker.slots, worker.capacity = known.held, known.slots, known.capacity
+            worker.asked = known.asked
         slate.roster.workers[peer.session] = worker
         turn = slate.pending.turn
         turn.opened.append(peer.session)
@@ -164,10 +165,11 @@ class Crew:
 
     # --- out: the store's answers ---------------------------------------------
 
-    def apply(self, turn: Turn, answers: Answers, now: float) -> None:
+    def apply(self, underway: Pending, answers: Answers, now: float) -> None:
         """Deal what was claimed, acknowledge what was reported, and note what was released."""
+        turn = underway.turn
         if turn.claims:
-            self._apply_claims(turn, answers.claimed, now)
+            self._apply_claims(underway, answers.claimed, now)
         if turn.reports:
             self._apply_reports(turn, answers.ended, now)
         for session, (left, failed) in zip(turn.lost, answers.lost, strict=True):
@@ -177,14 +179,15 @@ class Crew:
             for ended in failed:
                 self._slate.ended(ended)
 
-    def _apply_claims(self, turn: Turn, claims: list[Claimed], now: float) -> None:
-        # A worker whose last claim was not filled has emptied its queues.
-        for claim, claimed in zip(turn.claims, claims, strict=True):
-            if len(claimed.jobs) < claim.most:
-                self._slate.sated.add(claim.session)
+    def _apply_claims(self, underway: Pending, claims: list[Claimed], now: float) -> None:
+        if not self._slate.underway:
+            # A worker whose last claim was not filled has emptied its queues. A turn behind it may fill them again.
+            for claim, claimed in zip(underway.turn.claims, claims, strict=True):
+                if len(claimed.jobs) < claim.most:
+                    self._slate.sated.add(claim.session)
         dealt: dict[str, list[m.Job]] = {}
         for claimed in claims:
-            self._hold(claimed, turn.now_ms, now)
+            self._hold(claimed, underway, now)
             if claimed.jobs:
                 dealt.setdefault(claimed.session, []).extend(claimed.jobs)
         for session, jobs in dealt.items():
@@ -193,14 +196,14 @@ class Crew:
     def _dispatch(self, session: str, jobs: Iterable[m.Job]) -> None:
         self._slate.effects.append(Dispatch(session, m.Jobs(self._slate.epoch, tuple(jobs))))
 
-    def _hold(self, claimed: Claimed, claimed_ms: int, now: float) -> None:
+    def _hold(self, claimed: Claimed, underway: Pending, now: float) -> None:
         worker = self._slate.roster.workers.get(claimed.session)
         if worker is None:
             # It went while the turn was under way: what was claimed for it goes back.
             if claimed.jobs:
                 self._slate.pending.turn.lost.append(claimed.session)
             return
-        trip_s, tally_of = now - self._slate.planned_at, self._slate.meters.of
+        trip_s, claimed_ms, tally_of = now - underway.planned_at, underway.turn.now_ms, self._slate.meters.of
         for job, ready_ms in zip(claimed.jobs, claimed.ready_ms, strict=True):
             tally = tally_of(job.cmd)
             worker.held[job.ref] = Sent(job.attempt, now, job.to != command.END, tally)

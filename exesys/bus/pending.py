@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exesys.bus import messages as m
-from exesys.turn import Change, Closed, Flow, Placed, Tuning, Turn
+from exesys.turn import Change, Claim, Closed, Flow, Placed, Tuning, Turn
 
 MOST_IN_TURN = 2000
 MOST_BYTES_IN_TURN = 4 << 20
@@ -35,6 +35,8 @@ class Pending:
     reload_for: dict[m.Held, str] = field(default_factory=dict)
     reported: set[tuple[str, int]] = field(default_factory=set)  # a worker resends until it is answered
     bytes: int = 0  # of data placed, and of reports
+    planned_at: float = 0.0  # when its turn was sent
+    asked: list[Claim] = field(default_factory=list)  # what its turn claims
 
     def place(self, placed: Placed, origin: Origin) -> None:
         """Take a command into the next turn."""

@@ -13,7 +13,7 @@ never comes back, and what it held goes to others. Time is monotonic.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +63,16 @@ class Worker:
     recalled: bool = False  # whether `held` agrees with the store
     held: dict[str, Sent] = field(default_factory=dict)
     leaving: set[tuple[str, int]] = field(default_factory=set)  # of these, the attempts whose reports are here
+    asked: int = 0  # what turns under way claim for it
 
     @property
     def busy(self) -> int:
         return len(self.held) + len(self.foreign) - len(self.leaving)
+
+    @property
+    def spoken_for(self) -> int:
+        """How much of its credit is used, or may be by the turns under way."""
+        return self.busy + self.asked
 
     @property
     def ready(self) -> bool:
@@ -156,27 +162,40 @@ class Roster:
         return silent, lost
 
     def claims(self, sated: Set[str]) -> list[Claim]:
-        """Turn the free credit into claims: idle slots of all first, then prefetch. `sated` get none."""
+        """Turn the free credit into claims: idle slots of all first, then prefetch. `sated` get none.
+
+        What is claimed is spoken for until it is `answered`.
+        """
         if self.workers.keys() <= sated:
             return []
         self._turns += 1
         workers = [
             worker
             for session, worker in self.workers.items()
-            if session not in sated and worker.ready and worker.busy < worker.capacity
+            if session not in sated and worker.ready and worker.spoken_for < worker.capacity
         ]
         start = self._turns % len(workers) if workers else 0
-        return list(self._deal(workers[start:] + workers[:start]))
+        claims = list(self._deal(workers[start:] + workers[:start]))
+        for claim in claims:
+            self.workers[claim.session].asked += claim.most
+        return claims
+
+    def answered(self, claims: Iterable[Claim]) -> None:
+        """The store has answered these claims: they take up no more credit."""
+        for claim in claims:
+            if (worker := self.workers.get(claim.session)) is not None:
+                worker.asked -= claim.most
 
     def _deal(self, workers: list[Worker]) -> Iterator[Claim]:
         left = MOST_CLAIMED
         for worker in workers:
-            idle = min(worker.slots - worker.busy, worker.capacity - worker.busy, left)
+            used = worker.spoken_for
+            idle = min(worker.slots - used, worker.capacity - used, left)
             if idle > 0:
                 left -= idle
                 yield Claim(worker.peer.session, idle, worker.queues)
         for worker in workers:
-            ahead = min(worker.capacity - max(worker.busy, worker.slots), left)
+            ahead = min(worker.capacity - max(worker.spoken_for, worker.slots), left)
             if ahead > 0:
                 left -= ahead
                 yield Claim(worker.peer.session, ahead, worker.queues)

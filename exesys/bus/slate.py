@@ -7,6 +7,7 @@ moment: the store is the truth.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ class Slate:
     garbage: int = 0  # how often a peer sent what makes no sense
     sated: set[str] = field(default_factory=set)  # workers whose queues were found empty; cleared by what may fill one
     seq: int = 0  # of the newest event
-    planned_at: float = 0.0  # when the turn under way was sent
+    underway: deque[Pending] = field(default_factory=deque)  # the turns that the store has, oldest first
     store_late_at: float | None = None
     trouble: Trouble = AWAY  # why it is late, while it is
     shards: ShardMap = field(init=False)

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import zmq
@@ -58,8 +59,8 @@ class Router:
         self._said = ""  # the last that was logged of the store
         self.core = self._boot()
         self.core.endpoints = {"results": results_at, "events": events_at}
-        self._sent_at = self._heard_at = 0.0
-        self._began_at = 0.0  # the turn under way
+        self._heard_at = 0.0
+        self._began_at: deque[float] = deque()  # the turns under way
         self._awake_s = 0.0  # how long to look for its answer before we sleep
         self._alone = len(os.sched_getaffinity(0)) == 1
         self._retry_at: float | None = None  # set while the store is away
@@ -204,28 +205,30 @@ class Router:
             return
         try:
             done = self.store.collect() if ready else None
+            while done is not None:
+                self.core.meters.redis.see(now - self._began_at.popleft())
+                self.core.apply(*done, now)
+                done = self.store.collect() if self.store.answered else None
         except StoreAway as error:
             self._lose_store(error, now)
             return
-        if done is not None:
-            self.core.meters.redis.see(now - self._began_at)
-            self.core.apply(*done, now)
-        elif self.store.busy:
-            self.core.store_slow(self._sent_at, self.store.trouble)
+        if self.store.busy:
+            self.core.store_slow(self._began_at[0], self.store.trouble)
             self._heard_at = now if ready else self._heard_at
             if now - self._heard_at > REPLY_TIMEOUT_S:
                 self._lose_store(StoreAway("Redis is silent."), now)
 
     def _commit(self, now: float) -> None:
-        if self.store.busy or self._retry_at is not None:
+        """Send the next turn, if there is one and the store has room for it."""
+        if self._retry_at is not None or self.loop.stopping or not self.store.has_room:
             return
         turn = self.core.plan(time.time_ns() // 1_000_000, now)
         if turn is None:
             return
-        self._sent_at = self._heard_at = now
-        self._began_at = time.monotonic()
-        steps = len(turn.placed) + len(turn.reports)
-        self._awake_s = AWAKE_S if 0 < steps <= FEW and not self._alone else 0.0
+        if not self.store.busy:
+            self._heard_at = now
+        self._began_at.append(time.monotonic())
+        self._awake_s = AWAKE_S if 0 < turn.steps <= FEW and not self._alone else 0.0
         try:
             self.store.begin(turn)
         except StoreAway as error:
@@ -262,7 +265,8 @@ class Router:
             raise StateError(text, fix="The router begins anew with what is there. How to lose less: docs/redis.md.")
         self._store_fd = self.store.fileno()
         self.loop.watch(self._store_fd)
-        self._sent_at = self._heard_at = time.monotonic()
+        self._heard_at = now = time.monotonic()
+        self._began_at = deque(now for _ in self._began_at)
         self._retry_at = None
         self._said = ""
         log.info("the store is back")

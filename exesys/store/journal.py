@@ -52,10 +52,10 @@ class Journal:
         self.number += 1
         return self.number
 
-    def keep(self, turn: Turn, now: float) -> None:
-        """Keep the turn just answered."""
+    def keep(self, number: int, turn: Turn, now: float) -> None:
+        """Keep the turn of this number, just answered."""
         if turn.writes:
-            self._entries.append(Entry(self.number, turn, now))
+            self._entries.append(Entry(number, turn, now))
         while self._entries and now - self._entries[0].at > KEEP_S:
             self._drop()
 

@@ -1,11 +1,12 @@
-"""The router's connection to Redis: one turn under way, sent again if it must be.
+"""The router's connection to Redis: the turns under way, sent again if they must be.
 
 The connection (`line.py`) never blocks the router's poll: `begin` writes a
 turn, `fileno` goes into the poll, `collect` reads the answers once they are
-there. Whatever goes wrong with the connection is one `StoreAway`; after
-`reconnect` the same turn is sent again, without its claims, which `recalls`
-make good (see `claim.lua`). What Redis itself may lose is the matter of
-`journal.py`.
+there. A second turn may be written before the first is answered, so that Redis
+has something to do while the router deals with the answers of the first.
+Whatever goes wrong with the connection is one `StoreAway`; after `reconnect`
+the same turns are sent again, without their claims, which `recalls` make good
+(see `claim.lua`). What Redis itself may lose is the matter of `journal.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from exesys.store.keys import Keys
 from exesys.store.line import SEND_TIMEOUT_S, Line, packed
 from exesys.store.oddities import Oddities, texts
 from exesys.store.scripts import CHUNK, Builder, Kind, Library, Request, lost_body
+from exesys.store.underway import MOST_UNDERWAY, Flight, Underway
 from exesys.troubles import TAKEN
 from exesys.turn import Answers, Turn
 
@@ -72,23 +74,28 @@ class Store:
         self._lagging = False  # fewer replicas than that have the turn under way
         self._server = b""  # its replication id
         self.history_lost = False  # Redis has lost turns for good: what the router remembers does not fit it any more
-        self._turn: Turn | None = None
-        self._requests: list[Request] = []
-        self._claims_lost = False
-        self._chunk = CHUNK
-        self._answers = Answers()
-        self._replies: list[Any] = []
+        self._underway = Underway()
         self._epoch = 0
         self._journal = Journal()
 
     @property
     def busy(self) -> bool:
         """Whether a turn is under way."""
-        return self._turn is not None
+        return bool(self._underway.flights)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more turn may begin. What replicas have to confirm goes one by one."""
+        return len(self._underway.flights) < (1 if self._wait.replicas else MOST_UNDERWAY)
+
+    @property
+    def answered(self) -> bool:
+        """Whether `collect` has the answers of a turn without reading."""
+        return self._underway.answered
 
     @property
     def trouble(self) -> troubles.Trouble:
-        """Why the turn under way has no answers, as far as is known."""
+        """Why the oldest turn under way has no answers, as far as is known."""
         return troubles.LAGGING if self._lagging else troubles.AWAY
 
     def fileno(self) -> int:
@@ -199,43 +206,34 @@ class Store:
 
     def begin(self, turn: Turn) -> None:
         """Send a turn. Raises StoreAway; the turn is kept and `again` sends it once more."""
-        self._turn = turn
-        self._chunk = CHUNK
-        self._claims_lost = False
-        self._journal.next()
-        self._send(turn)
+        self._send(self._underway.begin(turn, self._journal.next()))
 
     def again(self) -> None:
-        """Send the turn under way once more, after `reconnect`. Raises StoreAway."""
-        if self._turn is None:
-            return
-        self._claims_lost = self._claims_lost or bool(self._turn.claims)
-        self._turn.claims.clear()
-        self._send(self._turn)
+        """Send the turns under way once more, after `reconnect`. Raises StoreAway."""
+        for flight in self._underway.restart():
+            self._send(flight)
 
     def collect(self) -> tuple[Turn, Answers] | None:
-        """Read what the descriptor has. Returns None until all answers are there. Raises StoreAway."""
-        if self._turn is None:
-            return None
-        for reply in self._line.replies():
-            if isinstance(reply, hiredis.ReplyError):
-                self._heed(str(reply))
-            self._replies.append(reply)
-        if len(self._replies) < len(self._requests):
-            return None
-        if self._chunk > 1 and any(isinstance(reply, hiredis.ReplyError) for reply in self._replies):
-            # One job spoils its chunk: send each by itself, so that it alone is refused.
-            self._chunk = 1
-            self.again()
-            return None
-        return self._finish() if self._confirmed() else None
+        """Return the oldest turn under way with its answers, None until all are there. Raises StoreAway.
 
-    def _confirmed(self) -> bool:
+        Reads what the descriptor has, unless they are here already (`answered`).
+        """
+        if not self._underway.flights:
+            return None
+        if not self.answered:
+            for reply in self._line.replies():
+                if refused := isinstance(reply, hiredis.ReplyError):
+                    self._heed(str(reply))
+                if again := self._underway.take(reply, refused):
+                    self._send(again)
+        return self._finish() if self.answered and self._confirmed(self._underway.flights[0]) else None
+
+    def _confirmed(self, flight: Flight) -> bool:
         """Tell whether enough replicas have the turn under way; if not, ask them again."""
         wanted = self._wait.replicas
         if not wanted:
             return True
-        count = self._replies.pop()
+        count = flight.replies.pop()
         if isinstance(count, hiredis.ReplyError):
             self._line.close()
             raise dial.away(redis.ResponseError(str(count)))
@@ -243,11 +241,12 @@ class Store:
             if self._lagging:
                 log.info("%d replicas have confirmed: it goes on", count)
             self._lagging = False
-            self._requests.pop()
+            flight.requests.pop()
             return True
         if not self._lagging:
             log.warning("%d of %d replicas have what was written: nothing is answered before they do", count, wanted)
         self._lagging = True
+        self._underway.sent(flight)
         self._line.write(packed(self._waiting.command))
         return False
 
@@ -261,40 +260,37 @@ class Store:
             self._line.close()
             raise dial.away(redis.ResponseError(refusal))
 
-    def _finish(self) -> tuple[Turn, Answers] | None:
-        for request, reply in zip(self._requests, self._replies, strict=True):
+    def _finish(self) -> tuple[Turn, Answers]:
+        flight = self._underway.end()
+        for request, reply in zip(flight.requests, flight.replies, strict=True):
             if isinstance(reply, hiredis.ReplyError):
                 log.error("Redis refused %.200r: %s", request.command[:2], reply)
                 request.blank()
             else:
                 request.read(reply)
-        turn, self._turn = self._turn, None
-        if turn is None:
-            return None
-        self._journal.keep(turn, time.monotonic())
-        self._answers.claims_lost = self._claims_lost
-        return turn, self._answers
+        self._journal.keep(flight.number, flight.turn, time.monotonic())
+        flight.answers.claims_lost = flight.claims_lost
+        return flight.turn, flight.answers
 
     def close(self) -> None:
         self._line.close()
 
-    def _send(self, turn: Turn) -> None:
-        self._answers = Answers()
-        self._replies = []
-        self._requests = list(self._builder.build(turn, self._answers, self._chunk))
-        if turn.writes:
-            self._requests.append(
-                self._builder.plain("SET", self.keys("turn"), f"{self._epoch}.{self._journal.number}")
-            )
+    def _send(self, flight: Flight) -> None:
+        turn, answers, requests = flight.turn, Answers(), list[Request]()
         if self._journal.wants_to_know(time.monotonic()):
-            asked = ("INFO", "persistence", "replication")
-            self._requests.insert(0, Request(asked, self._journal.told, _nothing, Kind.read))
-        if not self._requests:
+            requests.append(Request(("INFO", "persistence", "replication"), self._journal.told, _nothing, Kind.read))
+        requests += self._builder.build(turn, answers, flight.chunk)
+        if turn.writes:
+            mark = f"{self._epoch}.{self._underway.reached(flight)}"
+            requests.append(self._builder.plain("SET", self.keys("turn"), mark))
+        if not requests:
             # There were only claims: an answer is all that is wanted.
-            self._requests.append(PING)
+            requests.append(PING)
         if self._wait.replicas:
-            self._requests.append(self._waiting)
-        self._line.write(b"".join([packed(request.command) for request in self._requests]))
+            requests.append(self._waiting)
+        flight.requests, flight.replies, flight.answers, flight.spoilt = requests, [], answers, False
+        self._underway.sent(flight)
+        self._line.write(b"".join([packed(request.command) for request in requests]))
 
     def _load(self) -> None:
         try:

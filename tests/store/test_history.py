@@ -206,7 +206,7 @@ def test_a_turn_is_kept_until_all_replicas_have_it() -> None:
     ):
         journal.next()
         if number < 4:
-            journal.keep(Turn(placed=[place("j")]), now=0.0)
+            journal.keep(number, Turn(placed=[place("j")]), now=0.0)
         journal.wants_to_know(now=float(number))
         journal.told(_info(offset, *replicas))
         assert [entry.number for entry in journal.after(0)] == left, number
@@ -215,13 +215,11 @@ def test_a_turn_is_kept_until_all_replicas_have_it() -> None:
 
 def test_what_another_server_had_does_not_count_for_the_next() -> None:
     journal = Journal()
-    journal.next()
-    journal.keep(Turn(placed=[place("j")]), now=0.0)
+    journal.keep(journal.next(), Turn(placed=[place("j")]), now=0.0)
     assert journal.wants_to_know(now=0.0)
     journal.told(_info(100, 0))
     journal.reconnected()
     journal.told(_info(50, 60, buffered=5))
     assert len(journal.after(0)) == 1
-    journal.next()
-    journal.keep(Turn(), now=2 * KEEP_S)
+    journal.keep(journal.next(), Turn(), now=2 * KEEP_S)
     assert journal.settled == 1

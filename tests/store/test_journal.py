@@ -106,21 +106,18 @@ def test_one_spoilt_job_is_refused_and_its_neighbours_are_taken(store: Store, re
 
 def test_a_turn_is_kept_until_redis_has_written_it() -> None:
     journal = Journal()
-    journal.next()
-    journal.keep(Turn(placed=[place("j")]), now=0.0)
+    journal.keep(journal.next(), Turn(placed=[place("j")]), now=0.0)
     assert journal.wants_to_know(now=0.0)
     journal.told(b"aof_enabled:1\r\naof_buffer_length:80\r\n")
     assert [entry.number for entry in journal.after(0)] == [1]
     assert not journal.wants_to_know(now=ASK_S / 2)
 
     assert journal.wants_to_know(now=2 * ASK_S)
-    journal.next()
-    journal.keep(Turn(placed=[place("k")]), now=2 * ASK_S)
+    journal.keep(journal.next(), Turn(placed=[place("k")]), now=2 * ASK_S)
     journal.told(b"aof_enabled:1\r\naof_buffer_length:0\r\n")
     assert [entry.number for entry in journal.after(0)] == [2], "only what was there when it was asked"
 
-    journal.next()
-    journal.keep(Turn(), now=3 * KEEP_S)
+    journal.keep(journal.next(), Turn(), now=3 * KEEP_S)
     assert journal.after(0) == [], "and no turn for longer than Redis can put a write off"
 
 

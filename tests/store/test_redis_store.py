@@ -20,7 +20,7 @@ from exesys.config import Limits
 from exesys.errors import Unavailable
 from exesys.store.dial import StoreAway
 from exesys.store.keys import PATTERNS, Keys
-from exesys.store.redis import Store
+from exesys.store.redis import Store, Wait
 from exesys.turn import Answers, Claim, Turn
 
 BYTES_PER_JOB = 700
@@ -41,7 +41,7 @@ def store(real: RealStore) -> Store:
 
 def collect(store: Store, within_s: float = 10.0) -> tuple[Turn, Answers]:
     while True:
-        assert select.select([store.fileno()], [], [], within_s)[0], "the server is silent"
+        assert store.answered or select.select([store.fileno()], [], [], within_s)[0], "the server is silent"
         if (done := store.collect()) is not None:
             return done
 
@@ -131,6 +131,102 @@ def test_a_turn_of_claims_alone_whose_answers_are_lost_says_so(store: Store) -> 
         store.again()
     answers = collect(store)[1]
     assert (answers.claims_lost, answers.claimed) == (True, [])
+
+
+# --- two turns under way ------------------------------------------------------
+
+
+@pytest.fixture
+def two(store: Store) -> list[Turn]:
+    """Two turns that are under way: each places a job and claims one."""
+    claims = [Claim(ONE, 1, ("default",))]
+    turns = [Turn(NOW_MS, placed=[place(job_id)], claims=list(claims)) for job_id in "jk"]
+    for turn in turns:
+        assert store.has_room
+        store.begin(turn)
+    assert not store.has_room
+    return turns
+
+
+def test_two_turns_are_answered_in_their_order(store: Store, two: list[Turn]) -> None:
+    done = [collect(store) for _ in two]
+    assert [turn is wanted for (turn, _), wanted in zip(done, two, strict=True)] == [True, True]
+    assert [[job.ref for job in answers.claimed[0].jobs] for _, answers in done] == [["a:j"], ["a:k"]]
+    assert (store.busy, store.has_room, store.answered) == (False, True, False)
+
+
+def test_two_turns_whose_answers_are_lost_are_both_sent_again(store: Store, two: list[Turn]) -> None:
+    for _ in range(2):
+        cut(store, read=True)
+        with pytest.raises(StoreAway):
+            collect(store)
+        store.reconnect()
+        store.again()
+    for turn in two:
+        done, answers = collect(store)
+        assert done is turn
+        assert (answers.claims_lost, answers.claimed) == (True, [])
+        assert [taken.verdict for taken in answers.taken] in (["new"], ["same"])
+    store.begin(Turn(NOW_MS, claims=[Claim(ONE, 2, ("default",))]))
+    given = [Held(job.ref, job.attempt) for job in collect(store)[1].claimed[0].jobs]
+    store.begin(Turn(NOW_MS, recalls=[ONE]))
+    assert collect(store)[1].recalled == [(Held("a:j", 1), Held("a:k", 1))]
+    assert given == [], "both were claimed when they came"
+
+
+def test_the_answers_of_the_first_that_came_are_not_lost_with_the_second(store: Store) -> None:
+    first, second = (Turn(NOW_MS, placed=[place(job_id)], claims=[Claim(ONE, 1, ("default",))]) for job_id in "jk")
+    store.begin(first)
+    assert select.select([store.fileno()], [], [], 10)[0]
+    done, answers = store.collect() or (None, Answers())
+    assert done is first
+    assert [job.ref for job in answers.claimed[0].jobs] == ["a:j"]
+    store.begin(second)
+    cut(store, read=True)
+    with pytest.raises(StoreAway):
+        collect(store)
+    store.reconnect()
+    store.again()
+    done, answers = collect(store)
+    assert done is second
+    assert (answers.claims_lost, [taken.verdict for taken in answers.taken]) == (True, ["same"])
+
+
+def test_a_turn_that_is_sent_once_more_in_pieces_still_ends_before_the_one_behind_it(
+    store: Store, redis_server: Any
+) -> None:
+    """One job of the first spoils its chunk; meanwhile the second has been done."""
+    redis_server.client.set("exesys:job:k", "not ours")
+    first = Turn(NOW_MS, placed=[place(job_id) for job_id in "jkl"], claims=[Claim(ONE, 1, ("default",))])
+    second = Turn(NOW_MS, placed=[place("m")], claims=[Claim(TWO, 9, ("default",))])
+    for turn in (first, second):
+        store.begin(turn)
+    done, answers = collect(store)
+    assert done is first
+    assert _verdicts(answers)[1] == "refused"
+    assert {_verdicts(answers)[at] for at in (0, 2)} <= {"new", "same"}
+    assert answers.claims_lost
+    done, answers = collect(store)
+    assert done is second
+    assert _verdicts(answers) == ["new"]
+    assert not store.busy
+    mark = redis_server.client.get("exesys:turn")
+    assert mark.endswith(b".2"), "the mark is that of the newest turn, though the first was sent again behind it"
+
+
+def _verdicts(answers: Answers) -> list[str]:
+    return [taken.verdict for taken in answers.taken]
+
+
+def test_what_replicas_confirm_goes_one_by_one(redis_server: Any) -> None:
+    store = Store(redis_server.url, "", Limits(), Wait(1, 10))
+    store.reconnect()
+    store.begin(Turn(NOW_MS, placed=[place()]))
+    assert not store.has_room
+    store.close()
+
+
+# --- servers that are away ----------------------------------------------------
 
 
 def test_a_server_that_is_not_there_is_one_error(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from unit.world import CATALOGUE, CONFIG
 
 from exesys import codec, troubles
 from exesys.bus import messages as m
+from exesys.bus.broker import LEAST_BESIDE
 from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.config import Bus, Limits
 from exesys.errors import ProtocolError
@@ -827,3 +828,104 @@ def test_a_turn_is_planned_only_when_there_is_something_to_ask(bench: Bench) -> 
         assert bench.plan() is None
     assert bench.broker.wake_in_s(bench.now, bench.now_ms) > 0
     assert not Turn()
+
+
+# --- two turns under way ----------------------------------------------------------
+
+
+def items(count: int, name: str = "b") -> list[m.Item]:
+    return [item(1000 + number, f"{name}{number}") for number in range(count)]
+
+
+def planned(bench: Bench) -> Turn:
+    turn = bench.plan()
+    assert turn is not None
+    return turn
+
+
+def test_a_second_turn_begins_before_the_first_is_answered_if_it_is_worth_it(bench: Bench) -> None:
+    client = bench.client()
+    bench.submit(client, item())
+    first = planned(bench)
+    bench.submit(client, *items(LEAST_BESIDE - 1))
+    assert bench.plan() is None
+    bench.submit(client, item(2, "k"))
+    second = planned(bench)
+    bench.said(client)
+    with pytest.raises(RuntimeError):
+        bench.apply(second, Answers())
+    for turn in (first, second):
+        bench.apply(turn, bench.store.run(turn))
+    assert len(bench.store.dump()) > LEAST_BESIDE
+    bench.now += 1
+    bench.broker.tick(bench.now)
+    bench._note()
+    assert len(states(bench.said(client))) == LEAST_BESIDE + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Change(5, "cancel", "j"),
+        m.Tune(5, "queue", "merge", "mail", {"paused": True}),
+        m.Hello(m.VERSION, "worker", "d" * 16, "", HELLO),
+    ],
+)
+def test_what_counts_on_the_first_turn_waits_for_its_answers(bench: Bench, message: m.Message) -> None:
+    client = bench.client()
+    for before, then in ((item(), message), (message, item(2, "k"))):
+        for each in (before, then):
+            if isinstance(each, m.Item):
+                bench.submit(client, *items(LEAST_BESIDE, each.job_id))
+            else:
+                bench.tell(b"other" if isinstance(each, m.Hello) else client, each)
+            if each is before:
+                first = planned(bench)
+        assert bench.plan() is None
+        bench.apply(first, bench.store.run(first))
+        second = planned(bench)
+        bench.apply(second, bench.store.run(second))
+        bench.turns()
+
+
+def test_what_is_claimed_by_a_turn_under_way_is_not_claimed_again(bench: Bench) -> None:
+    client, worker = bench.client(), bench.worker(slots=2, capacity=4)
+    bench.submit(client, *items(40))
+    first = planned(bench)
+    bench.submit(client, *items(40, "c"))
+    second = planned(bench)
+    assert sum(claim.most for claim in first.claims) == 4
+    assert second.claims == []
+    for turn in (first, second):
+        bench.apply(turn, bench.store.run(turn))
+    bench.turns()
+    assert len(bench.dealt(worker)) == len(bench.store.held(worker)) == 4
+
+
+def test_an_empty_queue_that_the_turn_behind_fills_is_asked_again(bench: Bench) -> None:
+    client, worker = bench.client(), bench.worker(slots=2)
+    bench.broker._slate.sated.clear()
+    first = planned(bench)
+    assert first.claims
+    bench.submit(client, *items(LEAST_BESIDE))
+    second = planned(bench)
+    assert second.claims == [], "all the credit was asked for"
+    for turn in (first, second):
+        bench.apply(turn, bench.store.run(turn))
+    bench.turns()
+    assert len(bench.dealt(worker)) == 2
+
+
+def test_claims_that_were_lost_are_no_credit_lost(bench: Bench) -> None:
+    client, worker = bench.client(), bench.worker(slots=2)
+    bench.submit(client, item())
+    first = planned(bench)
+    bench.submit(client, *items(LEAST_BESIDE))
+    second = planned(bench)
+    for turn in (first, second):
+        turn.claims.clear()
+        answers = bench.store.run(turn)
+        answers.claims_lost = True
+        bench.apply(turn, answers)
+    bench.turns()
+    assert len(bench.dealt(worker)) == 2

@@ -93,6 +93,7 @@ LAYERS: list[list[str]] = [
             "store.scripts",
             "store.dial",
             "store.line",
+            "store.underway",
             "store.redis",
             "store.connection",
             "store.reader",

@@ -14,6 +14,7 @@ import pytest
 from unit.world import Client, Faults, World, check_end
 from unit.world_flows import random_plan
 
+from exesys.bus import broker
 from exesys.errors import NotFound
 
 SEEDS = range(int(os.environ.get("EXESYS_SEEDS", "3")))
@@ -31,6 +32,13 @@ FAULTS = {
     "the router dies": Faults(kill_router=0.3),
     "all of it": Faults(0.03, 0.03, 0.03, 0.03, 0.3, 0.02, 0.05, 0.05, 0.05, 0.08),
 }
+
+
+@pytest.fixture(autouse=True, params=[broker.LEAST_BESIDE, 1], ids=["", "turns beside each other"])
+def least_beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How much is to be done for a second turn to be sent: as it is, or any."""
+    monkeypatch.setattr(broker, "LEAST_BESIDE", request.param)
+    return int(request.param)
 
 
 def populate(world: World) -> None:
@@ -115,7 +123,7 @@ def test_every_command_ends_once_and_right_while(fault: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_without_faults_each_function_runs_once_and_nobody_waits(seed: int) -> None:
+def test_without_faults_each_function_runs_once_and_nobody_waits(seed: int, least_beside: int) -> None:
     world = World(seed)
     populate(world)
     world.trouble(TROUBLE_S + 0.5)
@@ -124,6 +132,7 @@ def test_without_faults_each_function_runs_once_and_nobody_waits(seed: int) -> N
     settle(world)
     once = [ref for ref, handle in commands.items() if handle.cmd == "double"]
     assert {ref: world.runs[ref] for ref in once} == dict.fromkeys(once, 1)
+    assert world.beside or least_beside > 1, "turns were under way beside each other"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

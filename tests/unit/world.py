@@ -32,6 +32,7 @@ from exesys.catalogue import Catalogue, FunctionInfo
 from exesys.command import parts_of
 from exesys.config import Config, Limits
 from exesys.errors import JobError
+from exesys.store.underway import MOST_UNDERWAY
 from exesys.turn import Answers, Turn
 
 EPOCH_MS = 1_700_000_000_000
@@ -92,6 +93,7 @@ class World:
         self.plans: dict[str, Plan] = {}
         self.runs: Counter[str] = Counter()  # ref -> how often its function was begun
         self.credit: dict[str, int] = {}  # session -> the most it ever grants
+        self.beside = 0  # turns that were sent while another was under way
         self.most_over: defaultdict[str, int] = defaultdict(int)  # session -> jobs held beyond its credit, at most
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -279,7 +281,7 @@ class Router(Actor):
             self.core.results(message)
         self._collect(now)
         self.core.tick(now)
-        if not self.store.busy and self.retry_at is None:
+        if self.store.has_room and self.retry_at is None:
             turn = self.core.plan(self.now_ms, self.world.now)
             if turn is not None:
                 self.store.begin(turn)
@@ -330,56 +332,100 @@ class Router(Actor):
             due = self.core.effects()
 
 
+class Flight:
+    """A turn on its way to the store, and its answers on their way back."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.began_at = self.ready_at = 0.0
+        self.lost = self.claims_lost = False  # lost: no answer comes
+        self.answers = Answers()
+        self.before: Any = None  # what the store had before it
+
+
 class Connection:
-    """`store/redis.py` over the fake store: breaks, repeats and heals."""
+    """`store/redis.py` over the fake store: has two turns under way, breaks, repeats and heals."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.busy = self.broken = False
-        self.began_at = self.ready_at = 0.0
-        self._turn = Turn()
-        self._answers = Answers()
-        self._claims_lost = False
+        self.flights: list[Flight] = []
+        self._broken = self._forgets = False
         self._journal: list[tuple[Any, Turn]] = []  # the store before each recent turn, and the turn's writes
 
+    @property
+    def busy(self) -> bool:
+        return bool(self.flights)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.flights) < MOST_UNDERWAY
+
+    @property
+    def broken(self) -> bool:
+        """Whether the oldest turn has no answer, and gets none."""
+        return bool(self.flights) and self.flights[0].lost
+
+    @property
+    def began_at(self) -> float:
+        return self.flights[0].began_at
+
+    @property
+    def ready_at(self) -> float:
+        return self.flights[0].ready_at
+
     def begin(self, turn: Turn) -> None:
-        self._turn, self._claims_lost, self.busy = turn, False, True
-        self._send()
+        self.world.beside += bool(self.flights)
+        self.flights.append(Flight(turn))
+        self._send(self.flights[-1])
 
     def again(self) -> None:
-        """Send the turn under way, if there is one, without its claims."""
-        if self.busy:
-            self._claims_lost = self._claims_lost or bool(self._turn.claims)
-            self._turn.claims.clear()
-            self._send()
+        """Send the turns under way, if there are any, without their claims."""
+        self._broken = False
+        if self._forgets:
+            self._forget()
+        for flight in self.flights:
+            flight.claims_lost = flight.claims_lost or bool(flight.turn.claims)
+            flight.turn.claims.clear()
+            self._send(flight)
 
     def collect(self) -> tuple[Turn, Answers]:
-        self.busy = False
-        self._answers.claims_lost = self._claims_lost
-        return self._turn, self._answers
+        flight = self.flights.pop(0)
+        self._journal.append((flight.before, replace(copy.deepcopy(flight.turn), claims=[])))
+        self._journal = self._journal[-5:]
+        flight.answers.claims_lost = flight.claims_lost
+        return flight.turn, flight.answers
 
-    def _send(self) -> None:
+    def _send(self, flight: Flight) -> None:
         world, store, rng = self.world, self.world.store, self.world.rng
-        self.began_at = world.now
-        self.ready_at = world.now + (rng.uniform(0.5, 3.0) if world.chance(world.faults.delay) else 0.0005)
-        self.broken = world.chance(world.faults.break_store)
-        before = (copy.deepcopy(store.db), store.finished.copy())
-        scripts = rng.choice((0, rng.randint(1, 9), None)) if self.broken else None
-        self._answers = store.run(copy.deepcopy(self._turn), scripts)
-        for claim in self._turn.claims:
+        flight.began_at = world.now
+        wait_s = rng.uniform(0.5, 3.0) if world.chance(world.faults.delay) else 0.0005
+        flight.ready_at = max([world.now + wait_s, *(each.ready_at for each in self.flights[:1])])
+        flight.before = (copy.deepcopy(store.db), store.finished.copy())
+        scripts = 0 if self._broken else None
+        if not self._broken and world.chance(world.faults.break_store):
+            self._broken, scripts = True, rng.choice((0, rng.randint(1, 9), None))
+            self._forgets = world.chance(world.faults.forget_store)
+            if rng.random() < 0.5:
+                self.flights[0].lost = True  # though the store has done it
+        flight.lost = self._broken
+        flight.answers = store.run(copy.deepcopy(flight.turn), scripts)
+        for claim in flight.turn.claims:
             over = len(store.held(claim.session)) - world.credit[claim.session]
             world.most_over[claim.session] = max(world.most_over[claim.session], over)
-        if not self.broken:
-            self._journal.append((before, replace(copy.deepcopy(self._turn), claims=[])))
-            self._journal = self._journal[-5:]
-        elif self._journal and world.chance(world.faults.forget_store):
-            back = rng.randint(1, len(self._journal))
-            store.db, store.finished = self._journal[-back][0]
-            if world.chance(world.faults.stutter_store):
-                store.run(copy.deepcopy(self._journal[-back][1]))  # it was kept, but not that it was
-            for _, turn in self._journal[-back:]:
-                store.run(copy.deepcopy(turn))
-            self._journal = []
+
+    def _forget(self) -> None:
+        """The store has lost its last turns: those that were answered are sent again."""
+        world, store, rng = self.world, self.world.store, self.world.rng
+        self._forgets = False
+        if not self._journal:
+            return
+        back = rng.randint(1, len(self._journal))
+        store.db, store.finished = self._journal[-back][0]
+        if world.chance(world.faults.stutter_store):
+            store.run(copy.deepcopy(self._journal[-back][1]))  # it was kept, but not that it was
+        for _, turn in self._journal[-back:]:
+            store.run(copy.deepcopy(turn))
+        self._journal = []
 
 
 class Worker(Actor):
