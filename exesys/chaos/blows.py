@@ -28,6 +28,7 @@ HOUR_S = 3600.0
 THERE_S = 60.0  # so long it may take until there is something to strike
 SLOW_S, BREATH_S = 0.08, 0.03  # a slow Redis stands still and goes on in turn
 MOST_RESET = 4
+MOST_LATE_TICKS = 2  # those that a controller may still note when it is active no more
 NOBODY = "0" * 16  # a session that is not here any more
 LATE = codec.pack({"EOJ": {"number": -1, "token": "late"}})
 LATE_EVERY_S = 0.01
@@ -145,6 +146,10 @@ class Striker:
         return f"{len(sent)} for {blow.lasts_s:g} s" if sent else ""
 
     def _set_clock(self, blow: Blow, off_s: float) -> str:
+        # While no controller is active, nobody can tell a clock set forward from an hour without one.
+        before = self._rig.ticks()
+        if not wait_until(lambda: self._rig.ticks() > before + MOST_LATE_TICKS, THERE_S):
+            return ""
         self._rig.clock.set(off_s)
         try:
             time.sleep(blow.lasts_s)  # the blow itself: so long the clock is wrong

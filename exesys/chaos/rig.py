@@ -153,6 +153,12 @@ class Rig:
         """How its keys are spelled."""
         return Keys(self.config.redis.prefix)
 
+    def ticks(self) -> int:
+        """Return how often its timers have ticked."""
+        with self.redis() as connection:
+            names = [raw.decode() for raw in connection.smembers(self.keys("timers"))]
+            return sum(int(connection.hget(self.keys("timer_state", name), "ran") or 0) for name in names)
+
     def redis_file(self) -> Path | None:
         """Return the file that Redis appends to just now."""
         found = sorted(redis_data(self.config).rglob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
