@@ -637,6 +637,7 @@ def test_a_lost_flow_of_a_large_job_is_made_again(real: RealStore) -> None:
     }
 
 
+@pytest.mark.alone
 def test_no_look_takes_as_much_as_five_milliseconds(real: RealStore, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 200 finds as many are looked at as a look may cost. The best of several counts: others use this machine."""
     names = [f"n{number}" for number in range(9999)]

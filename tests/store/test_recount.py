@@ -454,6 +454,7 @@ CASES = [(fan_in, lose_flow), (fan_in, lose_index), (chain, lose_record), (diamo
 CASES += [(short_chain, lose_flow), (short_chain, lose_record), (dense, lose_flow)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("shape", "damage"), CASES)
 def test_no_look_takes_five_milliseconds(
     redis_server: Any, capsys: pytest.CaptureFixture[str], shape: Callable[[], list[str]], damage: Callable[..., Find]

@@ -229,6 +229,10 @@ class Pool:
         assert self.pool.give(self.slot, job, time.monotonic())
         return job
 
+    def is_gone(self, job: Job) -> bool:
+        """Tell whether it was reported, or taken back."""
+        return job.ref in self.finished or job in self.taken_back
+
     def cancel(self, *jobs: Job) -> None:
         self.take(*self.pool.cancel({(job.ref, job.attempt) for job in jobs}, time.monotonic()))
 
@@ -328,15 +332,15 @@ def test_cancelled_at_any_moment_each_job_is_reported_or_comes_back_once(pool: P
             break
         jobs = [pool.give(f"{turn}.{number}", "sleeps", 0.002) for number in range(4)]
         asked = rng.sample(jobs, 3)
-        # Its process may get no time at all for a while: so it is told by what has ended how far it is.
-        ended = rng.randint(0, 3)
-        pool.until(lambda jobs=jobs, ended=ended: sum(job.ref in pool.finished for job in jobs) >= ended)
+        # Its process may get no time at all for a while: so it is told by what has ended how far it is. And what
+        # waits behind a job that takes too long is taken back.
+        gone = rng.randint(0, 3)
+        pool.until(lambda jobs=jobs, gone=gone: sum(pool.is_gone(job) for job in jobs) >= gone)
         at = time.monotonic() + rng.uniform(0, 0.003)
         while time.monotonic() < at:
             pool.take(pool.pool.read(pool.slot, time.monotonic()), [])
         pool.cancel(*asked)
-        refs = {job.ref for job in jobs}
-        pool.until(lambda refs=refs: refs <= pool.finished.keys() | {job.ref for job in pool.taken_back})
+        pool.until(lambda jobs=jobs: all(map(pool.is_gone, jobs)))
         pool.serve()
         back = [job.ref for job in pool.taken_back]
         assert len(back) == len(set(back))
