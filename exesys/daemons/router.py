@@ -198,13 +198,14 @@ class Router:
             self._complain_at = now + COMPLAIN_S
             log.warning("%s", text)
 
-    def _collect(self, ready: bool, now: float) -> None:
+    def _collect(self, heard: bool, now: float) -> None:
+        """Take what Redis answered, if it was `heard`; see to it that it is there."""
         if self._retry_at is not None:
             if now >= self._retry_at:
                 self._reconnect()
             return
         try:
-            done = self.store.collect() if ready else None
+            done = self.store.collect() if heard or self.store.answered else None
             while done is not None:
                 self.core.meters.redis.see(now - self._began_at.popleft())
                 self.core.apply(*done, now)
@@ -214,7 +215,7 @@ class Router:
             return
         if self.store.busy:
             self.core.store_slow(self._began_at[0], self.store.trouble)
-            self._heard_at = now if ready else self._heard_at
+            self._heard_at = now if heard else self._heard_at
             if now - self._heard_at > REPLY_TIMEOUT_S:
                 self._lose_store(StoreAway("Redis is silent."), now)
 
