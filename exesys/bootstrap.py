@@ -126,6 +126,7 @@ def status(config: Config) -> dict[str, Any]:
         "redis": {"url": masked(config.redis_url), **replica},
         "mongo": {"uri": masked(config.mongo.uri)},
         "bus": {"endpoint": config.bus_endpoint},
+        **({"shard": {"name": config.bus.shard, "of": [each.name for each in config.shards]}} if config.shards else {}),
         "programs": found,
     }
 

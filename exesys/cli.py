@@ -171,6 +171,8 @@ def _status(config: Config, given: argparse.Namespace) -> int:
         print(f"home   {status['home']}")
         for name, address in _ADDRESSES:
             print(f"{name:6} {_address(config, status, name, address)}")
+        if "shard" in status:
+            print(f"shard  {status['shard']['name']} of {', '.join(status['shard']['of'])}")
         if "backup" in status["redis"]:
             print(f"backup {Following(**status['redis']['backup'])}")
         rows = [[each["name"], each["state"], each["pid"] or ""] for each in status["programs"]]

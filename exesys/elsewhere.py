@@ -20,8 +20,8 @@ T = TypeVar("T", bound=Connection)
 class Elsewhere(Generic[T]):
     """Readers of one kind: our own, and one for each other shard. Thread-safe."""
 
-    def __init__(self, config: Config, own: T, make: Callable[[str, str], T]) -> None:
-        """`make` gets the address of a Redis and the prefix of its keys."""
+    def __init__(self, config: Config, own: T, make: Callable[[str, str, str], T]) -> None:
+        """`make` gets the address of a Redis, the prefix of its keys, and the name of the shard whose it is."""
         self._shards = config.shard_map()
         self._stores = {shard.name: (shard.redis, shard.prefix) for shard in config.shards}
         self._make = make
@@ -44,7 +44,7 @@ class Elsewhere(Generic[T]):
             raise Unavailable(text, fix=f"Ask the REST of that shard, or set `redis` in [shard:{shard}].")
         with self._lock:
             if shard not in self._others:
-                self._others[shard] = self._make(url, prefix)
+                self._others[shard] = self._make(url, prefix, shard)
             return self._others[shard]
 
     def close(self) -> None:

@@ -37,6 +37,9 @@ def plan(config: Config, ours: frozenset[int] = frozenset()) -> Plan:
     for section, host in (("rest", config.rest.host), ("web", config.web.host)):
         keystore.check_reach(config, section, host)
     keyring.guard(config)  # a bus that other hosts can reach needs keys
+    for shard in config.shards:
+        if shard.key and shard.name != config.bus.shard:
+            keyring.identity_at(config, shard.name, shard.endpoint)  # whose file must be there
     redis = None if config.redis.url else servers.redis_server(config)
     mongo = None if config.mongo.uri else servers.mongo_server(config)
     if config.redis.url:

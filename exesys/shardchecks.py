@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 
 from exesys import keyring
+from exesys.bus import sockets
 from exesys.bus.connection import Connection
 from exesys.bus.inflight import Desk
 from exesys.bus.messages import Welcome
@@ -41,8 +42,7 @@ def _ask(config: Config, ours: ShardMap, shard: ShardOf, running: bool) -> Itera
         yield Check("shards", "fail", f"The shard {shard.name}: {error.message}", error.fix)
         return
     if welcome is None:
-        text = f"The shard {shard.name} does not answer at {shard.endpoint}: its jobs wait, the others go on."
-        yield Check("shards", "fail", text, "See `bin/exesys status` in its home.")
+        yield _silent(config, shard)
         return
     if welcome.shard != shard.name or welcome.shards != ours.endpoints:
         there = ", ".join(f"{name} at {at}" for name, at in sorted(welcome.shards.items())) or "none"
@@ -56,11 +56,29 @@ def _ask(config: Config, ours: ShardMap, shard: ShardOf, running: bool) -> Itera
         yield Check("shards", "warn", text, f"Set `redis` in [shard:{shard.name}].")
         return
     try:
-        with contextlib.closing(Reader(shard.redis, shard.prefix)) as reader:
-            reader.ping()
+        with contextlib.closing(Reader(shard.redis, shard.prefix, shard.name)) as reader:
+            epoch = reader.epoch()
     except ExesysError as error:
-        text = f"The Redis of the shard {shard.name} does not answer here: {error.message}"
+        text = f"{error.message[0].upper()}{error.message[1:]}"
         yield Check("shards", "fail", text, "Its jobs cannot be shown by this REST. See `redis` of its section.")
+        return
+    if epoch != welcome.epoch:
+        text = f"The Redis that [shard:{shard.name}] names is not that of its router: its jobs seem not to be there."
+        yield Check("shards", "fail", text, f"Correct `redis` in [shard:{shard.name}]: address, database, `prefix`.")
+
+
+def _silent(config: Config, shard: ShardOf) -> Check:
+    """Say why the router of a shard does not greet us, as far as it can be known."""
+    identity = keyring.identity_at(config, shard.name, shard.endpoint) if shard.name != config.bus.shard else None
+    if identity is not None and sockets.knock(shard.endpoint, identity, ANSWER_S) == sockets.REFUSED:
+        text = f"The shard {shard.name} does not let us in at {shard.endpoint}: it does not know our key."
+        fix = f"Make one in its home: `bin/exesys keys new bus-client NAME`; `key` in [shard:{shard.name}] names it."
+        return Check("shards", "fail", text, fix)
+    text = f"The shard {shard.name} does not answer at {shard.endpoint}: its jobs wait, the others go on."
+    fix = "See `bin/exesys status` in its home."
+    if shard.endpoint.startswith("tcp://"):
+        fix += f" If it runs there: does it have keys, and is `key` in [shard:{shard.name}] one of them?"
+    return Check("shards", "fail", text, fix)
 
 
 def _welcome(config: Config, shard: ShardOf) -> Welcome | None:

@@ -11,6 +11,7 @@ from exesys import codec, command, output, reach
 from exesys.config import Config
 from exesys.errors import StateError
 from exesys.schedule import FIELDS, PAUSED
+from exesys.shards import pinned
 from exesys.usage import PROGRAM
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def run(config: Config, given: argparse.Namespace) -> int:
     from exesys import ticker
 
     timer, _ = ticker.read(_record(_table(config), given.name))
-    built = timer.command(f"{timer.name}.now-{uuid.uuid4().hex[:12]}")
+    built = timer.command(pinned(f"{timer.name}.now-{uuid.uuid4().hex[:12]}", config.bus.shard))
     with reach.connect(config) as client:
         [handle] = client.send(built, notify=False)
         handle.accepted(reach.CONNECT_S)

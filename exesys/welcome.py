@@ -17,8 +17,9 @@ _FIRST = """-H "Content-type: application/json" -X POST URL/sys_cmd -d '{"from":
 
 def called(config: Config, root: str = "") -> str:
     """Return how a person calls ExeSys here."""
-    script = Path(root or config.root) / "bin" / "exesys"
-    if not script.is_file():
+    roots = [Path(root or config.root), Path(__file__).resolve().parent.parent]  # an ini may lie elsewhere
+    script = next((path for each in roots if (path := each / "bin" / "exesys").is_file()), None)
+    if script is None:
         return "exesys"
     return "bin/exesys" if script.parent.parent == Path.cwd() else shlex.quote(str(script))
 

@@ -369,12 +369,12 @@ class Broker:
     def wake_in_s(self, now: float, now_ms: int) -> float:
         """Return how long the loop may sleep if nothing comes in."""
         wait = min(self._check_at, self._slate.outbox.next_at) - now
-        if not self._slate.underway:
+        if not self._slate.underway:  # else the answers come first
             wait = min(wait, self._board.next_due() - now)
-        if self._due_ms:
-            wait = min(wait, (self._due_ms - now_ms) / 1000)
-        if self._unfed_ms:
-            wait = min(wait, (self._unfed_ms - now_ms) / 1000)
+            if self._due_ms:
+                wait = min(wait, (self._due_ms - now_ms) / 1000)
+            if self._unfed_ms:
+                wait = min(wait, (self._unfed_ms - now_ms) / 1000)
         return max(wait, 0.0)
 
     # --- out: the turn ----------------------------------------------------

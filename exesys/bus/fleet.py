@@ -8,6 +8,7 @@ All desks share one lock, so that a command stands on one of them at any time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -28,6 +29,7 @@ from exesys.shards import ShardMap
 MOST_MOVES = 5
 MOST_DRAWN = 32  # so that one away of two, or ten of twelve, are passed over nearly always
 FIRST_S = 1.0  # so long even an impatient client waits for a shard it has just turned to
+LOOK_S = 0.25  # so long it is looked once which shards are there, before the first job_id is made
 log = logging.getLogger("client")
 
 Calls = list[tuple[Handle, Callable[[Handle], None]]]
@@ -45,7 +47,7 @@ class Fleet:
         self._making = threading.Lock()
         self._others: dict[str, Connection] = {}  # by endpoint
         self._made_at: dict[Connection, float] = {}
-        self._ended = False
+        self._looked = self._ended = False
         self._lock = threading.Lock()
         self.home = self._connect(config.bus_endpoint, keyring.identity(config), role, info)
         self._made_at[self.home] = time.monotonic()
@@ -74,19 +76,31 @@ class Fleet:
         """Return a job_id of those that `make` gives: one whose shard is not known to be away, if there is any."""
         job_id = make()
         if not self.alone:
+            if not self._looked:
+                self._looked = True
+                self._look()
             for _ in range(MOST_DRAWN):
                 if not self._away(job_id):
                     break
                 job_id = make()
         return job_id
 
+    def _look(self) -> None:
+        """Turn to all shards, and give them a moment to greet us."""
+        for shard, endpoint in self._map.endpoints.items():
+            with contextlib.suppress(ExesysError):  # no key to go there with: whoever sends there is told
+                self._at(shard, endpoint)
+        until = time.monotonic() + LOOK_S
+        for each in self.all:
+            each.wait_greeted(max(0.0, until - time.monotonic()))
+
     def _away(self, job_id: str) -> bool:
         shards = self._map
         shard = shards.elsewhere(job_id)
         connection = self._others.get(shards.endpoints[shard]) if shard else self.home
-        if connection is None or connection.greeted:
-            return False  # of one that nobody turned to yet nothing is known
-        return time.monotonic() > self._made_at[connection] + FIRST_S
+        if connection is None:
+            return self._looked  # there is no key to go there with
+        return not connection.greeted and time.monotonic() > self._made_at[connection] + LOOK_S
 
     @property
     def all(self) -> list[Connection]:

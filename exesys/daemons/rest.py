@@ -29,10 +29,10 @@ from exesys.endpoints.metrics import MetricsApi
 from exesys.endpoints.openapi import OpenApi
 from exesys.endpoints.queues import QueuesApi
 from exesys.endpoints.runners import Runners
-from exesys.endpoints.submit import ACK_S, PATH, ROLE, Shortcut, answer_of, new_id, refusal, unanswered
+from exesys.endpoints.submit import ACK_S, PATH, ROLE, Shortcut, answer_of, new_id, refusal
 from exesys.endpoints.timers import TimersApi
 from exesys.endpoints.whoami import WhoAmI
-from exesys.errors import BadCommand, ExesysError, ResultTimeout, TooLarge, Unavailable, no_job
+from exesys.errors import BadCommand, ExesysError, TooLarge, Unavailable, no_job
 from exesys.figures import Figures
 from exesys.http import (
     HEADERS,
@@ -105,6 +105,7 @@ class Api:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Give all that can be asked, and who may: what is not here is not to be had."""
         runners = Runners(self.client, self.reader, self.limits, self._body)
+        timers = TimersApi(self.client, self.table, self.limits, self.config.bus.shard, self._body, self._taken)
         listed = (
             Endpoint("POST", PATH, self.sys_cmd, {"wait": "Wait"}, ROLE, TOLD, (), "Commands", SENT_WITH),
             Endpoint("GET", "/jobs", self.jobs, LISTED, Role.read, {200: "Jobs"}),
@@ -119,7 +120,7 @@ class Api:
             Endpoint("GET", "/workers", self.workers, {}, Role.read, {200: "Workers"}),
             *runners.endpoints(),
             *QueuesApi(self.config, self.client, self.reader, self._body).endpoints(),
-            *TimersApi(self.client, self.table, self.limits, self._body, self._taken).endpoints(),
+            *timers.endpoints(),
             *AppsApi(self.config, self.client, self._waiting).endpoints(),
             *MetricsApi(self.config, self.client, self.reader).endpoints(),
             *WhoAmI().endpoints(),
@@ -237,20 +238,17 @@ class Api:
         """Wait for the acknowledgements, then up to `wait_s` for the ends. Says why some wait in vain."""
         until = time.monotonic() + ACK_S
         for handle in handles:
-            try:
+            with contextlib.suppress(ExesysError):  # it stands in the answer
                 handle.accepted(max(0.0, until - time.monotonic()))
-            except ResultTimeout:
-                raise unanswered() from None
-            except ExesysError:
-                continue  # it stands in the answer
-        if wait_s > 0 and self._waiting.acquire(blocking=False):
+        taken = [handle for handle in handles if handle.state is not None]
+        if wait_s > 0 and taken and self._waiting.acquire(blocking=False):
             try:
                 until = time.monotonic() + wait_s
-                for handle in handles:
+                for handle in taken:
                     handle.wait(max(0.0, until - time.monotonic()))
             finally:
                 self._waiting.release()
-            left = [handle for handle in handles if not handle.done()]
+            left = [handle for handle in taken if not handle.done()]
             self._refresh(left)
             return self._in_vain([handle for handle in left if handle.state is State.start])
         return {}

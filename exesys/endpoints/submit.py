@@ -90,8 +90,8 @@ def unanswered() -> Unavailable:
 
 
 def refusal(handle: Handle) -> ExesysError | None:
-    """Return why a command was not taken, None when it was."""
-    return handle.exception() if handle.state is None else None
+    """Return why a command was not taken, or that nothing is known of it; None when it was."""
+    return handle.exception() or unanswered() if handle.state is None else None
 
 
 def answer_of(handle: Handle, in_vain: Mapping[Handle, str]) -> tuple[int, dict[str, Any]]:

@@ -17,6 +17,7 @@ from exesys.errors import BadCommand
 from exesys.http import Endpoint, asked, parse_json, respond, whole
 from exesys.schedule import PAUSED
 from exesys.schemas import MOST_LISTED
+from exesys.shards import pinned
 from exesys.store.timetable import TimerRecord, Timetable
 from exesys.tokens import Role
 
@@ -31,12 +32,14 @@ class TimersApi:
         client: Client,
         table: Timetable,
         limits: Limits,
+        shard: str,
         body: Callable[[], bytes],
         taken: Callable[[list[Handle]], None],
     ) -> None:
         self._client = client
         self._table = table
         self._limits = limits
+        self._shard = shard
         self._body = body
         self._taken = taken
 
@@ -102,7 +105,7 @@ class TimersApi:
     def run(self, name: str) -> HTTPResponse:
         """Run a timer's command now, beside its ticks."""
         timer, _ = ticker.read(self._record(name))
-        built = timer.command(f"{name}.now-{uuid.uuid4().hex[:12]}")
+        built = timer.command(pinned(f"{name}.now-{uuid.uuid4().hex[:12]}", self._shard))
         [handle] = self._client.send(built, notify=False)
         self._taken([handle])
         return respond(202, {"name": name, "job_id": built.job_id, "from": built.from_, "to": built.to})

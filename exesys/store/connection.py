@@ -23,8 +23,10 @@ class StoreRefused(StoreAway):
 class Connection:
     """Every call of those below raises StoreAway when Redis is away, and StoreRefused when it refuses."""
 
-    def __init__(self, url: str, prefix: str) -> None:
+    def __init__(self, url: str, prefix: str, shard: str = "") -> None:
+        """`shard` is the one whose Redis it is, "" for our own."""
         self.keys = Keys(prefix)
+        self._shard = shard
         self._redis = dial.once(url, TIMEOUT_S)
 
     def close(self) -> None:
@@ -37,6 +39,9 @@ class Connection:
         except redis.ResponseError as error:
             raise _refused(error) from error
         except (redis.RedisError, OSError) as error:
+            if self._shard:
+                text = f"the Redis of the shard {self._shard} does not answer here: {sentence(error)}"
+                raise StoreAway(text, fix="See `bin/exesys status` and redis.log in its home.") from error
             raise away(error) from error
 
     def _each(self, pipeline: Any) -> list[Any]:

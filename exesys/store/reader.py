@@ -132,14 +132,19 @@ class RunnerRecord(NamedTuple):
 class Reader(Connection):
     """Look-ups by job_id, and lists by age or state. Raises StoreAway when Redis does not answer."""
 
-    def __init__(self, url: str, prefix: str = "") -> None:
-        super().__init__(url, prefix)
+    def __init__(self, url: str, prefix: str = "", shard: str = "") -> None:
+        super().__init__(url, prefix, shard)
         self._library = Library(self.keys)
         self._oddities = Oddities(self.keys)
 
     def ping(self) -> None:
         """Return when Redis answers."""
         self._do(self._redis.ping)
+
+    def epoch(self) -> int:
+        """Return that of the router that holds the store, 0 when none ever did."""
+        found = self._do(self._redis.get, self.keys("epoch")) or b""
+        return int(found) if found.isdigit() else 0
 
     def steps(self, job_ids: Sequence[str], light: bool = False) -> list[list[Step]]:
         """Return the steps of each job; an unknown job has none.

@@ -75,6 +75,7 @@ class Store:
         self._server = b""  # its replication id
         self.history_lost = False  # Redis has lost turns for good: what the router remembers does not fit it any more
         self._underway = Underway()
+        self._failure: StoreAway | None = None  # that came behind answers which are to be taken first
         self._epoch = 0
         self._journal = Journal()
 
@@ -90,8 +91,8 @@ class Store:
 
     @property
     def answered(self) -> bool:
-        """Whether `collect` has the answers of a turn without reading."""
-        return self._underway.answered
+        """Whether `collect` has something to say without reading."""
+        return self._underway.answered or self._failure is not None
 
     @property
     def trouble(self) -> troubles.Trouble:
@@ -108,6 +109,7 @@ class Store:
         Blocks at most `CONNECT_TIMEOUT_S` a step. Raises StoreAway, StoreTaken
         for good. Then `history_lost` tells whether what was answered is gone.
         """
+        self._failure = None
         self._line.open()
         try:
             # The handshake is answered at once or the server is no use yet.
@@ -220,13 +222,27 @@ class Store:
         """
         if not self._underway.flights:
             return None
-        if not self.answered:
+        if not self._underway.answered:
+            self._read()
+        return self._finish() if self._underway.answered and self._confirmed(self._underway.flights[0]) else None
+
+    def _read(self) -> None:
+        """Read what the descriptor has. Raises StoreAway; with the next call, when a turn was answered before.
+
+        For that turn belongs into the journal before the connection is made anew.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
             for reply in self._line.replies():
                 if refused := isinstance(reply, hiredis.ReplyError):
                     self._heed(str(reply))
                 if again := self._underway.take(reply, refused):
                     self._send(again)
-        return self._finish() if self.answered and self._confirmed(self._underway.flights[0]) else None
+        except StoreAway as error:
+            if not self._underway.answered:
+                raise
+            self._failure = error
 
     def _confirmed(self, flight: Flight) -> bool:
         """Tell whether enough replicas have the turn under way; if not, ask them again."""

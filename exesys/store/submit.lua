@@ -19,7 +19,7 @@
 -- them as ready, pop them, read them and move them, for half the price.
 
 -- What stands at a ref that is not new, nil if nothing does; and whether it is a step in start that stands nowhere,
--- because a call broke off half-way.
+-- because a call broke off half-way. What was handed out by such a call is held from now on: a recall finds it.
 local function existing(ref, digest)
   local number, name = state_of(ref)
   if not name then
@@ -33,6 +33,11 @@ local function existing(ref, digest)
   if number == 0 and not call('ZSCORE', key.delayed(), ref) then
     local queue, called = place_of(record)
     astray = not call('ZSCORE', called and key.lane(lane_of(queue, called)) or key.ready(queue), ref)
+  elseif number == 2 then
+    local worker, priority = unpack(call('HMGET', record, 'worker', 'priority'))
+    if worker and not call('ZSCORE', key.held(worker), ref) then
+      call('ZADD', key.held(worker), score(tonumber(priority or PRIORITY), call('INCR', key.order())), ref)
+    end
   end
   return { 'same', ref, number, body_of(ref, name), {} }, astray
 end
@@ -123,9 +128,10 @@ local function submit(KEYS, ARGV)
     end
 
     local first = from
-    local fresh = call('HSETNX', index, first, to) == 1
+    local entered = redis.pcall('HSETNX', index, first, to)
+    local foreign, fresh = type(entered) == 'table', entered == 1  -- a key of another kind stands in the index' place
     local long = false
-    if not fresh and call('HGET', index, first) ~= to then
+    if not fresh and not foreign and call('HGET', index, first) ~= to then
       long = #to > LONGEST_TO
       if not long then
         first = from .. '>' .. to
@@ -134,7 +140,9 @@ local function submit(KEYS, ARGV)
     end
     local ref = first .. ':' .. job_id
     local answer
-    if long then
+    if foreign then
+      answer = { 'refused', ref, 0, false, {} }
+    elseif long then
       answer = { 'long', ref, 0, false, {} }
     elseif not fresh then
       -- nil when the record expired before its job's index did: then it is new.

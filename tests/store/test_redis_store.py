@@ -196,7 +196,8 @@ def test_a_turn_that_is_sent_once_more_in_pieces_still_ends_before_the_one_behin
     store: Store, redis_server: Any
 ) -> None:
     """One job of the first spoils its chunk; meanwhile the second has been done."""
-    redis_server.client.set("exesys:job:k", "not ours")
+    redis_server.client.hset("exesys:job:k", "a", "end_job")
+    redis_server.client.set("a:k:start", "not ours")
     first = Turn(NOW_MS, placed=[place(job_id) for job_id in "jkl"], claims=[Claim(ONE, 1, ("default",))])
     second = Turn(NOW_MS, placed=[place("m")], claims=[Claim(TWO, 9, ("default",))])
     for turn in (first, second):
@@ -210,8 +211,37 @@ def test_a_turn_that_is_sent_once_more_in_pieces_still_ends_before_the_one_behin
     assert done is second
     assert _verdicts(answers) == ["new"]
     assert not store.busy
+    store.begin(Turn(NOW_MS, recalls=[ONE]))
+    assert Held("a:j", 1) in collect(store)[1].recalled[0], "it was handed out by the call that broke off"
     mark = redis_server.client.get("exesys:turn")
     assert mark.endswith(b".2"), "the mark is that of the newest turn, though the first was sent again behind it"
+
+
+def test_what_was_answered_before_the_store_could_not_write_is_taken_first(store: Store, redis_server: Any) -> None:
+    """It belongs into the journal: the server that comes back may have lost it."""
+    first, second = (Turn(NOW_MS, placed=[place(job_id)]) for job_id in "jk")
+    store.begin(first)
+    with socket.socket(fileno=socket.dup(store.fileno())) as line:
+        assert select.select([line], [], [], 10)[0]
+        redis_server.client.config_set("maxmemory", "1")
+        try:
+            store.begin(second)
+            for _ in range(1000):
+                if b"OOM" in line.recv(1 << 16, socket.MSG_PEEK):
+                    break
+                select.select([], [], [], 0.01)
+            done, answers = store.collect() or (None, Answers())
+            assert (done, _verdicts(answers)) == (first, ["new"])
+            assert store.answered
+            with pytest.raises(StoreAway):
+                store.collect()
+        finally:
+            redis_server.client.config_set("maxmemory", "0")
+    redis_server.client.flushdb()
+    store.reconnect()
+    store.again()
+    assert _verdicts(collect(store)[1]) == ["new"]
+    assert redis_server.client.exists("a:j:start", "a:k:start") == 2, "the first was given back"
 
 
 def _verdicts(answers: Answers) -> list[str]:

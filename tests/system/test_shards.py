@@ -15,6 +15,7 @@ from sent import steady
 from shard_homes import declare, names_of, pair, sharing
 
 import exesys
+from exesys import shardchecks
 from exesys.bus import messages as m
 from exesys.bus import wire
 from exesys.bus.aclient import AsyncClient
@@ -156,6 +157,9 @@ def test_timers_run_where_they_are(both):
         return [job for job in kept_at(here) if job.startswith("often.")]
 
     until(lambda: len(ticked()) >= 4, "it ticks")
+    now = [here.request("POST", "/timers/often/run").body["job_id"] for _ in range(4)]
+    now += [here.exesys("timer", "run", "often", "--json").json["job_id"] for _ in range(2)]
+    assert set(now) <= kept_at(here), "also those that are run by hand"
     assert all(job.endswith(".s00") for job in ticked())
     assert not [job for job in kept_at(there) if job.startswith("often.")]
     here.request("DELETE", "/timers/often")
@@ -234,6 +238,7 @@ def test_the_death_of_one_shard_holds_up_its_own_jobs_alone(make, victim):
     with here.client() as client:
         for name in (ours[0], theirs[0]):
             assert client.run("echo", 0, timeout=WITHIN_S, job_id=name) == 0
+        assert here.post({"cmd": "echo", "data": 0, "job_id": theirs[0]}, wait=10).status == 200
         pids = there.pids()
         supervisord = pids["supervisord"]
         os.kill(supervisord, signal.SIGSTOP)  # so that it is away for as long as we like
@@ -246,12 +251,17 @@ def test_the_death_of_one_shard_holds_up_its_own_jobs_alone(make, victim):
             with pytest.raises(ResultTimeout):
                 waiting[0].result(0.2)
             assert here.post({"cmd": "echo", "data": 1, "job_id": ours[300]}, wait=10).status == 200
+            both = [{"cmd": "echo", "data": 1, "job_id": name} for name in (ours[301], "refused-too.s01")]
+            answer = here.post(both, wait=10)  # also while nobody has noticed yet
+            assert [("error" in each) for each in answer.body] == [False, True], answer
             refused = here.post({"cmd": "echo", "data": 1, "job_id": names_of(shards, "s01", 1, "refused")[0]})
             assert refused.status == 503, refused
-            both = [{"cmd": "echo", "data": 1, "job_id": name} for name in (ours[301], "refused-too.s01")]
-            answer = here.post(both, wait=10)
-            assert [("error" in each) for each in answer.body] == [False, True], answer
+            if victim == "redis":
+                shown = here.get(f"/jobs/{theirs[0]}")
+                assert (shown.status, "shard s01" in shown.body["error"]["message"]) == (503, True), shown
             if victim == "router":  # what has no job_id goes to a shard that is there
+                with here.client() as fresh:
+                    assert {shards.owner(fresh.new_id()) for _ in range(50)} == {"s00"}, "whoever comes looks first"
                 # once it was noticed that the other's router is silent: by REST, and by this client
                 until(lambda: {shards.owner(client.new_id()) for _ in range(50)} == {"s00"}, "it is noticed", 30)
                 unnamed = [here.post({"cmd": "echo", "data": number}).status for number in range(20)]
@@ -303,6 +313,30 @@ def test_a_map_that_cannot_be_right_starts_nothing(make):
     assert said.code != 0
     assert "[bus] shard is s7; this shard is unknown" in said.err
     assert "s00" in said.err
+
+
+def test_a_key_file_that_is_not_there_starts_nothing(make):
+    systems = make(start=False), make(start=False)
+    declare(systems)
+    system = systems[0]
+    system.environ |= {"EXESYS_SHARD_s01_ENDPOINT": "tcp://127.0.0.1:5", "EXESYS_SHARD_s01_KEY": "none.key"}
+    said = system.exesys("up")
+    assert said.code != 0
+    assert "there is no key file" in said.err
+    assert "none.key" in said.err
+
+
+def test_status_says_which_shard_it_is(both):
+    assert both[1].exesys("status", "--json").json["shard"] == {"name": "s01", "of": ["s00", "s01"]}
+    assert "shard  s01 of s00, s01" in both[1].exesys("status").out
+
+
+def test_the_doctor_finds_a_redis_that_is_not_that_of_its_shard(both):
+    here, there = both
+    assert "know the same map" in here.exesys("doctor").out
+    wrong = {**here.environ, "EXESYS_SHARD_s01_REDIS": f"unix://{there.home}/run/redis?db=1"}
+    [found] = shardchecks.look(exesys.environment.load(wrong, here.root), True)
+    assert "is not that of its router" in found.message, found
 
 
 def test_two_shards_share_one_redis_with_a_prefix_each(make):

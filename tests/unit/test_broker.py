@@ -916,6 +916,21 @@ def test_an_empty_queue_that_the_turn_behind_fills_is_asked_again(bench: Bench) 
     assert len(bench.dealt(worker)) == 2
 
 
+def test_a_router_that_waits_for_answers_sleeps_although_something_is_due(bench: Bench) -> None:
+    client = bench.client()
+    bench.submit(client, item(delay_s=1))
+    bench.turns()
+    bench.worker()
+    bench.turns()
+    bench.submit(client, item(2, "k"))
+    turn = planned(bench)
+    bench.now += 2
+    bench.broker.tick(bench.now)
+    assert bench.broker.wake_in_s(bench.now, bench.now_ms) > 0
+    bench.apply(turn, bench.store.run(turn))
+    assert bench.broker.wake_in_s(bench.now, bench.now_ms) == 0
+
+
 def test_claims_that_were_lost_are_no_credit_lost(bench: Bench) -> None:
     client, worker = bench.client(), bench.worker(slots=2)
     bench.submit(client, item())
