@@ -39,6 +39,7 @@ STREAM = "exesys.stream"  # in the environ: called with the socket, and whether 
 TOLD_S = 60.0  # so often at most the log is told that all places are taken
 CLOSING_S = 1.0  # so long at most answers that were promised are waited for at the end
 _MOST_HEADS = 100
+_MOST_UNREAD_BYTES = 64 << 10
 _JOINED_BYTES = 64 << 10  # an answer up to this goes out in one piece with its headers
 _READ, _WRITE = select.EPOLLIN | select.EPOLLPRI, select.EPOLLOUT
 _ANY_NUMBER = 1 << 30  # for waitress, which is not to count connections
@@ -217,6 +218,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # untyped library
         finally:
             del self.task_class
 
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        # waitress has a worker wait here for who reads slowly. The floor's thread is the one that flushes: it goes on.
+        if not self.server.floor.is_here:
+            super()._flush_outbufs_below_high_watermark()
+
     @property
     def settled(self) -> bool:
         """Whether nothing is under way: it waits for a request, or for the rest of one."""
@@ -319,9 +325,21 @@ class Floor:
         """Ask these connections anew what they wait for."""
         self._restless.update(channels)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the floor's thread."""
+        return threading.get_ident() == self._thread
+
     def serve_soon(self, channel: Channel) -> bool:
-        """In the floor's thread, have the first request of a connection served in it if it is quick; tell whether."""
-        if threading.get_ident() != self._thread or not self._is_quick(channel.requests[0]):
+        """In the floor's thread, have the first request of a connection served in it if it is quick; tell whether.
+
+        Not when much was answered on it that nobody has read: a worker may wait for that, this thread may not.
+        """
+        if (
+            not self.is_here
+            or channel.total_outbufs_len > _MOST_UNREAD_BYTES
+            or not self._is_quick(channel.requests[0])
+        ):
             return False
         self._quick.append(channel)
         return True

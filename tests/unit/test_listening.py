@@ -362,6 +362,30 @@ def test_requests_that_were_sent_together_are_answered_one_after_the_other(quick
             assert eager.recv(1000) == b""
 
 
+@pytest.mark.parametrize("size", [100_000, 20_000_000])
+def test_who_does_not_read_the_answers_of_quick_requests_harms_nobody(quick: Quick, size: int) -> None:
+    """Nobody else flushes what the floor's thread would wait for."""
+    quick.said = Answer("202 Accepted", bytes(size))
+    with quick.connect() as slow, contextlib.closing(quick.client()) as other:
+        slow.sendall(b"POST /late HTTP/1.1\r\nContent-Length: 1\r\n\r\nx" * 200)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                quick.promised.get(timeout=0.5).ready()
+        assert get(other) == b"/well"
+        told = b""
+        slow.settimeout(0.01)
+        until = time.monotonic() + WITHIN_S
+        while told.count(b"HTTP/1.1 2") < 200 and time.monotonic() < until:
+            with contextlib.suppress(queue.Empty):
+                quick.promised.get_nowait().ready()
+            with contextlib.suppress(TimeoutError):
+                told += slow.recv(1 << 20).replace(b"\0", b"")
+        late = told.count(b"HTTP/1.1 202 Accepted")
+        assert 0 < late < 200, "what came behind unread answers was given to a worker"
+        assert told.count(b"HTTP/1.1 200 OK") == 200 - late
+        assert get(other) == b"/well"
+
+
 def test_who_leaves_before_the_promised_answer_harms_nobody(quick: Quick, caplog: pytest.LogCaptureFixture) -> None:
     left = []
     for _ in range(MOST - 2):
