@@ -14,6 +14,7 @@ from exesys.errors import ExesysError, JobCancelled, JobError, ResultTimeout
 from exesys.states import State
 from exesys.troubles import Trouble
 
+TAKEN_S = 10.0  # so long a cancel waits until its command was taken
 CANCELLED = ("Cancelled", "it was cancelled")  # type and message of a job that was
 Drive = Callable[[Callable[[], bool], float], None]
 
@@ -160,8 +161,20 @@ class Handle:
             callback(self)
 
     def cancel(self) -> bool:
-        """Cancel the job, all its steps. True when something of it had not ended yet. Raises NotFound, Unavailable."""
-        return self._owner is not None and self._owner.cancel(self.job_id) > 0
+        """Cancel the job, all its steps. True when something of it had not ended yet. Raises NotFound, Unavailable.
+
+        A command that the router has not taken yet is waited for: a cancel that overtakes it would find nothing.
+        """
+        if self._owner is None:
+            return False
+        if self._state is None:
+            try:
+                self.accepted(TAKEN_S)
+            except ResultTimeout:
+                pass  # whether it was taken is not known: the cancel tells
+            except ExesysError:
+                return False  # it was refused
+        return self._owner.cancel(self.job_id) > 0
 
     def future(self) -> JobFuture[Any]:
         """Return a `concurrent.futures.Future` of it, for `as_completed`, `wait` and `asyncio.wrap_future`."""

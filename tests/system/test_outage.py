@@ -10,6 +10,8 @@ from collections import Counter
 import pytest
 from harness import until, valkey_path
 
+from exesys.errors import JobCancelled
+
 AWAY_S = 10
 BEFORE_S = 1
 AFTER_S = 2
@@ -260,3 +262,24 @@ def test_the_router_stands_still(system, tell):
     assert again == 0, "the worker lived: its jobs had not to run again"
     assert system.pids() == before
     tell(f"router frozen for {lease_s + 2:g} s: nothing lost, {again} ran again")
+
+
+def test_a_cancel_does_not_overtake_its_command(system):
+    """The command was told to come again while Redis was late; the cancel comes first."""
+    redis = system.pids()["redis"]
+    with system.client() as client:
+        client.run("noop", timeout=RECOVERY_S)
+        os.kill(redis, signal.SIGSTOP)
+        try:
+            first = client.submit("noop")
+            until(lambda: system.post({"cmd": "noop"}).status == 503, "the router knows that Redis is late")
+            later = client.submit("noop", delay_s=1000)
+            go_on = threading.Timer(0.4, os.kill, (redis, signal.SIGCONT))
+            go_on.start()
+            assert later.cancel() is True
+            go_on.join()
+        finally:
+            os.kill(redis, signal.SIGCONT)
+        assert first.result(RECOVERY_S) is None
+        with pytest.raises(JobCancelled):
+            later.result(RECOVERY_S)
