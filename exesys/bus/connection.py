@@ -37,6 +37,7 @@ class Connection:
         """`shard` is what it goes to, for people; "" for the home's own router."""
         self.desk = desk
         self._router = f"the router of the shard {shard}" if shard else "the router"
+        self._look = f"See `bin/exesys status`{' in its home' if shard else ''}."
         self.identity = identity
         self.room = threading.Condition(desk.lock)
         self.closing = False
@@ -107,7 +108,7 @@ class Connection:
         if not arrived.wait(timeout):
             with self.desk.lock:
                 self.desk.forget(tag)
-            raise Unavailable(f"{self._router} does not answer.", fix="See `bin/exesys status`.")
+            raise Unavailable(f"{self._router} does not answer.", fix=self._look)
         return answer[0]
 
     def ask_instead(
