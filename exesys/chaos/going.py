@@ -10,6 +10,7 @@ import redis
 
 from exesys import asking
 from exesys.bus.client import Client
+from exesys.chaos.functions import chaos_work
 from exesys.chaos.hands import PATIENCE_S, TURN_S, Hand, patiently
 from exesys.chaos.plan import MARKED
 from exesys.chaos.rig import Rig
@@ -53,6 +54,9 @@ class Runners(Hand):
         self.stopped[uuid] = None
 
     def _end(self, uuid: str) -> None:
+        """Stop one that has lived: one that is stopped at once, while its daemon is away, need not."""
+        lives = self.rig.home / chaos_work.LIVES / uuid
+        wait_until(lambda: lives.exists() and lives.stat().st_size > 0, PATIENCE_S, TURN_S)
         patiently(lambda: self.client.stop_runner("beat", uuid, timeout=ASK_S))
         if not wait_until(lambda: self._state(uuid) == "stopped", PATIENCE_S, TURN_S):
             self.wrong.append(f"runner {uuid} is {self._state(uuid)} {PATIENCE_S:g} s after it was told to stop")
