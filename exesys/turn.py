@@ -239,13 +239,10 @@ class Turn:
     follow: str = ""  # what was told behind this place is to be given; NEWEST: only the place itself
 
     @property
-    def writes(self) -> bool:
-        """Whether it changes the store other than by its claims."""
+    def _writes_more(self) -> bool:
+        """Whether it changes the store other than by commands, reports and claims."""
         return bool(
-            self.reports
-            or self.placed
-            or self.flows
-            or self.changes
+            self.changes
             or self.runners
             or self.tunings
             or self.sweep
@@ -257,22 +254,14 @@ class Turn:
         )
 
     @property
+    def writes(self) -> bool:
+        """Whether it changes the store other than by its claims."""
+        return bool(self.reports or self.placed or self.flows or self._writes_more)
+
+    @property
     def plain(self) -> bool:
-        """Whether it has nothing but reports, what clients send and ask, and claims."""
-        return not (
-            self.lost
-            or self.changes
-            or self.runners
-            or self.tunings
-            or self.sweep
-            or self.finds
-            or self.notes
-            or self.opened
-            or self.recalls
-            or self.reloads
-            or self.catalogue
-            or self.follow
-        )
+        """Whether it has nothing but commands, reports, claims and what clients ask."""
+        return not (self._writes_more or self.recalls or self.reloads or self.follow)
 
     @property
     def steps(self) -> int:

@@ -29,7 +29,7 @@ from exesys.shards import ShardMap
 MOST_MOVES = 5
 MOST_DRAWN = 32  # so that one away of two, or ten of twelve, are passed over nearly always
 FIRST_S = 1.0  # so long even an impatient client waits for a shard it has just turned to
-LOOK_S = 0.25  # so long it is looked once which shards are there, before the first job_id is made
+LOOK_S = 0.25  # so long it is looked which shards of a map are there, before the first job_id is made
 log = logging.getLogger("client")
 
 Calls = list[tuple[Handle, Callable[[Handle], None]]]
@@ -47,7 +47,8 @@ class Fleet:
         self._making = threading.Lock()
         self._others: dict[str, Connection] = {}  # by endpoint
         self._made_at: dict[Connection, float] = {}
-        self._looked = self._ended = False
+        self._looked: ShardMap | None = None  # the map whose shards were looked for
+        self._ended = False
         self._lock = threading.Lock()
         self.home = self._connect(config.bus_endpoint, keyring.identity(config), role, info)
         self._made_at[self.home] = time.monotonic()
@@ -76,8 +77,8 @@ class Fleet:
         """Return a job_id of those that `make` gives: one whose shard is not known to be away, if there is any."""
         job_id = make()
         if not self.alone:
-            if not self._looked:
-                self._looked = True
+            if self._looked is not self._map:
+                self._looked = self._map
                 self._look()
             for _ in range(MOST_DRAWN):
                 if not self._away(job_id):
@@ -98,9 +99,9 @@ class Fleet:
         shards = self._map
         shard = shards.elsewhere(job_id)
         connection = self._others.get(shards.endpoints[shard]) if shard else self.home
-        if connection is None:
-            return self._looked  # there is no key to go there with
-        return not connection.greeted and time.monotonic() > self._made_at[connection] + LOOK_S
+        if connection is None or connection.greeted:
+            return connection is None  # there is no key to go there with
+        return time.monotonic() > self._made_at[connection] + LOOK_S
 
     @property
     def all(self) -> list[Connection]:

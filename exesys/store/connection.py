@@ -37,12 +37,9 @@ class Connection:
         try:
             return call(*arguments)
         except redis.ResponseError as error:
-            raise _refused(error) from error
+            raise self._refused(error) from error
         except (redis.RedisError, OSError) as error:
-            if self._shard:
-                text = f"the Redis of the shard {self._shard} does not answer here: {sentence(error)}"
-                raise StoreAway(text, fix="See `bin/exesys status` and redis.log in its home.") from error
-            raise away(error) from error
+            raise away(error, self._shard) from error
 
     def _each(self, pipeline: Any) -> list[Any]:
         """Return what each call of a pipeline gives; None where a key of another kind stands in the place of ours."""
@@ -50,12 +47,11 @@ class Connection:
         for place, reply in enumerate(replies):
             if isinstance(reply, redis.ResponseError):
                 if not str(reply).startswith("WRONGTYPE"):
-                    raise _refused(reply) from reply
+                    raise self._refused(reply) from reply
                 replies[place] = None
         return replies
 
-
-def _refused(error: Exception) -> StoreAway:
-    if trouble_of(error) is not None:
-        return away(error)
-    return StoreRefused(f"Redis refuses: {sentence(error)}", fix="See `bin/exesys doctor`.")
+    def _refused(self, error: Exception) -> StoreAway:
+        if trouble_of(error) is not None:
+            return away(error, self._shard)
+        return StoreRefused(f"Redis refuses: {sentence(error)}", fix="See `bin/exesys doctor`.")

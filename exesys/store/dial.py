@@ -54,12 +54,16 @@ def trouble_of(error: Exception) -> troubles.Trouble | None:
     return troubles.of(word or str(error))
 
 
-def away(error: Exception) -> StoreAway:
-    """Say why Redis is of no use just now, and what to do."""
+def away(error: Exception, shard: str = "") -> StoreAway:
+    """Say why Redis, or that of another shard, is of no use just now, and what to do."""
     trouble = trouble_of(error)
     if trouble is None:
-        return StoreAway(f"Redis does not answer: {sentence(error)}", fix="See `bin/exesys status` and redis.log.")
+        whose, there = (f"the Redis of the shard {shard}", " in its home") if shard else ("Redis", "")
+        fix = f"See `bin/exesys status` and redis.log{there}."
+        return StoreAway(f"{whose} does not answer: {sentence(error)}", fix=fix)
     text = f"{trouble.why[0].upper()}{trouble.why[1:]} It says: {sentence(error)}"
+    if shard:
+        text = f"of the shard {shard}: {text}"
     return StoreAway(text, fix=trouble.fix, trouble=trouble)
 
 

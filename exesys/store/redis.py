@@ -220,9 +220,11 @@ class Store:
 
         Reads what the descriptor has, unless they are here already (`answered`).
         """
-        if not self._underway.flights:
-            return None
         if not self._underway.answered:
+            if self._failure is not None:
+                raise self._failure
+            if not self._underway.flights:
+                return None
             self._read()
         return self._finish() if self._underway.answered and self._confirmed(self._underway.flights[0]) else None
 
@@ -231,8 +233,6 @@ class Store:
 
         For that turn belongs into the journal before the connection is made anew.
         """
-        if self._failure is not None:
-            raise self._failure
         try:
             for reply in self._line.replies():
                 if refused := isinstance(reply, hiredis.ReplyError):

@@ -86,15 +86,20 @@ def cut(store: Store, read: bool) -> None:
         line.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_turn_whose_answers_are_lost_is_sent_again_without_its_claims(store: Store) -> None:
-    turn = Turn(NOW_MS, placed=[place("j"), place("k")], claims=[Claim(ONE, 1, ("default",))])
-    store.begin(turn)
+def lose_answers(store: Store) -> None:
+    """Break the connection once the server has answered, and send anew."""
     cut(store, read=True)
     with pytest.raises(StoreAway):
         collect(store)
     assert store.busy
     store.reconnect()
     store.again()
+
+
+def test_a_turn_whose_answers_are_lost_is_sent_again_without_its_claims(store: Store) -> None:
+    turn = Turn(NOW_MS, placed=[place("j"), place("k")], claims=[Claim(ONE, 1, ("default",))])
+    store.begin(turn)
+    lose_answers(store)
     done, answers = collect(store)
     assert done is turn
     assert (answers.claims_lost, answers.claimed) == (True, [])
@@ -124,11 +129,7 @@ def test_a_turn_of_claims_alone_whose_answers_are_lost_says_so(store: Store) -> 
     collect(store)
     store.begin(Turn(NOW_MS, claims=[Claim(ONE, 1, ("default",))]))
     for _ in range(2):
-        cut(store, read=True)
-        with pytest.raises(StoreAway):
-            collect(store)
-        store.reconnect()
-        store.again()
+        lose_answers(store)
     answers = collect(store)[1]
     assert (answers.claims_lost, answers.claimed) == (True, [])
 
@@ -157,11 +158,7 @@ def test_two_turns_are_answered_in_their_order(store: Store, two: list[Turn]) ->
 
 def test_two_turns_whose_answers_are_lost_are_both_sent_again(store: Store, two: list[Turn]) -> None:
     for _ in range(2):
-        cut(store, read=True)
-        with pytest.raises(StoreAway):
-            collect(store)
-        store.reconnect()
-        store.again()
+        lose_answers(store)
     for turn in two:
         done, answers = collect(store)
         assert done is turn
@@ -182,11 +179,7 @@ def test_the_answers_of_the_first_that_came_are_not_lost_with_the_second(store: 
     assert done is first
     assert [job.ref for job in answers.claimed[0].jobs] == ["a:j"]
     store.begin(second)
-    cut(store, read=True)
-    with pytest.raises(StoreAway):
-        collect(store)
-    store.reconnect()
-    store.again()
+    lose_answers(store)
     done, answers = collect(store)
     assert done is second
     assert (answers.claims_lost, [taken.verdict for taken in answers.taken]) == (True, ["same"])
