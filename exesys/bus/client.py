@@ -13,7 +13,6 @@ waits and sends again; nothing runs twice for that.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid as uuid_module
 import weakref
@@ -30,6 +29,7 @@ from exesys.bus.connection import Connection
 from exesys.bus.door import TUNINGS
 from exesys.bus.fleet import Fleet
 from exesys.bus.handle import Handle, Handles, job_error
+from exesys.bus.ids import Ids
 from exesys.bus.jobhandle import JobHandle
 from exesys.bus.listener import Events
 from exesys.config import Config
@@ -80,6 +80,7 @@ class Client:
         self.patient = patient
         self._fleet = Fleet(self.config, window, role, info or {})
         self._connection = self._fleet.home
+        self._ids = Ids()
         self.apps = Apps(self.config, self._ask_for_apps, self._connection.identity)
         self._listening: weakref.WeakSet[Events] = weakref.WeakSet()
         self._apps_tag = 0
@@ -207,9 +208,9 @@ class Client:
         self._fleet.post(handles[0], items[0], self.patient)
         return handles[0]
 
-    def new_id(self, make: Callable[[], str] = lambda: os.urandom(16).hex()) -> str:
+    def new_id(self, make: Callable[[], str] | None = None) -> str:
         """Make a job_id, where there are several shards one of a shard that is there. `make` gives some."""
-        return self._fleet.new_id(make)
+        return self._fleet.new_id(make or self._ids)
 
     def flush(self) -> None:
         """Send what was posted, all in one message for each shard."""

@@ -1,10 +1,10 @@
 -- Commit how attempts ended: processing → data_available, error or start.
 --
 -- KEYS   the steps' records in processing, one per report
--- ARGV   the settings (see graph.lua), most crashes, then per report: ref,
---        attempt, session, outcome (0 done, 1 failed, 2 crashed, 3 returned),
---        body, jitter, began_ms, ended_ms, log, number of steps it adds, and
---        those (see step.lua)
+-- ARGV   the settings (see graph.lua), most crashes, then per report its body behind
+--        all else as MessagePack: ref, attempt (as text, as all numbers of the store),
+--        session, outcome (0 done, 1 failed, 2 crashed, 3 returned), jitter, began_ms,
+--        ended_ms, log, number of steps it adds; and those (see step.lua)
 -- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks, events
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
@@ -203,9 +203,10 @@ local function report(KEYS, ARGV)
   local let_go = {}
 
   for i, record in ipairs(KEYS) do
-    local ref, attempt, session, outcome, body, jitter, began_ms, ended_ms, log = unpack(ARGV, at, at + 8)
+    local ref, attempt, session, outcome, jitter, began_ms, ended_ms, log, adds = cmsgpack.unpack(ARGV[at])
+    local body = ARGV[at + 1]
     local added
-    added, at = read_added(ARGV, at + 10, tonumber(ARGV[at + 9]))
+    added, at = read_added(ARGV, at + 2, adds)
     local fields = call('HMGET', record, unpack(FIELDS))
     if not fields[1] then
       fields = reclaim(ref, record, attempt)
@@ -220,16 +221,16 @@ local function report(KEYS, ARGV)
         fields[9] = '1'
       end
       local more, ended = 0, NONE
-      if #added > 0 and outcome == '0' then
+      if #added > 0 and outcome == 0 then
         local why = misfit(env, job_of(ref), added)
         if why then
-          outcome, body = '1', error_body('BadStep', why)
+          outcome, body = 1, error_body('BadStep', why)
         else
           more, ended = add(env, job_of(ref), added)
           fields[8] = '1'
         end
       end
-      if outcome == '0' then
+      if outcome == 0 then
         answer = finish(env, ref, record, fields, body, began_ms, ended_ms)
         if fields[8] then
           answer[4] = answer[4] + more
@@ -237,7 +238,7 @@ local function report(KEYS, ARGV)
             table.insert(answer[5], one)
           end
         end
-      elseif outcome == '3' then
+      elseif outcome == 3 then
         local place = call('ZSCORE', key.held(session), ref)
         leave(ref, record)
         call('HDEL', record, 'worker', 'sent', 'progress', 'note')
@@ -245,7 +246,7 @@ local function report(KEYS, ARGV)
         moved(ref, key.record(ref, 'start'), 0)
         if place then put_back(ref, place, now_ms) else make_ready(ref, now_ms) end
         answer = AGAIN
-      elseif outcome == '2' then
+      elseif outcome == 2 then
         local crashes = call('HINCRBY', record, 'crashes', 1)
         if crashes >= most_crashes then
           answer = failed(env, ref, fields[2], body, attempt)
@@ -259,7 +260,7 @@ local function report(KEYS, ARGV)
         if fails > tonumber(options[1] or 0) then
           answer = failed(env, ref, fields[2], body, attempt)
         else
-          again(ref, record, now_ms, backoff_ms(tonumber(options[2] or 1), fails, tonumber(jitter)))
+          again(ref, record, now_ms, backoff_ms(tonumber(options[2] or 1), fails, jitter))
           answer = AGAIN
         end
       end

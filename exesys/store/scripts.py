@@ -341,7 +341,8 @@ class Builder:
             ref, attempt, outcome, body, log, began_ms, ended_ms, _ = report
             attempts.append((ref, attempt))
             records.append(self.keys("record", ref, State.processing.name))
-            arguments += (ref, attempt, session, int(outcome), body, jitter, began_ms, ended_ms, log, len(added))
+            told = session, int(outcome), jitter, began_ms, ended_ms, log, len(added)
+            arguments += (spelling.values(ref, str(attempt), *told), body)
             for placed in added:
                 arguments += spelling.step(placed)
 

@@ -1,23 +1,17 @@
 -- Shared by submit, workflow and report: a step as it is sent to them, and the
 -- record that is made of it. It stands behind queue.lua.
 
-local STEP = 11  -- arguments before the options
 local NONE = {}
 
--- Read a step from ARGV[at] on: from, to, cmd, data, digest, peer, queue,
--- priority, due_ms, 1 if it waits to be fed, number of options, and each
--- option's name and value. Returns it and where the next argument is.
+-- Read a step from ARGV[at] on, which is two arguments. The first is MessagePack: from, to, cmd, digest, peer, due_ms,
+-- whether it waits to be fed, and where they are not the usual ones its queue, priority and options {name, value, …};
+-- the second its data, which may be large. Returns the step and where the next argument is.
 local function read_step(ARGV, at)
-  local options_at, options = at + STEP, NONE
-  local next_at = options_at + 2 * tonumber(ARGV[options_at - 1])
-  if next_at > options_at then
-    options = { unpack(ARGV, options_at, next_at - 1) }
-  end
+  local from, to, cmd, digest, peer, due_ms, waits, queue, priority, options = cmsgpack.unpack(ARGV[at])
   return {
-    from = ARGV[at], to = ARGV[at + 1], cmd = ARGV[at + 2], data = ARGV[at + 3], digest = ARGV[at + 4],
-    peer = ARGV[at + 5], queue = ARGV[at + 6], priority = tonumber(ARGV[at + 7]), due_ms = tonumber(ARGV[at + 8]),
-    waits = ARGV[at + 9] == '1', options = options,
-  }, next_at
+    from = from, to = to, cmd = cmd, data = ARGV[at + 1], digest = digest, peer = peer, due_ms = due_ms, waits = waits,
+    queue = queue or QUEUE, priority = priority or PRIORITY, options = options or NONE,
+  }, at + 2
 end
 
 local function option(step, name)

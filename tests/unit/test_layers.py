@@ -109,6 +109,7 @@ LAYERS: list[list[str]] = [
         *(
             "bus.sockets",
             "bus.connection",
+            "bus.ids",
             "bus.fleet",
             "bus.applines",
             "bus.appcall",
@@ -213,7 +214,7 @@ OWNERS = {
         "machine",  # its version
         "chaos.blows",  # sends what comes too late
     },
-    "msgpack": {"codec", "bus.wire", "channel"},  # data, frames, and the line to a slot
+    "msgpack": {"codec", "bus.wire", "channel", "store.spelling"},  # data, frames, the line to a slot, what Lua reads
     "pymongo": {"context", "appservice", "doctor"},
     "bottle": {
         *("http", "endpoints.runners", "endpoints.queues", "endpoints.timers", "endpoints.apps", "endpoints.dead"),
