@@ -30,6 +30,7 @@ from exesys.views import to_of
 THREADS = 8
 PER_RECEIVER = 4  # by host and port: one receiver cannot hold all threads
 LOOK_S = 0.2
+UNWANTED_LOOK_S = 2.0  # where no host may be told: what is left of before is given up, and nothing comes
 AWAY_S = 1.0
 STOP_S = 2.0
 MOST_DUE = 500
@@ -63,6 +64,7 @@ class Courier:
         self._settings = config.callbacks
         self._key_path = config.data / _KEY
         self._hosts = callbacks.Hosts(config.callbacks.hosts)
+        self._look_s = LOOK_S if config.callbacks.hosts else UNWANTED_LOOK_S
         self._outbox = outbox
         self._lease = lease
         self._wake = threading.Event()
@@ -109,7 +111,7 @@ class Courier:
                 if not away:
                     log.warning("callbacks wait: %s", error)
                 away = True
-            self._wake.wait(AWAY_S if away else LOOK_S)
+            self._wake.wait(AWAY_S if away else self._look_s)
             self._wake.clear()
 
     def _round(self, now: float) -> None:
