@@ -2,9 +2,10 @@
 --
 -- KEYS   the steps' records in processing, one per report
 -- ARGV   the settings (see graph.lua), most crashes, then per report its body behind
---        all else as MessagePack: ref, attempt (as text, as all numbers of the store),
---        session, outcome (0 done, 1 failed, 2 crashed, 3 returned), jitter, began_ms,
---        ended_ms, log, number of steps it adds; and those (see step.lua)
+--        all else as MessagePack: ref, attempt, session, outcome (0 done, 1 failed, 2
+--        crashed, 3 returned), jitter, began_ms, ended_ms, log, number of steps it adds;
+--        and those (see step.lua). What a record keeps comes as text: a number of Lua
+--        would be spelt anew, and a large one otherwise
 -- Finds  held, ready queue (see queue.lua), delayed, dead, job, flow, log, callbacks, events
 -- Gives  per report the peer ('' if none) when the only step of its job is done
 --        for good, 0 when it was stale, else {state, peer, body, how many steps
@@ -31,7 +32,7 @@ local function finish(env, ref, record, fields, body, began_ms, ended_ms)
   call('DEL', record)
   call('HSET', key.record(ref, 'data_available'), 'to', fields[4], 'cmd', fields[5], 'result', body, 'sum', fields[6],
     'attempt', fields[1], 'born', fields[7], 'began', began_ms, 'ended', ended_ms)
-  happened(ref, 3, fields[1], fields[5], fields[4])
+  happened(ref, '3', fields[1], fields[5], fields[4])
   if fields[14] then
     call('HSET', key.record(ref, 'data_available'), 'traceparent', fields[14])
   end

@@ -341,7 +341,7 @@ class Builder:
             ref, attempt, outcome, body, log, began_ms, ended_ms, _ = report
             attempts.append((ref, attempt))
             records.append(self.keys("record", ref, State.processing.name))
-            told = session, int(outcome), jitter, began_ms, ended_ms, log, len(added)
+            told = session, int(outcome), jitter, str(began_ms), str(ended_ms), log, len(added)
             arguments += (spelling.values(ref, str(attempt), *told), body)
             for placed in added:
                 arguments += spelling.step(placed)

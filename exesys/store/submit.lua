@@ -43,13 +43,12 @@ local function existing(ref, digest)
 end
 
 -- Write the record. False when a foreign key of another kind stands in its place.
-local function create(now_ms, ref, state, index, step, fields)
+local function create(now_ms, job_id, ref, state, index, step, fields)
   local alone = call('HLEN', index) == 1
   local many = not alone or state == 'standby'
   if not write(now_ms, ref, state, step, many and { 'many', 1, unpack(fields) } or fields) then
     return false
   end
-  local job_id = job_of(ref)
   if alone then
     call('XADD', key.jobs(), '*', 'j', job_id)
   end
@@ -176,9 +175,9 @@ local function submit(KEYS, ARGV)
       local state, fields = waits and 'standby' or 'start', NONE
       if hand then
         empty[queue] = true
-        state, fields = 'processing', { 'attempt', 1, 'worker', hand.session, 'sent', now_ms }
+        state, fields = 'processing', { 'attempt', '1', 'worker', hand.session, 'sent', now_ms }
       end
-      if not create(now_ms, ref, state, index, step, fields) then
+      if not create(now_ms, job_id, ref, state, index, step, fields) then
         call('HDEL', index, first)
         answer = { 'refused', ref, 0, false, {} }
       elseif waits then
@@ -195,14 +194,14 @@ local function submit(KEYS, ARGV)
         due = sooner(due, tonumber(first_due[2] or 0))
       elseif hand then
         hand_out(hand, first == from and i or as_handed_out(ref, step, now_ms), ref, score(step.priority, order))
-        happened(ref, 2, 1, step.cmd, to)
+        happened(ref, '2', '1', step.cmd, to)
       elseif due_ms > now then
-        happened(ref, 0, 0, step.cmd, to)
+        happened(ref, '0', '0', step.cmd, to)
         placed[ref] = true
         later[#later + 1], later[#later + 2] = due_ms, ref
         due = sooner(due, due_ms)
       else
-        happened(ref, 0, 0, step.cmd, to)
+        happened(ref, '0', '0', step.cmd, to)
         placed[ref] = true
         empty[queue], straight[queue] = nil, nil
         if called then
