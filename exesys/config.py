@@ -111,7 +111,7 @@ class Bus:
 class Worker:
     slots: int = _key(2, _int(1, 1024))
     queues: tuple[str, ...] = _key(("default",), NAMES)
-    prefetch: int = _key(100, _int(0, 1000))
+    prefetch: int = _key(250, _int(0, 1000))
     max_jobs: int = _key(100_000, _int(1, 1_000_000_000))
     memory_bytes: int = _key(1 << 30, _bytes(32 << 20, 1 << 44))
     grace_s: float = _key(20.0, _seconds(0, 3600))
