@@ -36,7 +36,7 @@ import msgpack
 import zmq
 
 SLOTS = 2
-DEPTH = 33  # jobs a slot has at hand: one runs, the others are prefetched, as in ExeSys
+DEPTH = 33  # jobs a slot has at hand: one runs, the others are prefetched
 RESEND_S = 1.0
 DRAIN = 256
 LINE_BYTES = 1 << 20

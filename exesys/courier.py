@@ -30,7 +30,7 @@ from exesys.views import to_of
 THREADS = 8
 PER_RECEIVER = 4  # by host and port: one receiver cannot hold all threads
 LOOK_S = 0.2
-UNWANTED_LOOK_S = 2.0  # where no host may be told: what is left of before is given up, and nothing comes
+UNWANTED_LOOK_S = 2.0  # where no host may be told: what was sent before that is tried in vain, and given up
 AWAY_S = 1.0
 STOP_S = 2.0
 MOST_DUE = 500

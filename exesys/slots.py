@@ -34,6 +34,7 @@ from exesys.process import how_it_ended, resident_bytes
 # So long may a job run before those behind it are taken back, when another slot is idle and when none is. So often is
 # looked after it, too.
 HOARD_S, PATIENCE_S = 0.005, 0.020
+STUCK_S = 0.25  # all slots run for so long already: what waits for them is for another worker
 MEMORY_CHECK_S = 0.5
 
 
@@ -182,6 +183,11 @@ class SlotPool:
         """Tell how long a job may run before those behind it go elsewhere, which is no sooner while all are busy."""
         idle = any(not slot.jobs and slot.phase is Phase.serving for slot in self.slots)
         return HOARD_S if idle else PATIENCE_S
+
+    def stuck(self, now: float) -> bool:
+        """Tell whether each slot that serves runs something that takes long."""
+        serving = [slot for slot in self.slots if slot.phase is Phase.serving and slot.verdict is None]
+        return bool(serving) and all(slot.jobs and now - slot.since > STUCK_S for slot in serving)
 
     def in_turn(self, depth: int, now: float) -> Iterator[Slot]:
         """Say to whom the next job is to be given, and the one after it: always to the slot that has the fewest.

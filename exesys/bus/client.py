@@ -13,10 +13,11 @@ waits and sends again; nothing runs twice for that.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid as uuid_module
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
@@ -29,7 +30,6 @@ from exesys.bus.connection import Connection
 from exesys.bus.door import TUNINGS
 from exesys.bus.fleet import Fleet
 from exesys.bus.handle import Handle, Handles, job_error
-from exesys.bus.ids import Ids
 from exesys.bus.jobhandle import JobHandle
 from exesys.bus.listener import Events
 from exesys.config import Config
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 WINDOW = 2000
 CHUNK = 500
+ID_BYTES = 16
 ANSWER_S = 10.0
 CLOSE_S = 5.0
 STORE_AWAY_S = 0.25
@@ -80,7 +81,6 @@ class Client:
         self.patient = patient
         self._fleet = Fleet(self.config, window, role, info or {})
         self._connection = self._fleet.home
-        self._ids = Ids()
         self.apps = Apps(self.config, self._ask_for_apps, self._connection.identity)
         self._listening: weakref.WeakSet[Events] = weakref.WeakSet()
         self._apps_tag = 0
@@ -165,8 +165,9 @@ class Client:
         """
         handles = Handles()
         remaining = iter(data)
-        while chunk := [self._build(cmd, item, None, from_, to, options) for item in islice(remaining, CHUNK)]:
-            handles += self.send(*chunk)
+        while items := list(islice(remaining, CHUNK)):
+            draw = _ids(len(items)).__next__
+            handles += self.send(*[self._build(cmd, item, self.new_id(draw), from_, to, options) for item in items])
         return handles
 
     def run(self, cmd: str, data: Any = None, timeout: float | None = None, **options: Unpack[command.Sending]) -> Any:
@@ -208,9 +209,9 @@ class Client:
         self._fleet.post(handles[0], items[0], self.patient)
         return handles[0]
 
-    def new_id(self, make: Callable[[], str] | None = None) -> str:
+    def new_id(self, make: Callable[[], str] = lambda: os.urandom(ID_BYTES).hex()) -> str:
         """Make a job_id, where there are several shards one of a shard that is there. `make` gives some."""
-        return self._fleet.new_id(make or self._ids)
+        return self._fleet.new_id(make)
 
     def flush(self) -> None:
         """Send what was posted, all in one message for each shard."""
@@ -435,6 +436,16 @@ class Client:
         if len(packed) > self._limits.depth:
             codec.check_packed(packed, self._limits.data_bytes, self._limits.depth)
         return command.build(from_, to, cmd, packed, self.new_id() if job_id is None else job_id, options)
+
+
+def _ids(at_once: int) -> Iterator[str]:
+    """Give random job_ids without end, so many drawn `at_once`.
+
+    With each draw a thread lets go of the interpreter's lock, and another that takes it keeps it for a while.
+    """
+    while True:
+        drawn = os.urandom(ID_BYTES * at_once).hex()
+        yield from (drawn[at : at + 2 * ID_BYTES] for at in range(0, len(drawn), 2 * ID_BYTES))
 
 
 def _events_at(router: Connection) -> str:

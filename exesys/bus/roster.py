@@ -194,8 +194,8 @@ class Roster:
             if idle > 0:
                 left -= idle
                 yield Claim(worker.peer.session, idle, worker.queues)
-        for worker in workers:
-            ahead = min(worker.capacity - max(worker.spoken_for, worker.slots), left)
+        for others, worker in zip(reversed(range(len(workers))), workers, strict=True):
+            ahead = min(worker.capacity - max(worker.spoken_for, worker.slots), left - left * others // (others + 1))
             if ahead > 0:
                 left -= ahead
                 yield Claim(worker.peer.session, ahead, worker.queues)

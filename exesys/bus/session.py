@@ -170,6 +170,19 @@ class WorkerSession:
                 self._queued.add(attempt)
                 self.queue.appendleft(job)
 
+    def stuck(self) -> None:
+        """All slots run something that takes long: give back what waits here, for others may be idle.
+
+        Nothing more is asked for ahead, and that is told first: else it would come back.
+        """
+        self._mean_ms = max(self._mean_ms, 2 * AHEAD_MS)
+        self._ahead = 0
+        if self._told == self.capacity:
+            while self.queue:
+                job = self.queue.pop()
+                self._queued.discard((job.ref, job.attempt))
+                self._give_back(job)
+
     def cancelled(self, message: m.Cancel) -> set[Attempt]:
         """CANCEL came: drop what has not begun. Returns what is with slots, to be ended there.
 

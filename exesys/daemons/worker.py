@@ -32,7 +32,7 @@ from exesys.config import Config
 from exesys.daemons.loop import Complaint, Loop, run, settings
 from exesys.errors import ProtocolError
 from exesys.process import die_with_parent
-from exesys.slots import GIVEN_BACK, Broken, Finished, Happening, Ready, Slot, SlotPool
+from exesys.slots import GIVEN_BACK, STUCK_S, Broken, Finished, Happening, Ready, Slot, SlotPool
 
 LAST_ACKS_S = 3.0
 MOST_SILENCES = 3
@@ -156,6 +156,8 @@ class Worker:
         wait = self.pool.wake_in_s(now)
         if self.session is not None:
             wait = min(wait, self.session.wake_in_s(now))
+            if self.session.queue:
+                wait = min(wait, STUCK_S / 5)  # what waits may have to go elsewhere
         if self.ending_at is not None:
             wait = min(wait, 0.05)
         return wait
@@ -217,10 +219,12 @@ class Worker:
             self.session.rebuilt(time.monotonic())
 
     def _take_back(self, session: WorkerSession, now: float) -> None:
-        """Keep the limits, and take back what waits behind long jobs."""
+        """Keep the limits, and take back what waits behind long jobs: for another slot, or another worker."""
         for slot, unbegun in self.pool.tick(now):
             session.unbegin(unbegun)
             log.debug("took %d jobs back from slot %d", len(unbegun), slot.number)
+        if session.queue and self.pool.stuck(now):
+            session.stuck()
 
     def _deal(self, session: WorkerSession, now: float) -> None:
         """Give queued jobs to slots, each to the one that has the fewest: so idle ones come first."""

@@ -418,6 +418,21 @@ def test_two_workers_share_the_work(system):
         assert client.run("echo", 1, timeout=10) == 1
 
 
+def test_long_jobs_that_one_worker_fetched_as_short_ones_go_to_the_other(make):
+    system = make(worker_slots=1)
+    with system.client() as client:
+        for handle in client.submit_many("noop", [None] * 300):
+            handle.result(20)
+        handles = client.submit_many("sleep", [0.5] * 16)
+        for handle in handles:
+            handle.accepted(10)
+        with system.another_worker():
+            since = time.monotonic()
+            for handle in handles:
+                handle.result(30)
+            assert time.monotonic() - since < 6.5, "16 times 0.5 s in two slots are 4 s, in one 8 s"
+
+
 def test_a_worker_of_another_queue(system):
     with system.another_worker(worker_queues="special"), system.client() as client:
         here = client.run("who", timeout=10)

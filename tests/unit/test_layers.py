@@ -109,7 +109,6 @@ LAYERS: list[list[str]] = [
         *(
             "bus.sockets",
             "bus.connection",
-            "bus.ids",
             "bus.fleet",
             "bus.applines",
             "bus.appcall",

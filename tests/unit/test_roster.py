@@ -7,6 +7,7 @@ from unit.bench import HELLO, Bench, codes, finish, item, keep_alive, load, resu
 from unit.world import CONFIG
 
 from exesys.bus import messages as m
+from exesys.bus.roster import MOST_CLAIMED
 from exesys.states import State
 
 S = m.Outcome
@@ -63,6 +64,14 @@ def test_idle_slots_of_all_workers_come_before_anyones_prefetch(bench: Bench) ->
     load(bench, 7)
     bench.turns()
     assert sorted(len(bench.dealt(worker)) for worker in workers) == [2, 2, 3]
+
+
+def test_no_worker_takes_all_that_is_dealt_in_a_turn(bench: Bench) -> None:
+    workers = [bench.worker(slots=2, capacity=1000) for _ in range(3)]
+    bench.turns()
+    load(bench, 600)
+    bench.turns()
+    assert min(len(bench.dealt(worker)) for worker in workers) >= MOST_CLAIMED // 3
 
 
 def test_single_jobs_are_spread_over_idle_workers(bench: Bench) -> None:

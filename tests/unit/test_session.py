@@ -426,6 +426,28 @@ def test_between_two_changes_of_credit_there_is_time_for_an_acknowledgement(sess
     assert beat(session, 0.16).capacity == 2
 
 
+def test_what_waits_behind_long_jobs_goes_back_once_the_router_knows_that_no_more_is_wanted(
+    session: WorkerSession,
+) -> None:
+    run_jobs(session, 100, 0.5)
+    assert beat(session, 0.1).capacity == 8
+    session.reports(0.1)
+    session.acked(ack(*(job(f"run{number}") for number in range(100))))
+    session.given([job("j"), job("k"), job("l"), job("o")])
+    session.begin(), session.begin()
+    session.stuck()
+    assert session.reports(0.12) is None, "told first: else it would come back"
+    assert beat(session, 0.2).capacity == 2
+    session.stuck()
+    result = session.reports(0.21)
+    assert result is not None
+    returned = [(report.ref, report.outcome) for report in result.reports]
+    assert returned == [("a:o", m.Outcome.returned), ("a:l", m.Outcome.returned)]
+    assert session.started == 2
+    run_jobs(session, 300, 0.5)
+    assert session.capacity == 8, "and short ones are fetched ahead again"
+
+
 # --- the end ------------------------------------------------------------------
 
 
