@@ -69,9 +69,9 @@ def test_a_wrong_token_is_asked_for_again_and_a_good_one_is_kept_in_the_tab(guar
     expect(page.get_by_role("dialog")).to_contain_text("is not known here")
     page.get_by_label("Token", exact=True).fill(tokens["read"])
     page.keyboard.press("Enter")
-    expect(page.locator("main tbody tr", has_text="bad")).to_be_visible()
+    expect(page.locator("main tbody").get_by_role("link", name="bad", exact=True)).to_be_visible()
     page.reload()
-    expect(page.locator("main tbody tr", has_text="bad")).to_be_visible()
+    expect(page.locator("main tbody").get_by_role("link", name="bad", exact=True)).to_be_visible()
     assert page.evaluate("Object.keys(localStorage)") == []
     page.get_by_role("button", name="Forget the token").click()
     expect(page.get_by_role("dialog")).to_be_visible()
