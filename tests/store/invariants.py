@@ -94,7 +94,8 @@ def check_job(dump: Dump, steps: dict[str, Record], job_id: str, index: dict[str
     assert {life is None for life in lives} == {bool(unfinished)}, (job_id, lives)
     if unfinished == 0:
         known = [life for life in lives if life is not None]
-        assert max(known) - min(known) <= 5, (job_id, lives)
+        # To mend ten thousand steps may take some seconds.
+        assert max(known) - min(known) <= 60, (job_id, lives)
     for first, record in mine.items():
         assert record.state.final or ("many" in record.fields) == (":open" in index), (first, record)
     if ":open" in index:
