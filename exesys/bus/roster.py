@@ -12,6 +12,7 @@ never comes back, and what it held goes to others. Time is monotonic.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
@@ -194,8 +195,9 @@ class Roster:
             if idle > 0:
                 left -= idle
                 yield Claim(worker.peer.session, idle, worker.queues)
-        for others, worker in zip(reversed(range(len(workers))), workers, strict=True):
-            ahead = min(worker.capacity - max(worker.spoken_for, worker.slots), left - left * others // (others + 1))
+        for place, worker in enumerate(workers):
+            share = math.ceil(left / (len(workers) - place))
+            ahead = min(worker.capacity - max(worker.spoken_for, worker.slots), share)
             if ahead > 0:
                 left -= ahead
                 yield Claim(worker.peer.session, ahead, worker.queues)

@@ -178,10 +178,7 @@ class WorkerSession:
         self._mean_ms = max(self._mean_ms, 2 * AHEAD_MS)
         self._ahead = 0
         if self._told == self.capacity:
-            while self.queue:
-                job = self.queue.pop()
-                self._queued.discard((job.ref, job.attempt))
-                self._give_back(job)
+            self._give_back_all()
 
     def cancelled(self, message: m.Cancel) -> set[Attempt]:
         """CANCEL came: drop what has not begun. Returns what is with slots, to be ended there.
@@ -251,11 +248,14 @@ class WorkerSession:
     def drain(self) -> list[m.Message]:
         """Take no more: give back what was not started."""
         self.draining = True
+        self._give_back_all()
+        self._beat_at = float("-inf")
+        return [m.Drain(self.session)]
+
+    def _give_back_all(self) -> None:
         self._queued.clear()
         while self.queue:
             self._give_back(self.queue.popleft())
-        self._beat_at = float("-inf")
-        return [m.Drain(self.session)]
 
     def _give_back(self, job: m.Job) -> None:
         """Report a job as not started."""

@@ -70,14 +70,14 @@ def under_repair(store: RealStore) -> set[str]:
     return {job for job in JOBS if store.client.hexists(f"exesys:job:{job}", ":anew")}
 
 
-def check_counts(store: RealStore, job_id: str) -> None:
-    """All that is counted of a job is so, in this moment."""
+def check_counts(store: RealStore, job_id: str, took_s: float = 0.0) -> None:
+    """All that is counted of a job is so, in this moment; its steps were ended within `took_s`."""
     dump = store.dump()
     index = dump.get(f"exesys:job:{job_id}")
     if index is not None:
         own = tuple(f"{first}:{job_id}:" for first in index[0])
         steps = records({key: value for key, value in dump.items() if key.startswith(own)})
-        check_job(dump, steps, job_id, *index)
+        check_job(dump, steps, job_id, *index, took_s=took_s)
 
 
 class Walker:
@@ -469,8 +469,9 @@ def test_no_look_takes_five_milliseconds(
         for _ in range(100):
             # What storing it left to be cleared away is no part of this.
             store.run(Turn(NOW_MS, finds=[Find("job", "", "nobody", "")]))
+        since = time.monotonic()
         rounds.append(looks_of(store, damage(store, edges[0].partition(">")[0])))
-        check_counts(store, "j")
+        check_counts(store, "j", time.monotonic() - since)
         assert not store.client.exists("exesys:recount:j", "exesys:tallied:j", "exesys:recount-left:j")
         worst = [max(map(min, zip(*each, strict=False))) for each in zip(*rounds, strict=True)]
     store.close()

@@ -442,7 +442,7 @@ def test_what_waits_behind_long_jobs_goes_back_once_the_router_knows_that_no_mor
     result = session.reports(0.21)
     assert result is not None
     returned = [(report.ref, report.outcome) for report in result.reports]
-    assert returned == [("a:o", m.Outcome.returned), ("a:l", m.Outcome.returned)]
+    assert returned == [("a:l", m.Outcome.returned), ("a:o", m.Outcome.returned)]
     assert session.started == 2
     run_jobs(session, 300, 0.5)
     assert session.capacity == 8, "and short ones are fetched ahead again"
